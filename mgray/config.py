@@ -1,0 +1,363 @@
+"""Typed, frozen configuration, and its command line: `--config FILE.yaml` plus dotted overrides.
+
+Every field states its meaning and unit; an unknown key is an error that lists the valid ones; `None` is off.
+"""
+
+import argparse
+import difflib
+import os
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mgray.errors import InputError
+
+MOVIELENS_100K = "movielens-100k"
+HOME_VARIABLE = "MGRAY_HOME"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ColumnsConfig(Section):
+    user_id: str = Field("user_id", description="log column that holds the user's id")
+    item_id: str = Field("item_id", description="log column that holds the item's id")
+    timestamp: str = Field("timestamp", description="log column that holds the time: seconds since 1970, or ISO 8601")
+    rating: str | None = Field(None, description="log column that holds the rating; none: `rating` if the log has it")
+    event_type: str | None = Field(
+        None, description="log column that holds the kind of event; none: `event_type` if the log has it"
+    )
+
+
+class DataConfig(Section):
+    source: str = Field(
+        MOVIELENS_100K,
+        description=f"raw log: a CSV, TSV, JSON Lines or Parquet file, a folder of them, or `{MOVIELENS_100K}`",
+    )
+    items: str | None = Field(
+        None, description="CSV, TSV or Parquet of item titles (item_id, title); none: item ids stand for titles"
+    )
+    dataset: str | None = Field(
+        None, description="a committed dataset version (folder with manifest.json) to use instead of data.source"
+    )
+    out: str | None = Field(None, description="folder that holds dataset versions; none: HOME/datasets")
+    columns: ColumnsConfig = ColumnsConfig()
+    min_user_events: int = Field(3, ge=3, description="users with fewer events are dropped, events")
+    max_quarantined_share: float = Field(
+        0.0, ge=0.0, le=1.0, description="largest share of unreadable rows that ingest sets aside instead of failing"
+    )
+    split: Literal["leave_one_out", "temporal"] = Field(
+        "leave_one_out",
+        description="leave_one_out: last event tests, last but one validates; temporal: global cut times",
+    )
+    valid_from: float | None = Field(
+        None, description="temporal split: validation starts here, seconds since 1970; none: the 80% quantile"
+    )
+    test_from: float | None = Field(
+        None, description="temporal split: test starts here, seconds since 1970; none: the 90% quantile"
+    )
+    num_shards: int | None = Field(
+        None, ge=1, description="Parquet shards of the dataset; none: one a 64 MB of log, at least 4"
+    )
+
+    @model_validator(mode="after")
+    def _cuts_belong_to_the_temporal_split(self) -> "DataConfig":
+        if self.split != "temporal" and (self.valid_from is not None or self.test_from is not None):
+            raise ValueError("valid_from and test_from need split: temporal")
+        if self.valid_from is not None and self.test_from is not None and self.valid_from >= self.test_from:
+            raise ValueError(f"valid_from ({self.valid_from}) must be before test_from ({self.test_from})")
+        return self
+
+
+DECAY_PATTERN = re.compile(r"^decay:(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)$")
+
+
+def _check_granularity(value: int | str) -> int | str:
+    """A stride in events (1, 4, 16) or a learned decay (`decay:4..400`: the range of time scales at the start)."""
+    if isinstance(value, int):
+        if value < 1:
+            raise ValueError(f"a stride is at least 1 event, not {value}")
+        return value
+    match = DECAY_PATTERN.match(value)
+    if match is None:
+        raise ValueError(f"{value!r} is neither a stride in events (such as 4) nor a decay (such as decay:1..400)")
+    shortest, longest = float(match[1]), float(match[2])
+    if not 1 <= shortest <= longest:
+        raise ValueError(f"{value!r}: the range runs from at least 1 event up")
+    return value
+
+
+Granularity = Annotated[int | str, AfterValidator(_check_granularity)]
+
+
+class ModelConfig(Section):
+    width: int = Field(64, ge=1, le=8192, description="embedding and channel width D")
+    granularities: tuple[Granularity, ...] = Field(
+        (1, "decay:1..400"),
+        min_length=1,
+        max_length=16,
+        description="levels, finest first: a stride in events, or decay:A..B, a learned decay of A to B events",
+    )
+    kernel: int = Field(7, ge=1, le=256, description="taps K of a stride level's depthwise convolution")
+    depth: int = Field(1, ge=1, le=32, description="blocks a level")
+    feedforward: int = Field(2, ge=0, le=16, description="width multiple of each level's feed-forward; 0: none")
+    fusion: Literal["attention", "sum"] = Field("attention", description="how the levels' outputs become one")
+    heads: int = Field(4, ge=1, description="heads of the attention fusion")
+    dropout: float = Field(0.4, ge=0.0, lt=1.0, description="dropout rate of embeddings and blocks")
+
+    @model_validator(mode="after")
+    def _strides_grow(self) -> "ModelConfig":
+        strides = [g for g in self.granularities if isinstance(g, int)]
+        if strides != sorted(set(strides)):
+            raise ValueError(f"granularities: strides must grow from level to level, not {strides}")
+        if self.fusion == "attention" and self.width % self.heads:
+            raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class TrainConfig(Section):
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, dropout and negatives")
+    epochs: int = Field(60, ge=1, description="passes over the training part")
+    max_time_s: float | None = Field(
+        330.0, gt=0, description="training time that the schedule is shortened to fit, seconds; none: no limit"
+    )
+    learning_rate: float = Field(4e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_share: float = Field(0.02, ge=0, le=1, description="share of steps in which the rate rises linearly from 0")
+    decay_share: float = Field(0.5, ge=0, le=1, description="last share of steps, in which the rate falls linearly to 0")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay, on matrices only")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; none: not clipped")
+    global_batch_events: int = Field(4096, ge=1, description="events in a batch over all workers")
+    max_length: int = Field(1024, ge=2, description="longer histories are cut into overlapping windows, events")
+    loss: Literal["softmax", "sampled_softmax"] = Field(
+        "sampled_softmax", description="cross-entropy over all items, or over the target and drawn negatives"
+    )
+    num_negatives: int = Field(512, ge=1, description="negatives a batch draws for sampled_softmax, shared by its events")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="arithmetic of matrix products; auto: bf16 where the device computes in it, else fp32"
+    )
+    validate_every_epochs: int = Field(3, ge=1, description="epochs from one validation and checkpoint to the next")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> "TrainConfig":
+        if self.warmup_share + self.decay_share > 1:
+            raise ValueError("warmup_share + decay_share must be at most 1")
+        return self
+
+
+class ScaleConfig(Section):
+    num_workers: int = Field(2, ge=1, description="DDP workers")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores of each worker")
+    use_gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: where the cluster has enough")
+    max_failures: int = Field(2, ge=0, description="worker failures after which training goes on from its checkpoint")
+    collective_timeout_s: int = Field(600, ge=10, description="longest wait of a worker for the others, seconds")
+
+
+class TrackingConfig(Section):
+    uri: str | None = Field(
+        None, description="MLflow tracking server; none: MLFLOW_TRACKING_URI, else SQLite in HOME/mlflow.db"
+    )
+    experiment: str = Field("mgray", min_length=1, description="MLflow experiment")
+    model_name: str = Field("mgray-interest", pattern=r"^[^/:]+$", description="registered model")
+    register_model: bool = Field(True, description="register the trained model")
+    log_every_steps: int = Field(10, ge=1, description="steps from one logged training loss to the next")
+    system_metrics: bool = Field(True, description="log CPU, memory, disk and network use of the driver's machine")
+
+
+class EvaluateConfig(Section):
+    k: int = Field(10, ge=1, le=1000, description="length of the ranked list that metrics look at, items")
+    remove_seen: bool = Field(True, description="take items that the user already has out of the ranking")
+    batch_events: int = Field(16384, ge=1, description="events of a scoring batch")
+
+
+class JobConfig(Section):
+    home: str | None = Field(
+        None, description=f"folder for datasets, runs and mlflow.db (HOME); none: ${HOME_VARIABLE}, else ./var"
+    )
+
+
+class IngestJobConfig(JobConfig):
+    """Read a raw interaction log and commit it as a dataset version: Parquet shards and a manifest."""
+
+    data: DataConfig = DataConfig()
+
+
+class TrainJobConfig(JobConfig):
+    """Ingest the log (or reuse the dataset), train MG-DSC by DDP, evaluate, log to MLflow and register the model."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    scale: ScaleConfig = ScaleConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class EvalJobConfig(JobConfig):
+    """Evaluate a registered model on a dataset, beside the baselines."""
+
+    model: str = Field(
+        "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
+    )
+    split: Literal["valid", "test"] = Field("test", description="part of the dataset to evaluate on")
+    data: DataConfig = DataConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def leaves(schema: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Dotted key -> pydantic FieldInfo of each value that can be set."""
+    found: dict[str, Any] = {}
+    for name, field in schema.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found |= leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = field
+    return found
+
+
+def flatten(config: BaseModel) -> dict[str, Any]:
+    """Dotted key -> value, as MLflow's params table wants it."""
+    flat: dict[str, Any] = {}
+    for name, value in config:
+        if isinstance(value, BaseModel):
+            flat |= {f"{name}.{key}": inner for key, inner in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _type_name(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    if origin is Annotated:
+        return _type_name(typing.get_args(annotation)[0])
+    if origin is Literal:
+        return "|".join(str(a) for a in typing.get_args(annotation))
+    if origin is tuple:
+        return f"[{_type_name(typing.get_args(annotation)[0])},...]"
+    if origin in (typing.Union, types.UnionType):
+        return "|".join(_type_name(a) for a in typing.get_args(annotation))
+    return {"str": "text", "bool": "true|false", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)
+
+
+def _unknown_key(key: str, valid: typing.Iterable[str], where: str) -> InputError:
+    valid = sorted(valid)
+    near = difflib.get_close_matches(key, valid, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    return InputError(f"{where}: unknown config key {key!r}{hint}; valid keys: {', '.join(valid)}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"command line: {message}; see --help")
+
+
+def _yaml_value(text: str, where: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: {text!r} is not a YAML value ({error})") from error
+    if isinstance(value, str):
+        if value in ("none", "None"):
+            return None
+        # YAML 1.1 reads 4e-3 as text; every number format that Python knows is a number here.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """A YAML file's mapping. Raises InputError where the file is missing, unreadable or not a mapping."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"--config {path}: not valid YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InputError(f"--config {path}: expected a mapping of sections, found {type(values).__name__}")
+    return values
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        if not isinstance(values.get(section), dict):
+            values[section] = {}
+        values = values[section]
+    values[name] = value
+
+
+def validate(schema: type[Config], values: dict[str, Any], where: str = "config") -> Config:
+    """The typed config. Raises InputError, in one line, for an unknown key or a value out of range."""
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in _words(schema))
+        if first["type"] == "extra_forbidden":
+            unknown = ".".join(str(part) for part in first["loc"])
+            raise _unknown_key(unknown, leaves(schema), where) from error
+        given = first["input"]
+        shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
+        raise InputError(f"{where}: {key or 'config'}: {first['msg']}{shown}; see --help for the valid range") from error
+
+
+def _words(schema: type[BaseModel]) -> set[str]:
+    return {word for key in leaves(schema) for word in key.split(".")}
+
+
+def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
+    """`--config FILE.yaml` and dotted overrides (`--model.width 128`, `--model.granularities '[1,4,16]'`) to a config.
+
+    Overrides win over the file, the file over the defaults. Raises InputError; `--help` exits with 0.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=schema.__doc__,
+        allow_abbrev=False,
+        epilog="Values are YAML: none is off, a list is '[1,4,16]'. Exit codes: 0 done, 2 wrong input, 1 anything else.",
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML file of sections and keys; overrides win over it")
+    known = leaves(schema)
+    for key, field in known.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "none" if default is None else list(default) if isinstance(default, tuple) else default
+        parser.add_argument(
+            f"--{key}",
+            dest=key,
+            default=argparse.SUPPRESS,
+            metavar=_type_name(field.annotation),
+            help=f"{field.description} [{shown}]".replace("%", "%%"),
+        )
+    args, extra = parser.parse_known_args(argv)
+    if extra:
+        key = extra[0].lstrip("-").split("=")[0]
+        if extra[0].startswith("--"):
+            raise _unknown_key(key, known, "command line")
+        raise InputError(f"command line: unexpected argument {extra[0]!r}; options start with --, see --help")
+    given = vars(args)
+    file = given.pop("config")
+    values = read_config_file(file) if file else {}
+    for key, text in given.items():
+        is_text = known[key].annotation in (str, str | None)
+        value = None if is_text and text in ("none", "None") else text if is_text else _yaml_value(text, f"--{key}")
+        _set(values, key, value)
+    return validate(schema, values, where=f"--config {file}" if file else "command line")
+
+
+def resolve_home(config: JobConfig) -> Path:
+    """The folder for datasets, runs and mlflow.db: `home`, else $MGRAY_HOME, else ./var."""
+    return Path(config.home or os.environ.get(HOME_VARIABLE) or "var").expanduser().absolute()

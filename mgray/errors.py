@@ -1,0 +1,8 @@
+"""The one error type that means: the user's input or configuration is wrong."""
+
+
+class InputError(ValueError):
+    """What is wrong, where, and how to mend it, in one line. A job prints it without a traceback and exits with 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))

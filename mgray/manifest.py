@@ -1,0 +1,122 @@
+"""A dataset version's manifest: the last file written, and so the commit. No reader sees a version without it."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from mgray.errors import InputError
+from mgray.schema import SCHEMA_VERSION
+
+MANIFEST_FILE = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceFile(_Record):
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Shard(_Record):
+    file: str  # relative to the manifest's folder, as every file below
+    users: int
+    events: int
+    bytes: int
+    sha256: str
+
+
+class Vocabulary(_Record):
+    file: str
+    items: int
+    sha256: str
+
+
+class Split(_Record):
+    kind: str
+    valid_from: float | None  # seconds since 1970; none for leave_one_out
+    test_from: float | None
+
+
+class Manifest(_Record):
+    """What a dataset version holds. `rows` keeps the law `read = written + every dropped_* + quarantined`."""
+
+    schema_version: int
+    created: str  # ISO 8601, UTC
+    mgray_version: str
+    ingest_key: str  # digest of what the dataset is made from: source digests, settings, schema version
+    config: dict[str, Any]
+    sources: list[SourceFile]
+    rows: dict[str, int]  # read, written, dropped_duplicates, dropped_short_users, quarantined
+    users: int
+    items: int
+    train_events: int
+    valid_events: int
+    test_events: int
+    first_timestamp: float  # seconds since 1970
+    last_timestamp: float
+    has_ratings: bool
+    has_event_types: bool
+    vocabulary: Vocabulary
+    shards: list[Shard]
+    quarantine_file: str | None
+    split: Split
+    fingerprint: str  # digest of every field above but `created`, so of every byte of the data
+
+    def check_conservation(self) -> None:
+        lost = self.rows["read"] - sum(count for name, count in self.rows.items() if name != "read")
+        assert lost == 0, f"row conservation: {lost} of {self.rows['read']} rows are unaccounted for: {self.rows}"
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON value in one canonical spelling, as hex."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(fields: dict[str, Any]) -> Manifest:
+    """A manifest with its fingerprint filled in, checked for row conservation."""
+    draft = Manifest(**fields, fingerprint="")
+    content = draft.model_dump(mode="json", exclude={"created", "fingerprint"})
+    manifest = draft.model_copy(update={"fingerprint": digest(content)})
+    manifest.check_conservation()
+    return manifest
+
+
+def commit(manifest: Manifest, folder: Path) -> None:
+    """Write manifest.json in one step: it is there whole, or not at all."""
+    draft = folder / f".{MANIFEST_FILE}.{os.getpid()}"
+    with draft.open("w") as file:
+        file.write(manifest.model_dump_json(indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(folder / MANIFEST_FILE)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """The manifest of a committed dataset version. Raises InputError where there is none or it cannot be read."""
+    path = Path(folder) / MANIFEST_FILE
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: no {MANIFEST_FILE}, so no committed dataset version; "
+            "give the `dataset.path` of an ingest's result line, or run jobs/ingest.py"
+        )
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{path}: not a manifest that this version reads ({error.errors()[0]['msg']}); ingest again") from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema version {manifest.schema_version}, this mgray reads {SCHEMA_VERSION}; ingest again"
+        )
+    return manifest

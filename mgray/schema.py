@@ -1,0 +1,64 @@
+"""Column names, Arrow schemas and special item numbers: the contract between ingest, training and serving.
+
+Legend used in every module: `B` sequences, `L` positions, `D` width, `G` granularities, `K` kernel taps,
+`N` negatives, `V` items (numbered 1..V; 0 is padding), `T` targets.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+
+PAD = 0  # the item number of a padded position; real items are 1..V
+UNKNOWN = -1  # an item outside the vocabulary: never an input, always a miss as a target
+
+USER_ID = "user_id"
+ITEM_ID = "item_id"
+TIMESTAMP = "timestamp"
+RATING = "rating"
+EVENT_TYPE = "event_type"
+REQUIRED_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
+
+# A standardized event, after parsing and before grouping. `order` is the event's place in the log (file, then
+# line), the tie-breaker of equal timestamps: without a stable order a quarter of MovieLens' test items change.
+EVENT_SCHEMA = pa.schema(
+    [
+        pa.field(USER_ID, pa.large_string(), nullable=False),
+        pa.field(ITEM_ID, pa.large_string(), nullable=False),
+        pa.field(TIMESTAMP, pa.float64(), nullable=False),  # seconds since 1970-01-01 UTC
+        pa.field(RATING, pa.float32()),  # null where the log has none
+        pa.field(EVENT_TYPE, pa.large_string()),  # null where the log has none
+        pa.field("order", pa.int64(), nullable=False),
+    ]
+)
+
+# One row a user, oldest event first. Events [0, train_end) train, [train_end, valid_end) validate, the rest test.
+HISTORY_SCHEMA = pa.schema(
+    [
+        pa.field(USER_ID, pa.large_string(), nullable=False),
+        pa.field("items", pa.large_list(pa.int32()), nullable=False),  # 1..V, or UNKNOWN
+        pa.field("timestamps", pa.large_list(pa.float64()), nullable=False),  # seconds since 1970-01-01 UTC
+        pa.field("ratings", pa.large_list(pa.float32())),  # null where the log has none
+        pa.field("event_types", pa.large_list(pa.large_string())),  # null where the log has none
+        pa.field("train_end", pa.int32(), nullable=False),
+        pa.field("valid_end", pa.int32(), nullable=False),
+    ]
+)
+
+# Item numbers by falling count in the training part, ties by raw id: number 1 is the most popular item.
+VOCABULARY_SCHEMA = pa.schema(
+    [
+        pa.field("item", pa.int32(), nullable=False),  # 1..V
+        pa.field(ITEM_ID, pa.large_string(), nullable=False),
+        pa.field("num_train_events", pa.int64(), nullable=False),
+        pa.field("title", pa.large_string()),  # null where no title is known
+    ]
+)
+
+QUARANTINE_SCHEMA = pa.schema(
+    [
+        pa.field("file", pa.large_string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),  # 1 is the file's first line; for Parquet the row number, from 1
+        pa.field("reason", pa.large_string(), nullable=False),
+        pa.field("raw", pa.large_string(), nullable=False),
+    ]
+)

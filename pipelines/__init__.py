@@ -1,0 +1,1 @@
+"""All that knows Ray or MLflow: each module turns a config into one run of an engine over mgray's functions."""
