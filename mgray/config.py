@@ -129,7 +129,9 @@ class TrainConfig(Section):
     )
     learning_rate: float = Field(4e-3, gt=0, description="peak learning rate of AdamW")
     warmup_share: float = Field(0.02, ge=0, le=1, description="share of steps in which the rate rises linearly from 0")
-    decay_share: float = Field(0.5, ge=0, le=1, description="last share of steps, in which the rate falls linearly to 0")
+    decay_share: float = Field(
+        0.5, ge=0, le=1, description="last share of steps, in which the rate falls linearly to 0"
+    )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay, on matrices only")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; none: not clipped")
     global_batch_events: int = Field(4096, ge=1, description="events in a batch over all workers")
@@ -137,7 +139,9 @@ class TrainConfig(Section):
     loss: Literal["softmax", "sampled_softmax"] = Field(
         "sampled_softmax", description="cross-entropy over all items, or over the target and drawn negatives"
     )
-    num_negatives: int = Field(512, ge=1, description="negatives a batch draws for sampled_softmax, shared by its events")
+    num_negatives: int = Field(
+        512, ge=1, description="negatives a batch draws for sampled_softmax, shared by its events"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of matrix products; auto: bf16 where the device computes in it, else fp32"
     )
@@ -312,7 +316,8 @@ def validate(schema: type[Config], values: dict[str, Any], where: str = "config"
             raise _unknown_key(unknown, leaves(schema), where) from error
         given = first["input"]
         shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
-        raise InputError(f"{where}: {key or 'config'}: {first['msg']}{shown}; see --help for the valid range") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}: {key or 'config'}: {message}{shown}; --help lists the valid values") from error
 
 
 def _words(schema: type[BaseModel]) -> set[str]:
@@ -328,7 +333,7 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
         prog=prog,
         description=schema.__doc__,
         allow_abbrev=False,
-        epilog="Values are YAML: none is off, a list is '[1,4,16]'. Exit codes: 0 done, 2 wrong input, 1 anything else.",
+        epilog="Values are YAML: none is off, a list is '[1,4,16]'. Exit codes: 0 done, 2 wrong input, 1 other.",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of sections and keys; overrides win over it")
     known = leaves(schema)

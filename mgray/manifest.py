@@ -114,7 +114,9 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise InputError(f"{path}: not a manifest that this version reads ({error.errors()[0]['msg']}); ingest again") from error
+        raise InputError(
+            f"{path}: not a manifest that this version reads ({error.errors()[0]['msg']}); ingest again"
+        ) from error
     if manifest.schema_version != SCHEMA_VERSION:
         raise InputError(
             f"{path}: schema version {manifest.schema_version}, this mgray reads {SCHEMA_VERSION}; ingest again"

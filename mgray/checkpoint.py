@@ -1,0 +1,108 @@
+"""Models and training states on disk: safetensors weights and JSON, nothing pickled.
+
+A model folder holds `weights.safetensors`, `model.json` and `vocabulary.json`, and is all that serving needs.
+A training checkpoint holds the same folder for the best model so far, and weights, optimizer state and progress of
+the latest step beside it: resume needs nothing else, since order, negatives and dropout are drawn from (seed, step).
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mgray import __version__
+from mgray.config import ModelConfig
+from mgray.engine import Progress
+from mgray.errors import InputError
+from mgray.model import MGDSC
+
+WEIGHTS_FILE = "weights.safetensors"
+MODEL_FILE = "model.json"
+VOCABULARY_FILE = "vocabulary.json"
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+BEST_FOLDER = "best"
+
+
+class ModelInfo(BaseModel):
+    """What a model is and what it was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    config: ModelConfig
+    num_items: int
+    max_length: int  # events of a history that are read
+    dataset_fingerprint: str
+    mgray_version: str = __version__
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Item `i` is at index `i - 1` of each list."""
+
+    item_ids: list[str]
+    titles: list[str]
+    num_train_events: list[int]
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """[V + 1] training events; index 0 (padding) is 0."""
+        return np.asarray([0, *self.num_train_events], dtype=np.int64)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabulary: Vocabulary) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
+    (folder / MODEL_FILE).write_text(info.model_dump_json(indent=1))
+    (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(vocabulary)))
+
+
+def load_model(folder: str | Path, device: torch.device) -> tuple[MGDSC, ModelInfo, Vocabulary]:
+    """The model of a folder that `save_model` wrote. Raises InputError where a file is missing."""
+    folder = Path(folder)
+    for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
+    info = ModelInfo.model_validate_json((folder / MODEL_FILE).read_bytes())
+    vocabulary = Vocabulary(**json.loads((folder / VOCABULARY_FILE).read_bytes()))
+    model = MGDSC(info.config, info.num_items)
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    return model.to(device).eval(), info, vocabulary
+
+
+def save_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, curve: list[dict[str, Any]]
+) -> None:
+    """The latest step: weights, optimizer state, progress, and the curve so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_tensors(model), folder / WEIGHTS_FILE)
+    moments = {
+        f"{index}.{name}": torch.as_tensor(value).cpu().contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    save_file(moments, folder / OPTIMIZER_FILE)
+    (folder / STATE_FILE).write_text(json.dumps({"progress": asdict(progress), "curve": curve}))
+
+
+def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, list[Any]]:
+    """Fill model and optimizer in place; gives the progress and the curve so far."""
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    state = json.loads((folder / STATE_FILE).read_text())
+    return Progress(**state["progress"]), state["curve"]

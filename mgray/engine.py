@@ -1,0 +1,304 @@
+"""Training and evaluation over any dataset, on one process or as one rank of a process group. Knows no Ray, no MLflow.
+
+`train` is a generator of events: the caller logs, checkpoints and draws its progress bar between two of them.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mgray import losses
+from mgray.batch import Batch, feed, left_pad, plan_epoch
+from mgray.config import EvaluateConfig, TrainConfig
+from mgray.dataset import Dataset, Part, Query
+from mgray.metrics import RankingMetrics, remove_seen_, target_ranks
+from mgray.model import MGDSC
+from mgray.optim import learning_rate, make_optimizer
+from mgray.schema import PAD, UNKNOWN
+
+# How often the ranks agree on the time left; the schedule is only ever shortened, so a run that fits its time is
+# a pure function of its seed.
+STEPS_BETWEEN_TIME_CHECKS = 20
+
+HistoryList = Sequence[npt.NDArray[np.int32]]
+Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
+
+
+def rank_and_world() -> tuple[int, int]:
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 where the device multiplies matrices in it, else fp32."""
+    if precision == "fp32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+class Objective(nn.Module):
+    """Model and loss as one module, so that DDP sees one forward pass."""
+
+    def __init__(self, model: MGDSC, config: TrainConfig, device: torch.device) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = config.loss
+        self.dtype = resolve_precision(config.precision, device)
+
+    def forward(self, items: Tensor, targets: Tensor, negatives: Tensor | None) -> Tensor:
+        """items, targets: [B, L] int64, negatives: [N] int64 or None -> sum of the loss over the targets, []."""
+        interest = self.model(items)
+        real = targets != PAD
+        interest, targets = interest[real], targets[real]
+        embedding = self.model.embedding.weight
+        if self.loss == "softmax":
+            return losses.softmax_loss(interest, embedding, targets, self.dtype)
+        assert negatives is not None, "sampled_softmax draws negatives"
+        return losses.sampled_softmax_loss(interest, embedding, targets, negatives, self.dtype)
+
+
+@dataclass
+class Progress:
+    """Where a run stands. With weights and optimizer state, all that a resume needs."""
+
+    epoch: int = 0
+    batch: int = 0  # global batches of this epoch already trained on
+    step: int = 0
+    events: int = 0  # trained on, over all ranks
+    elapsed_s: float = 0.0
+    horizon_epochs: float = 0.0  # epochs at which the schedule ends; shortened to fit max_time_s
+    best_valid: dict[str, float] = field(default_factory=dict)
+    best_epoch: float = 0.0
+
+
+@dataclass(frozen=True)
+class Logged:
+    """Training loss since the last one, over all ranks."""
+
+    step: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    events_s: float
+    remaining_s: float
+
+
+@dataclass(frozen=True)
+class Validated:
+    step: int
+    epoch: float
+    metrics: dict[str, float]
+    is_best: bool
+    is_last: bool
+    elapsed_s: float
+
+
+class Trainer:
+    """One rank's part of a training run."""
+
+    def __init__(
+        self, objective: nn.Module, model: MGDSC, dataset: Dataset, config: TrainConfig, device: torch.device
+    ) -> None:
+        """objective: an Objective over `model`, wrapped in DDP where there is more than one rank."""
+        self.objective, self.model, self.dataset, self.config, self.device = objective, model, dataset, config, device
+        self.dtype = resolve_precision(config.precision, device)
+        self.optimizer = make_optimizer(model, config)
+        self.progress = Progress(horizon_epochs=float(config.epochs))
+        self.rank, self.world_size = rank_and_world()
+        self._lengths = dataset.train_lengths()
+
+    def run(
+        self, validate: Callable[[], dict[str, float]], metric: str, log_every: int
+    ) -> Iterator[Logged | Validated]:
+        """Train to the horizon. `validate` is called on every rank; the best is by `metric`, ties to the earlier."""
+        config, progress = self.config, self.progress
+        started = time.perf_counter() - progress.elapsed_s
+        window = _Window(self.device)
+        while progress.epoch < progress.horizon_epochs:
+            groups = plan_epoch(
+                self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length
+            )
+            self.model.train()
+            for item in feed(self.dataset.read, groups, progress.epoch, progress.batch, self.rank, self.world_size):
+                position = progress.epoch + item.number / item.num_batches
+                rate = learning_rate(config, min(1.0, position / progress.horizon_epochs))
+                loss = self._step(item.batch, item.global_targets, rate)
+                window.add(loss, item.global_targets, item.global_events)
+                progress.batch, progress.step = item.number + 1, progress.step + 1
+                progress.events += item.global_events
+                progress.elapsed_s = time.perf_counter() - started
+                position = progress.epoch + progress.batch / item.num_batches
+                if progress.step % STEPS_BETWEEN_TIME_CHECKS == 0:
+                    self._fit_horizon(position)
+                if progress.step % log_every == 0:
+                    remaining = progress.elapsed_s * (progress.horizon_epochs / position - 1)
+                    yield window.close(progress.step, position, rate, max(0.0, remaining))
+                if position >= progress.horizon_epochs:
+                    break
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+            is_last = progress.epoch >= progress.horizon_epochs
+            if is_last or progress.epoch % config.validate_every_epochs == 0:
+                metrics = validate()
+                progress.elapsed_s = time.perf_counter() - started
+                epoch = min(float(progress.epoch), progress.horizon_epochs)
+                is_best = metrics[metric] > progress.best_valid.get(metric, -1.0)
+                if is_best:
+                    progress.best_valid, progress.best_epoch = metrics, epoch
+                yield Validated(progress.step, epoch, metrics, is_best, is_last, progress.elapsed_s)
+
+    def _step(self, batch: Batch, global_targets: int, rate: float) -> Tensor:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        # Drawn from (seed, step), not from a running generator: a resumed run goes on with the same numbers. The
+        # negatives are the same on all ranks; the dropout is not.
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
+        torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 4099 + self.rank)
+        negatives = None
+        if self.config.loss == "sampled_softmax":
+            negatives = losses.draw_negatives(self.model.num_items, self.config.num_negatives, generator)
+            negatives = negatives.to(self.device)
+        items = batch.items.to(self.device, non_blocking=True)
+        targets = batch.targets.to(self.device, non_blocking=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.device, self.dtype):
+            loss = self.objective(items, targets, negatives)
+        # DDP averages gradients over the ranks; the loss is a sum over the global batch divided by its count.
+        (loss * (self.world_size / global_targets)).backward()
+        if self.config.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        return loss.detach()
+
+    def _fit_horizon(self, position: float) -> None:
+        """Shorten the schedule where the time left does not reach to its end; rank 0's clock decides."""
+        limit, progress = self.config.max_time_s, self.progress
+        if limit is None:
+            return
+        affordable = position * limit / progress.elapsed_s
+        horizon = torch.tensor(min(progress.horizon_epochs, max(position, affordable)), dtype=torch.float64)
+        if self.world_size > 1:
+            horizon = horizon.to(self.device)
+            dist.broadcast(horizon, src=0)
+        progress.horizon_epochs = float(horizon)
+
+
+class _Window:
+    """Loss and throughput since the last log line. One reduction a line, not one a step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.targets = self.events = 0
+        self.started = time.perf_counter()
+
+    def add(self, loss: Tensor, targets: int, events: int) -> None:
+        self.loss += loss
+        self.targets += targets
+        self.events += events
+
+    def close(self, step: int, epoch: float, rate: float, remaining_s: float) -> Logged:
+        if dist.is_initialized():
+            dist.all_reduce(self.loss)
+        seconds = time.perf_counter() - self.started
+        logged = Logged(step, epoch, float(self.loss) / self.targets, rate, self.events / seconds, remaining_s)
+        self._reset()
+        return logged
+
+
+class ModelScorer:
+    """Scores histories with a model; an empty history is ranked by popularity."""
+
+    def __init__(self, model: MGDSC, item_counts: npt.NDArray[np.int64], max_length: int, device: torch.device) -> None:
+        self.model, self.max_length, self.device = model, max_length, device
+        self.popularity = torch.from_numpy(item_counts).float().to(device)
+        self.popularity[PAD] = -torch.inf
+        self._share: Tensor | None = None
+        self._num_shares = 0
+
+    @torch.no_grad()
+    def __call__(self, histories: HistoryList) -> Tensor:
+        """T histories of item numbers, oldest first -> scores [T, V + 1]; padding scores minus infinity."""
+        self.model.eval()
+        items = left_pad(histories, self.max_length).to(self.device)
+        interest, share = self.model.fuse(items)
+        scores = self.model.score(interest[:, -1])
+        empty = torch.tensor([len(history) == 0 for history in histories], device=self.device)
+        scores[empty] = self.popularity
+        if share is not None:
+            total = share[~empty, -1].double().sum(0)
+            self._share = total if self._share is None else self._share + total
+            self._num_shares += int((~empty).sum())
+        return scores
+
+    def attention_share(self) -> list[list[float]] | None:
+        """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention."""
+        if self._share is None:
+            return None
+        packed = torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])])
+        if dist.is_initialized():
+            dist.all_reduce(packed)
+        mean = (packed[:-1] / packed[-1].clamp(min=1)).view_as(self._share)
+        return [[float(value) for value in heads] for heads in mean]
+
+
+def score_batches(queries: Iterable[Query], batch_events: int, max_rows: int) -> Iterator[list[Query]]:
+    """Queries of like lengths together, at most `batch_events` padded events and `max_rows` rows a batch."""
+    ordered = sorted(queries, key=lambda query: len(query.history))
+    batch: list[Query] = []
+    for query in ordered:
+        if batch and ((len(batch) + 1) * max(1, len(query.history)) > batch_events or len(batch) >= max_rows):
+            yield batch
+            batch = []
+        batch.append(query)
+    if batch:
+        yield batch
+
+
+def evaluate(
+    scorer: Scorer, queries: Sequence[Query], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
+) -> RankingMetrics:
+    """Full-catalogue ranking of every query, each rank taking every world-th batch; the result is over all ranks."""
+    rank, world_size = rank_and_world()
+    num_items = len(item_counts) - 1
+    k = min(config.k, num_items)
+    metrics = RankingMetrics(k, item_counts)
+    max_rows = max(1, 2**25 // (num_items + 1))  # 128 MiB of scores
+    for number, batch in enumerate(score_batches(queries, config.batch_events, max_rows)):
+        if number % world_size != rank:
+            continue
+        histories = [query.history for query in batch]
+        targets = torch.tensor([query.target for query in batch])
+        scores = scorer(histories)
+        targets = targets.to(scores.device)
+        if config.remove_seen:
+            remove_seen_(scores, histories)
+        top = scores.topk(k, dim=1)
+        # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
+        recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
+        metrics.update(target_ranks(scores, targets), recommended, [len(h) for h in histories], targets)
+    metrics.all_reduce()
+    return metrics
+
+
+def part_queries(dataset: Dataset, part: Part) -> list[Query]:
+    return list(dataset.queries(part))
+
+
+assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"

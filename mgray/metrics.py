@@ -1,0 +1,125 @@
+"""Ranking metrics as (sum, count) pairs over targets, so that any number of workers gives the same figure.
+
+A target's rank is over the full catalogue, items already seen removed unless told otherwise; ties count against the
+model, and so does a target outside the vocabulary or already seen (it cannot be recommended).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mgray.schema import PAD, UNKNOWN
+
+MISS = 2**31 - 1  # the rank of a target that cannot be recommended
+
+# Upper bounds (inclusive) of the slices that every report shows; the last is open.
+LENGTH_EDGES = (9, 19, 49, 99, 199, 499)
+POPULARITY_EDGES = (0, 9, 49, 99, 199, 499)  # training events of the target item; 0 is an item not in training
+
+
+def remove_seen_(scores: Tensor, histories: Sequence[npt.NDArray[np.int32]]) -> Tensor:
+    """Set the score of each row's own past items to minus infinity, in place. scores: [T, V + 1]."""
+    lengths = torch.tensor([len(history) for history in histories])
+    if int(lengths.sum()):
+        rows = torch.repeat_interleave(torch.arange(len(histories)), lengths)
+        columns = torch.from_numpy(np.concatenate(histories).astype(np.int64))
+        scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
+    return scores
+
+
+def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
+    """Rank of each target, from 1; MISS where it cannot be recommended.
+
+    scores: [T, V + 1], minus infinity where not rankable (padding, seen); targets: [T] int64 in 1..V or UNKNOWN.
+    """
+    known = targets > PAD
+    own = scores.gather(1, targets.clamp(min=0)[:, None])
+    # "not smaller", instead of "greater or equal", counts a NaN against the model too; the target counts itself.
+    ranks = (~(scores < own)).sum(1)
+    return torch.where(known & (own[:, 0] > -torch.inf), ranks, MISS)
+
+
+def slice_label(value: int, edges: Sequence[int]) -> str:
+    low = 0
+    for edge in edges:
+        if value <= edge:
+            return str(edge) if low == edge else f"{low}-{edge}"
+        low = edge + 1
+    return f"{low}+"
+
+
+def slice_labels(edges: Sequence[int]) -> list[str]:
+    return [slice_label(edge, edges) for edge in edges] + [f"{edges[-1] + 1}+"]
+
+
+class RankingMetrics:
+    """Accumulates hr@k, ndcg@k, mrr@k over targets and coverage@k over the catalogue, whole and by slice.
+
+    State is one float64 tensor of sums, so a reduction over workers is one addition.
+    """
+
+    def __init__(self, k: int, item_counts: npt.NDArray[np.int64]) -> None:
+        self.k = k
+        self.item_counts = item_counts  # [V + 1] training events
+        self.names = (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}")
+        self.labels = {
+            "history_length": slice_labels(LENGTH_EDGES),
+            "item_popularity": slice_labels(POPULARITY_EDGES),
+        }
+        rows = 1 + sum(len(labels) for labels in self.labels.values())
+        self.sums = torch.zeros(rows, 1 + len(self.names), dtype=torch.float64)  # count, then a sum for each name
+        self.recommended = torch.zeros(len(item_counts), dtype=torch.float64)
+
+    def update(self, ranks: Tensor, top: Tensor, lengths: Sequence[int], targets: Tensor) -> None:
+        """ranks: [T], top: [T, k] recommended item numbers, lengths: T history lengths, targets: [T]."""
+        ranks, top, targets = ranks.cpu(), top.cpu(), targets.cpu()
+        hit = (ranks <= self.k).double()
+        # NDCG with one relevant item: 1 / log2(rank + 1) (Järvelin & Kekäläinen 2002).
+        gain = hit / torch.log2(ranks.double() + 1)
+        values = torch.stack([torch.ones_like(hit), hit, gain, hit / ranks.double()], dim=1)
+        self.sums[0] += values.sum(0)
+        popularity = np.where(targets.numpy() == UNKNOWN, 0, self.item_counts[targets.clamp(min=0).numpy()])
+        offset = 1
+        for edges, amounts in ((LENGTH_EDGES, np.asarray(lengths)), (POPULARITY_EDGES, popularity)):
+            bucket = torch.from_numpy(np.searchsorted(edges, amounts, side="left"))
+            self.sums[offset : offset + len(edges) + 1].index_add_(0, bucket, values)
+            offset += len(edges) + 1
+        self.recommended[top.flatten()] = 1
+
+    def all_reduce(self) -> None:
+        """Add up over the ranks of the process group, where there is one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+            packed = torch.cat([self.sums.flatten(), self.recommended]).to(device)
+            torch.distributed.all_reduce(packed)
+            packed = packed.cpu()
+            self.sums = packed[: self.sums.numel()].view_as(self.sums)
+            self.recommended = packed[self.sums.numel() :].clamp(max=1)
+
+    def compute(self) -> dict[str, float]:
+        """Metric name -> value; NaN where there was no target."""
+        count = self.sums[0, 0]
+        result = {name: float(total / count) for name, total in zip(self.names, self.sums[0, 1:], strict=True)}
+        result[f"coverage@{self.k}"] = float(self.recommended[1:].sum() / max(1, len(self.recommended) - 1))
+        return result
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.sums[0, 0])
+
+    def slices(self) -> dict[str, list[dict[str, float | str]]]:
+        """Slice kind -> rows of {"slice", "count", metric: value}; empty slices are left out."""
+        result: dict[str, list[dict[str, float | str]]] = {}
+        offset = 1
+        for kind, labels in self.labels.items():
+            rows: list[dict[str, float | str]] = []
+            for label, sums in zip(labels, self.sums[offset : offset + len(labels)], strict=True):
+                if sums[0] > 0:
+                    metrics = {name: float(s / sums[0]) for name, s in zip(self.names, sums[1:], strict=True)}
+                    rows.append({"slice": label, "count": int(sums[0]), **metrics})
+            result[kind] = rows
+            offset += len(labels)
+        return result

@@ -1,0 +1,91 @@
+"""Joins the Ray cluster that is there, or starts a local one, and plans what a run may ask of it."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+
+from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
+from mgray.errors import InputError
+
+QUIET_LOGGERS = ("ray.data", "ray.train", "ray.tune")
+
+
+def connect() -> None:
+    """Join the running cluster (RAY_ADDRESS, or one started on this machine), else start a local one."""
+    for name in QUIET_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Under `uv run` Ray would start every worker through uv again, which saturates a node (ray#50961).
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        address = os.environ.get("RAY_ADDRESS", "the local cluster")
+        raise InputError(
+            f"Ray at {address} cannot be joined: {error}; check RAY_ADDRESS and RAY_AUTH_MODE=token with its token"
+        ) from error
+
+
+def job_home(config: JobConfig) -> Path:
+    """HOME of a job, made if missing. Raises InputError where it cannot be written.
+
+    A job that Ray runs from an uploaded copy of the code must not write beside it: Ray deletes that folder. So there
+    ./var gives way to ~/.mgray.
+    """
+    home = resolve_home(config)
+    uploaded = "runtime_resources" in Path.cwd().parts
+    if uploaded and config.home is None and not os.environ.get(HOME_VARIABLE):
+        home = Path("~/.mgray").expanduser()
+    check_writable(home, f"--home PATH or {HOME_VARIABLE}")
+    return home
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Raises InputError, naming the option to change, where `folder` cannot be made or written."""
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); give another place with {option}") from error
+
+
+class WorkerPlan(NamedTuple):
+    num_workers: int
+    use_gpu: bool
+    resources_per_worker: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        return f"{self.num_workers} {'GPU' if self.use_gpu else 'CPU'} worker{'s' if self.num_workers > 1 else ''}"
+
+
+def plan_workers(scale: ScaleConfig) -> WorkerPlan:
+    """GPUs where asked for or, with `auto`, where every worker can have one.
+
+    Raises InputError where the cluster could never hold the workers: Ray itself would wait for them forever.
+    """
+    total: dict[str, Any] = ray.cluster_resources()
+    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
+    use_gpu = gpus >= scale.num_workers if scale.use_gpu == "auto" else scale.use_gpu
+    if use_gpu and gpus < scale.num_workers:
+        raise InputError(
+            f"scale: {scale.num_workers} workers want a GPU each, the cluster has {gpus}; "
+            f"lower --scale.num_workers or set --scale.use_gpu false"
+        )
+    if cpus < scale.num_workers * scale.cpus_per_worker:
+        raise InputError(
+            f"scale: {scale.num_workers} workers of {scale.cpus_per_worker} CPUs each do not fit the cluster's {cpus}; "
+            f"lower --scale.num_workers or --scale.cpus_per_worker, or add nodes"
+        )
+    resources: dict[str, float] = {"CPU": scale.cpus_per_worker}
+    if use_gpu:
+        resources["GPU"] = 1
+    return WorkerPlan(scale.num_workers, use_gpu, resources)

@@ -1,0 +1,112 @@
+"""A bar where stderr is a terminal, plain lines where it is not. Training reports to it through a small Ray actor."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_POLLS = 0.5
+
+
+def console() -> Console:
+    """Everything for people goes to stderr; stdout carries the result line alone."""
+    # Never narrower than 80 columns: a job's log has no terminal, and tables must not be cut there.
+    probe = Console(stderr=True)
+    return probe if probe.is_terminal else Console(stderr=True, width=100)
+
+
+class PhaseProgress:
+    """Counts of a phase, such as files read: `update(phase, done, total)`."""
+
+    def __init__(self, out: Console) -> None:
+        self.out = out
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line = 0.0
+        self._bar = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}"),
+                TimeElapsedColumn(),
+                console=out,
+            )
+            if out.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> "PhaseProgress":
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, phase: str, done: float, total: float, detail: str = "") -> None:
+        if self._bar:
+            if phase not in self._tasks:
+                self._tasks[phase] = self._bar.add_task(phase, total=total, detail=detail)
+            self._bar.update(self._tasks[phase], completed=done, total=total, detail=detail)
+            return
+        now = time.monotonic()
+        if done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            shown = f"{done:.0f}/{total:.0f}"
+            self.out.print(f"{phase} {shown} {detail}".rstrip(), highlight=False, markup=False)
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Holds the latest state that rank 0 posted. Losing it loses a progress bar and nothing else."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def post(self, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def read(self) -> dict[str, Any]:
+        return self.state
+
+
+def training_detail(state: dict[str, Any]) -> str:
+    text = f"step {state['step']}  loss {state['loss']:.3f}  {state['events_s']:,.0f} positions/s"
+    if state.get("valid") is not None:
+        text += f"  valid {state['metric']} {state['valid']:.4f}"
+    minutes, seconds = divmod(int(state["remaining_s"]), 60)
+    return f"{text}  {minutes}:{seconds:02d} left"
+
+
+@contextmanager
+def training_progress(out: Console) -> Iterator[Any]:
+    """Yields the actor that rank 0 posts its state to; a thread of the driver shows it meanwhile."""
+    board = _Board.remote()  # type: ignore[attr-defined]
+    done = threading.Event()
+
+    def show() -> None:
+        shown_step = -1
+        with PhaseProgress(out) as progress:
+            while not done.wait(SECONDS_BETWEEN_POLLS):
+                try:
+                    state = ray.get(board.read.remote(), timeout=5)
+                except (ray.exceptions.RayError, TimeoutError):
+                    continue  # the board's node is gone or slow; training does not depend on it
+                if state and state["step"] != shown_step:
+                    shown_step = state["step"]
+                    progress.update("epoch", state["epoch"], state["epochs"], training_detail(state))
+
+    thread = threading.Thread(target=show, daemon=True)
+    thread.start()
+    try:
+        yield board
+    finally:
+        done.set()
+        thread.join(timeout=10)
+        ray.kill(board)

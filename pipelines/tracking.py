@@ -1,0 +1,236 @@
+"""All of MLflow: where runs go, what is logged, how a model is registered and found.
+
+Tracking is an edge. An outage during a run is counted, kept in a local file and replayed at the end, and never
+kills the run; only registration fails loudly.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import ray
+import torch
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
+
+from mgray import __version__
+from mgray.config import TrackingConfig
+from mgray.errors import InputError
+
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+CHALLENGER, CHAMPION = "challenger", "champion"
+SECONDS_BETWEEN_FLUSHES = 5.0
+METRICS_IN_A_BATCH = 1000  # MLflow's own limit
+
+
+def metric_key(name: str) -> str:
+    """MLflow allows no `@` in a metric's name: `hr@10` is `hr_at_10` there."""
+    return name.replace("@", "_at_")
+
+
+def resolve_uri(config: TrackingConfig, home: Path) -> str:
+    return config.uri or os.environ.get(URI_VARIABLE) or f"sqlite:///{home / 'mlflow.db'}"
+
+
+def open_tracking(config: TrackingConfig, home: Path) -> str:
+    """The tracking URI, reachable, with its experiment made. Raises InputError, within seconds, where it is not."""
+    # MLflow's own 7 retries block for minutes per call.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    uri = resolve_uri(config, home)
+    try:
+        client = MlflowClient(uri)
+        if client.get_experiment_by_name(config.experiment) is None:
+            # A local store would otherwise put artifacts below whatever the current folder is.
+            is_local = not uri.startswith(("http://", "https://", "databricks"))
+            location = (home / "artifacts").as_uri() if is_local else None
+            client.create_experiment(config.experiment, artifact_location=location)
+    except Exception as error:  # MLflow raises whatever its backend does: requests', SQLAlchemy's, its own
+        reason = str(error).splitlines()[0][:300]
+        raise InputError(
+            f"MLflow at {uri} cannot be used: {reason}; start it, or set --tracking.uri or {URI_VARIABLE} right"
+        ) from error
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    return uri
+
+
+def ui_command(uri: str) -> str:
+    if uri.startswith("http"):
+        return f"open {uri}"
+    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}"
+
+
+def command_line() -> str:
+    return " ".join(["python", *sys.argv])
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, or None outside a checkout (an image names it in MGRAY_GIT_COMMIT)."""
+    given = os.environ.get("MGRAY_GIT_COMMIT")
+    if given:
+        return given
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+class Tracker:
+    """Writes to one MLflow run. Calls buffer, never raise, and what could not be sent is kept for `replay`."""
+
+    def __init__(self, uri: str, run_id: str, spool: Path) -> None:
+        self.run_id = run_id
+        self.client = MlflowClient(uri)
+        self.spool = spool
+        self.num_lost = 0
+        self._buffer: list[Metric] = []
+        self._flushed = time.monotonic()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        now = int(time.time() * 1000)
+        self._buffer += [Metric(metric_key(name), float(value), now, step) for name, value in metrics.items()]
+        if time.monotonic() - self._flushed > SECONDS_BETWEEN_FLUSHES:
+            self.flush()
+
+    def flush(self) -> None:
+        batch, self._buffer = self._buffer, []
+        for begin in range(0, len(batch), METRICS_IN_A_BATCH):
+            self._send(batch[begin : begin + METRICS_IN_A_BATCH])
+        self._flushed = time.monotonic()
+
+    def _send(self, metrics: list[Metric]) -> None:
+        try:
+            self.client.log_batch(self.run_id, metrics=metrics)
+        except Exception as error:  # any failure of the store or of the network: see the module's first lines
+            self.num_lost += len(metrics)
+            self.spool.parent.mkdir(parents=True, exist_ok=True)
+            with self.spool.open("a") as file:
+                for metric in metrics:
+                    file.write(json.dumps([metric.key, metric.value, metric.timestamp, metric.step]) + "\n")
+            warnings.warn(f"MLflow did not take {len(metrics)} metrics, kept in {self.spool}: {error}", stacklevel=2)
+
+    def replay(self) -> int:
+        """Send what was kept; gives how many metrics are still unsent, in the spool file."""
+        self.flush()
+        if not self.spool.exists():
+            return 0
+        kept = [Metric(*json.loads(line)) for line in self.spool.read_text().splitlines()]
+        self.spool.unlink()
+        self.num_lost = 0
+        for begin in range(0, len(kept), METRICS_IN_A_BATCH):
+            self._send(kept[begin : begin + METRICS_IN_A_BATCH])
+        return self.num_lost
+
+
+def run_tags(granularities: tuple[int | str, ...], fingerprint: str, plan: str) -> dict[str, str]:
+    tags = {
+        "granularities": ",".join(str(g) for g in granularities),
+        "dataset_fingerprint": fingerprint,
+        "workers": plan,
+        "mgray_version": __version__,
+        "ray_version": ray.__version__,
+        "torch_version": torch.__version__,
+        "mlflow_version": mlflow.__version__,
+        "command": command_line(),
+    }
+    commit = git_commit()
+    return tags | ({"git_commit": commit} if commit else {})
+
+
+@contextmanager
+def start_run(
+    config: TrackingConfig, params: Mapping[str, Any], tags: Mapping[str, str], name: str
+) -> Iterator[mlflow.ActiveRun]:
+    """An active run of the experiment with its params and tags; FAILED where the body raises."""
+    mlflow.set_experiment(config.experiment)
+    with mlflow.start_run(run_name=name, log_system_metrics=config.system_metrics) as run:
+        client = MlflowClient()
+        client.log_batch(
+            run.info.run_id,
+            params=[Param(key, str(value)[:6000]) for key, value in params.items()],
+            tags=[RunTag(key, str(value)) for key, value in tags.items()],
+        )
+        yield run
+
+
+def register(config: TrackingConfig, folder: Path, example_history: list[str], tags: Mapping[str, str]) -> str | None:
+    """Log the model folder to the active run as a pyfunc; gives the registered version, None where not registered.
+
+    The new version becomes `challenger`, and `champion` too where there is none.
+    """
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(Array(DataType.string), "history")]),
+        outputs=Schema([ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]),
+        params=ParamSchema([ParamSpec("k", DataType.long, 10)]),
+    )
+    requirements = [f"{name}=={version}" for name, version in _serving_versions().items()]
+    package = Path(__file__).parent.parent / "mgray"
+    mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(Path(__file__).parent / "served_model.py"),
+        artifacts={"model": str(folder)},
+        code_paths=[str(package)],
+        signature=signature,
+        input_example=pd.DataFrame({"history": [example_history]}),
+        pip_requirements=requirements,
+        registered_model_name=config.model_name if config.register_model else None,
+    )
+    if not config.register_model:
+        return None
+    client = MlflowClient()
+    active = mlflow.active_run()
+    assert active is not None, "a model is registered inside its run"
+    run_id = active.info.run_id
+    versions = client.search_model_versions(f"name='{config.model_name}' and run_id='{run_id}'")
+    version = max(versions, key=lambda v: int(v.version)).version
+    for key, value in tags.items():
+        client.set_model_version_tag(config.model_name, version, key, value)
+    client.set_registered_model_alias(config.model_name, CHALLENGER, version)
+    if CHAMPION not in client.get_registered_model(config.model_name).aliases:
+        client.set_registered_model_alias(config.model_name, CHAMPION, version)
+    return str(version)
+
+
+def _serving_versions() -> dict[str, str]:
+    """What the pyfunc imports, at the versions that trained it; no Ray."""
+    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scipy")
+    return {name: installed_version(name).split("+")[0] for name in names}
+
+
+def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
+    """Download a registered model -> (its model folder, registered name, version).
+
+    Raises InputError where the URI is malformed or names nothing that exists.
+    """
+    mend = "list what there is in MLflow's UI, or train one with jobs/train.py"
+    if not uri.startswith("models:/"):
+        raise InputError(f"--model {uri}: not a registry URI; give models:/NAME@ALIAS or models:/NAME/VERSION")
+    client = MlflowClient(tracking_uri)
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    name, _, number = name.partition("/")
+    try:
+        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+    except MlflowException as error:
+        raise InputError(f"--model {uri}: not in the registry at {tracking_uri}: {error.message}; {mend}") from error
+    return Path(folder) / "artifacts" / "model", name, str(found.version)

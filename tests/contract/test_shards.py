@@ -1,0 +1,117 @@
+"""What every reader of a dataset version may rely on, checked on versions that ingest wrote from a drawn log."""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mgray.manifest import digest, file_sha256, read_manifest
+from mgray.schema import HISTORY_SCHEMA, UNKNOWN, VOCABULARY_SCHEMA
+
+NUM_EVENTS = 3000
+
+
+def drawn_log(path: Path) -> list[tuple[str, str, float]]:
+    """Few distinct times, so that many are equal; rare items, so that some are outside training."""
+    draw = random.Random(0)
+    rows = [
+        (f"u{draw.randrange(120)}", f"i{int(draw.paretovariate(0.7)) % 400}", float(draw.randrange(300)))
+        for _ in range(NUM_EVENTS)
+    ]
+    path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
+    return rows
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, split: str) -> None:
+    rows = drawn_log(tmp_path / "log.csv")
+    result = run_ingest(tmp_path / "log.csv", range_bytes=10_000, num_shards=3, split=split)
+    folder, manifest = result.path, read_manifest(result.path)
+    assert manifest == result.manifest
+
+    # files: exactly those that the manifest names, with its digests
+    on_disk = {path.name for path in folder.iterdir()}
+    assert on_disk == {"manifest.json", "vocabulary.parquet", *(shard.file for shard in manifest.shards)}
+    assert file_sha256(folder / manifest.vocabulary.file) == manifest.vocabulary.sha256
+    content = manifest.model_dump(mode="json", exclude={"created", "fingerprint"})
+    assert manifest.fingerprint == digest(content)
+
+    vocabulary = pq.read_table(folder / manifest.vocabulary.file)
+    assert vocabulary.schema == VOCABULARY_SCHEMA
+    assert vocabulary["item"].to_pylist() == list(range(1, manifest.items + 1))
+    numbers = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item"].to_pylist(), strict=True))
+
+    # the expectation, by a plain loop: first of equal rows, stable order, short users out
+    expected: dict[str, list[tuple[float, str]]] = {}
+    for user, item, moment in dict.fromkeys(rows):
+        expected.setdefault(user, []).append((moment, item))
+    expected = {user: sorted(h, key=lambda event: event[0]) for user, h in expected.items() if len(h) >= 3}
+
+    seen: dict[str, dict] = {}
+    for shard in manifest.shards:
+        assert file_sha256(folder / shard.file) == shard.sha256
+        table = pq.read_table(folder / shard.file)
+        assert table.schema == HISTORY_SCHEMA
+        assert table.num_rows == shard.users
+        assert sum(map(len, table["items"].to_pylist())) == shard.events
+        users = table["user_id"].to_pylist()
+        assert users == sorted(users)
+        assert not set(users) & set(seen), "a user is in one shard"
+        seen |= {row["user_id"]: row for row in table.to_pylist()}
+    assert set(seen) == set(expected)
+    assert len(seen) == manifest.users
+
+    train_counts: Counter[str] = Counter()
+    num_events = dict.fromkeys(("train", "valid", "test"), 0)
+    for user, row in seen.items():
+        history = expected[user]
+        train_end, valid_end = row["train_end"], row["valid_end"]
+        assert row["timestamps"] == [moment for moment, _ in history]
+        assert row["items"] == [numbers.get(item, UNKNOWN) for _, item in history]
+        assert row["ratings"] is None
+        assert row["event_types"] is None
+        if split == "leave_one_out":
+            assert (train_end, valid_end) == (len(history) - 2, len(history) - 1)
+        else:
+            assert train_end == sum(moment < manifest.split.valid_from for moment, _ in history)
+            assert valid_end == sum(moment < manifest.split.test_from for moment, _ in history)
+        assert UNKNOWN not in row["items"][:train_end]
+        train_counts.update(item for _, item in history[:train_end])
+        num_events["train"] += train_end
+        num_events["valid"] += valid_end - train_end
+        num_events["test"] += len(history) - valid_end
+    assert num_events == {part: getattr(manifest, f"{part}_events") for part in num_events}
+    assert any(UNKNOWN in row["items"] for row in seen.values()), "the drawn log has items outside training"
+
+    # most popular first, ties by id; nothing but the training part
+    by_rank = sorted(train_counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    assert (
+        list(zip(vocabulary["item_id"].to_pylist(), vocabulary["num_train_events"].to_pylist(), strict=True)) == by_rank
+    )
+
+    duplicates = NUM_EVENTS - len(dict.fromkeys(rows))
+    written = sum(num_events.values())
+    assert manifest.rows == {
+        "read": NUM_EVENTS,
+        "written": written,
+        "dropped_duplicates": duplicates,
+        "dropped_short_users": NUM_EVENTS - duplicates - written,
+        "quarantined": 0,
+    }
+    if split == "temporal":
+        times = sorted(moment for _, _, moment in rows)
+        assert manifest.split.valid_from == times[NUM_EVENTS * 8 // 10]
+        assert manifest.split.test_from == times[NUM_EVENTS * 9 // 10]
+
+
+def test_row_groups_are_modest(tmp_path: Path, run_ingest: Callable) -> None:
+    lines = [f"{user},{item},{item}\n" for user in range(2500) for item in range(3)]
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp\n" + "".join(lines))
+    result = run_ingest(tmp_path / "log.csv", num_shards=1)
+    metadata = pq.read_metadata(result.path / result.manifest.shards[0].file)
+    assert [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)] == [1024, 1024, 452]
+    assert pa.schema(metadata.schema.to_arrow_schema()) == HISTORY_SCHEMA
