@@ -10,13 +10,14 @@ import ray
 from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
 from mgray.errors import InputError
 
-QUIET_LOGGERS = ("ray.data", "ray.train", "ray.tune")
+# Their notices (progress bars are off, a token is in use) are no news to the user of a job; errors still show.
+QUIET_LOGGERS = ("ray.data", "ray.train", "ray.tune", "ray._private.authentication.authentication_token_setup")
 
 
 def connect() -> None:
     """Join the running cluster (RAY_ADDRESS, or one started on this machine), else start a local one."""
     for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Under `uv run` Ray would start every worker through uv again, which saturates a node (ray#50961).
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

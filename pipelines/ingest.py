@@ -8,7 +8,6 @@ distinct timestamp of the log.
 """
 
 import json
-import logging
 import os
 import shutil
 import time
@@ -24,14 +23,16 @@ import pyarrow.parquet as pq
 import ray.data
 
 from mgray import __version__, features
-from mgray.config import DataConfig
+from mgray.config import DataConfig, IngestJobConfig
 from mgray.errors import InputError
 from mgray.manifest import Manifest, commit, digest, file_sha256, read_manifest, seal
 from mgray.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION
 from pipelines import ingest_tasks as tasks
+from pipelines.cluster import check_writable, connect, job_home
+from pipelines.progress import PhaseProgress, console
 from pipelines.readers import Range
 from pipelines.sources import Source, read_titles, resolve
-from pipelines.versions import check_writable, committed, publish, staging_folder
+from pipelines.versions import committed, publish, staging_folder
 
 RANGE_BYTES = 32 << 20
 SHARD_BYTES = 64 << 20
@@ -58,13 +59,12 @@ def ingest(
     """
     if config.dataset is not None:
         return IngestResult(Path(config.dataset), read_manifest(config.dataset), True, {})
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    # it warns that progress bars are off, which is what was asked for
     run = _Run({}, progress or (lambda phase, done, total: None))
 
     out = Path(config.out).expanduser() if config.out else home / "datasets"
-    check_writable(out)
+    check_writable(out, "--data.out")
     with run.phase("resolve"):
         source = resolve(config.source, config.items, config.columns, home)
         titles = read_titles(source.titles_file) if source.titles_file else None
@@ -246,3 +246,31 @@ def _write_quarantine(pieces: list[Path], path: Path) -> None:
         for piece in pieces:
             frame = tasks.read_arrow(piece).to_arrow(compat_level=pl.CompatLevel.oldest())
             writer.write_table(frame.cast(QUARANTINE_SCHEMA))
+
+
+def describe(found: IngestResult) -> str:
+    verb = "reusing the dataset already ingested at" if found.reused else "dataset committed at"
+    manifest = found.manifest
+    return (
+        f"{verb} {found.path} ({manifest.users:,} users, {manifest.items:,} items, "
+        f"{manifest.rows['written']:,} events, fingerprint {manifest.fingerprint[:16]})"
+    )
+
+
+def run_ingest(config: IngestJobConfig) -> dict[str, Any]:
+    """The ingest job; gives the result line's fields. Raises InputError where the user's input is wrong."""
+    out = console()
+    home = job_home(config)
+    connect()
+    with PhaseProgress(out) as progress:
+        found = ingest(config.data, home, progress.update)
+    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+    manifest = found.manifest
+    return {
+        "dataset": {"path": str(found.path), "fingerprint": manifest.fingerprint, "reused": found.reused},
+        "rows": manifest.rows,
+        "users": manifest.users,
+        "items": manifest.items,
+        "events": {"train": manifest.train_events, "valid": manifest.valid_events, "test": manifest.test_events},
+        "seconds": {name: round(value, 2) for name, value in found.seconds.items()},
+    }

@@ -4,7 +4,6 @@ Errors that the user can mend come back as {"error": text}: a traceback through 
 written under a name of its own and renamed, so a task that Ray runs again overwrites its own work and nothing else.
 """
 
-import errno
 import hashlib
 import os
 import socket
@@ -24,10 +23,13 @@ from mgray.errors import InputError
 from mgray.schema import EVENT_SCHEMA, EVENT_TYPE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
 from pipelines.readers import Range, read_range, scan
 from pipelines.sources import LogFile
+from pipelines.versions import place_error
 
 ROW_GROUP_USERS = 1024  # a reader of a shard holds one row group at a time
 MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
 FILE_BITS = 40  # `order` is the file's place in the log << 40 | line
+
+_SHARED = "logs and --data.out must be on storage that every node sees under the same path"
 
 Result = dict[str, Any]
 
@@ -57,9 +59,10 @@ def guarded(task: Callable[..., Result], *args: Any) -> Result:
     except InputError as error:
         return {"error": str(error)}
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        mendable = place_error(error)
+        if mendable is None:
             raise
-        return {"error": f"{error.filename or 'the output folder'}: {error.strerror}; mend it, or set --data.out"}
+        return {"error": str(mendable)}
 
 
 def scan_file(file: LogFile, range_bytes: int) -> Result:
@@ -69,9 +72,6 @@ def scan_file(file: LogFile, range_bytes: int) -> Result:
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {_SHARED}") from error
     return {"bytes": found.bytes, "sha256": found.sha256, "ranges": [list(part) for part in found.ranges]}
-
-
-_SHARED = "logs and --data.out must be on storage that every node sees under the same path"
 
 
 def read_part(job: IngestJob, index: int) -> Result:

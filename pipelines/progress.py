@@ -32,7 +32,7 @@ class PhaseProgress:
             Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[detail]}"),
+                TextColumn("{task.fields[detail]}"),
                 TimeElapsedColumn(),
                 console=out,
             )
@@ -49,17 +49,17 @@ class PhaseProgress:
         if self._bar:
             self._bar.stop()
 
-    def update(self, phase: str, done: float, total: float, detail: str = "") -> None:
+    def update(self, phase: str, done: float, total: float, detail: str = "", digits: str = ".0f") -> None:
+        shown = f"{done:{digits}}/{total:{digits}} {detail}".rstrip()
         if self._bar:
             if phase not in self._tasks:
-                self._tasks[phase] = self._bar.add_task(phase, total=total, detail=detail)
-            self._bar.update(self._tasks[phase], completed=done, total=total, detail=detail)
+                self._tasks[phase] = self._bar.add_task(phase, total=total, detail=shown)
+            self._bar.update(self._tasks[phase], completed=done, total=total, detail=shown)
             return
         now = time.monotonic()
         if done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            shown = f"{done:.0f}/{total:.0f}"
-            self.out.print(f"{phase} {shown} {detail}".rstrip(), highlight=False, markup=False)
+            self.out.print(f"{phase} {shown}", highlight=False, markup=False, soft_wrap=True)
 
 
 @ray.remote(num_cpus=0)
@@ -100,7 +100,7 @@ def training_progress(out: Console) -> Iterator[Any]:
                     continue  # the board's node is gone or slow; training does not depend on it
                 if state and state["step"] != shown_step:
                     shown_step = state["step"]
-                    progress.update("epoch", state["epoch"], state["epochs"], training_detail(state))
+                    progress.update("epoch", state["epoch"], state["epochs"], training_detail(state), ".1f")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()

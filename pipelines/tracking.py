@@ -5,6 +5,7 @@ kills the run; only registration fails loudly.
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -52,6 +53,9 @@ def open_tracking(config: TrackingConfig, home: Path) -> str:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     uri = resolve_uri(config, home)
     try:
         client = MlflowClient(uri)

@@ -24,7 +24,7 @@ from mgray.errors import InputError
 from mgray.model import MGDSC
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines, publish
-from pipelines.ingest import ingest
+from pipelines.ingest import describe, ingest
 from pipelines.progress import PhaseProgress, console, training_progress
 
 
@@ -185,14 +185,7 @@ def obtain_dataset(config: TrainJobConfig, home: Path, out: Console, timer: Time
     """The dataset version to train on, ingested now or reused; says which on stderr."""
     with timer.phase("ingest"), PhaseProgress(out) as progress:
         found = ingest(config.data, home, progress.update)
-    verb = "reusing the dataset already ingested at" if found.reused else "dataset committed at"
-    manifest = found.manifest
-    out.print(
-        f"{verb} {found.path} ({manifest.users:,} users, {manifest.items:,} items, "
-        f"{manifest.rows['written']:,} events, fingerprint {manifest.fingerprint[:16]})",
-        highlight=False,
-        soft_wrap=True,
-    )
+    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     return Dataset(found.path), found.reused
 
 

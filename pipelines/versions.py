@@ -1,27 +1,23 @@
 """The folder of dataset versions: a version is built in a staging folder and renamed into place whole."""
 
+import errno
 import os
 import shutil
 import socket
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-
 from mgray.errors import InputError
 from mgray.manifest import MANIFEST_FILE, Manifest, read_manifest
 
 
-def check_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); set --data.out to a folder that can") from error
+def place_error(error: OSError) -> InputError | None:
+    """What the user can mend about the output place (full, read-only, not theirs), else None."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+        return None
+    return InputError(f"{error.filename or 'the output folder'}: {error.strerror}; mend it, or set --data.out")
 
 
 def committed(folder: Path, key: str) -> Manifest | None:
@@ -43,17 +39,20 @@ def committed(folder: Path, key: str) -> Manifest | None:
 @contextmanager
 def staging_folder(out: Path, key: str) -> Iterator[Path]:
     """A folder beside the versions, removed at the end whatever happens; those that killed ingests left go first."""
-    prefix = f".staging-{socket.gethostname()}-"
-    for left in out.glob(f"{prefix}*"):
-        pid = left.name.removeprefix(prefix).split("-")[0]
+    node = socket.gethostname()
+    for left in out.glob(f".staging-*@{node}"):
+        pid = left.name.split("-")[1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(left, ignore_errors=True)
-    staging = out / f"{prefix}{os.getpid()}-{key[:16]}-{uuid.uuid4().hex[:8]}"
+    staging = out / f".staging-{os.getpid()}-{key[:16]}-{uuid.uuid4().hex[:8]}@{node}"
     (staging / "work").mkdir(parents=True)
     try:
         yield staging
-    except pa.ArrowInvalid as error:
-        raise InputError(f"{staging}: a staged file cannot be read back ({error}); is the disk full?") from error
+    except OSError as error:
+        mendable = place_error(error)
+        if mendable is None:
+            raise
+        raise mendable from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -68,7 +67,7 @@ def publish(staging: Path, folder: Path, manifest: Manifest) -> Manifest:
             if winner is not None:
                 return winner
             # what lies there is no committed version of this key
-            left = folder.with_name(f"{staging.name}-replaced")
+            left = folder.with_name(f".staging-{os.getpid()}-replaced-{uuid.uuid4().hex[:8]}@{socket.gethostname()}")
             if folder.exists():
                 folder.rename(left)
                 shutil.rmtree(left, ignore_errors=True)

@@ -1,6 +1,9 @@
-"""pipelines.ingest on a real local Ray: conservation, identity of versions, quarantine, and what failure leaves behind."""
+"""pipelines.ingest on a real local Ray: conservation, identity of versions, quarantine, and what a failure leaves."""
 
+import errno
+import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,9 +125,9 @@ def test_a_failed_ingest_leaves_what_was_committed(tmp_path: Path, run_ingest: C
     with pytest.raises(InputError) as caught:
         run_ingest(log)
     assert str(caught.value) == (
-        "1 of 161 rows cannot be read, more than data.max_quarantined_share allows (0.0); the first: log.csv, line 162: "
-        "timestamp 'soon' is neither seconds since 1970 nor ISO 8601; mend the row, or set them aside with "
-        "--data.max_quarantined_share SHARE"
+        "1 of 161 rows cannot be read, more than data.max_quarantined_share allows (0.0); "
+        "the first: log.csv, line 162: timestamp 'soon' is neither seconds since 1970 "
+        "nor ISO 8601; mend the row, or set them aside with --data.max_quarantined_share SHARE"
     )
     assert {path: path.read_bytes() for path in earlier.path.rglob("*") if path.is_file()} == before
     assert [path.name for path in earlier.path.parent.iterdir()] == [earlier.path.name]
@@ -190,3 +193,32 @@ def test_temporal_users_may_have_no_training_part(tmp_path: Path, run_ingest: Ca
         if row["user_id"] == "late"
     ]
     assert (row["train_end"], row["valid_end"]) == (0, 0)
+
+
+def test_staging_of_killed_ingests_is_removed(tmp_path: Path, run_ingest: Callable) -> None:
+    out = tmp_path / "home" / "datasets"
+    dead, alive, elsewhere = (
+        out / f".staging-{pid}-key-0@{node}"
+        for pid, node in (
+            (99999999, socket.gethostname()),
+            (os.getpid(), socket.gethostname()),
+            (99999999, "elsewhere"),
+        )
+    )
+    for folder in (dead, alive, elsewhere):
+        (folder / "work").mkdir(parents=True)
+    result = run_ingest(write(tmp_path / "log.csv", GOOD))
+    assert set(out.iterdir()) == {alive, elsewhere, result.path}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x.arrow"), RuntimeError("a bug")])
+def test_a_failure_midway_leaves_nothing(
+    tmp_path: Path, run_ingest: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pipelines.ingest.features.build_vocabulary", fail)
+    with pytest.raises((InputError, RuntimeError), match=r"x.arrow: No space left.*--data.out|a bug"):
+        run_ingest(write(tmp_path / "log.csv", GOOD))
+    assert list((tmp_path / "home" / "datasets").iterdir()) == []

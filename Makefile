@@ -1,0 +1,52 @@
+# One command a habit, the same in CI. Needs Python 3.11, git and make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+PIP_TOOLS := pip-tools==7.6.2
+
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint format ui lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+# The lock pins every package by hash but torch, whose builds (CPU, CUDA) differ by machine: pip picks that build, and
+# what it alone needs, at the version pinned in pyproject.toml.
+$(VENV)/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o 'torch==[0-9.]*' pyproject.toml)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+install: $(VENV)/installed  ## make .venv from the lock
+	@echo "environment ready in $(VENV)" >&2
+
+train: install  ## the whole road on MovieLens-100K; options by ARGS='--model.width 128'
+	$(BIN)/python jobs/train.py $(ARGS)
+
+test: install  ## the whole test suite; a part by ARGS='tests/unit'
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install  ## mend what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: install  ## MLflow's UI on the runs of ./var, at http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/var/mlflow.db}
+
+lock:  ## write requirements.lock anew from pyproject.toml
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet $(PIP_TOOLS)
+	build/lock/bin/pip-compile --quiet --extra dev --generate-hashes --strip-extras --no-annotate --no-header \
+		--unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
+
+clean:  ## remove caches and build leftovers; .venv and var stay
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

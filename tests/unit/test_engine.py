@@ -1,0 +1,207 @@
+"""Training learns, ends where it should, and resumes with the same numbers."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mgray.baselines import cooccurrence_counts, make_baselines
+from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
+from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
+from mgray.dataset import Dataset, Query
+from mgray.engine import Logged, ModelScorer, Objective, Trainer, Validated, evaluate, part_queries
+from mgray.errors import InputError
+from mgray.model import MGDSC
+from mgray.optim import learning_rate
+from mgray.recommend import Recommender
+from mgray.synthetic import make_log
+from tests.datasets import write_dataset
+
+CPU = torch.device("cpu")
+MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2, dropout=0.1)
+TRAIN = TrainConfig(epochs=6, learning_rate=1e-2, global_batch_events=300, num_negatives=20, max_time_s=None)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("data") / "version", make_log(150, 60))
+
+
+def make_trainer(dataset: Dataset, train: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> Trainer:
+    torch.manual_seed(train.seed)
+    network = MGDSC(model, dataset.num_items)
+    return Trainer(Objective(network, train, CPU), network, dataset, train, CPU)
+
+
+def validator(trainer: Trainer) -> ModelScorer:
+    return ModelScorer(trainer.model, trainer.dataset.item_counts, trainer.config.max_length, CPU)
+
+
+def run(trainer: Trainer, log_every: int = 5) -> list[Logged | Validated]:
+    queries = part_queries(trainer.dataset, "valid")
+    scorer = validator(trainer)
+    return list(
+        trainer.run(
+            lambda: evaluate(scorer, queries, trainer.dataset.item_counts, EvaluateConfig()).compute(),
+            "ndcg@10",
+            log_every,
+        )
+    )
+
+
+def test_learns_what_counting_cannot(dataset: Dataset) -> None:
+    """On the ring the next item follows the last four times in five, and every item is about equally popular."""
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 30}))
+    run(trainer)
+    queries = part_queries(dataset, "test")
+    options = EvaluateConfig(remove_seen=False)
+    model = evaluate(validator(trainer), queries, dataset.item_counts, options).compute()
+    popularity = evaluate(make_baselines(dataset)["popularity"], queries, dataset.item_counts, options).compute()
+    assert model["hr@10"] > 0.7
+    assert popularity["hr@10"] < 0.4
+
+
+def test_runs_whole_epochs_and_validates_at_the_end(dataset: Dataset) -> None:
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 4, "validate_every_epochs": 3}))
+    validated = [event for event in run(trainer) if isinstance(event, Validated)]
+    assert [event.epoch for event in validated] == [3, 4]
+    assert [event.is_last for event in validated] == [False, True]
+    expected = 4 * (dataset.manifest.train_events - dataset.manifest.users)
+    assert trainer.progress.events == expected
+
+
+def test_two_runs_of_a_seed_are_the_same(dataset: Dataset) -> None:
+    first, second = make_trainer(dataset), make_trainer(dataset)
+    losses = [[e.loss for e in run(trainer) if isinstance(e, Logged)] for trainer in (first, second)]
+    assert losses[0] == losses[1]
+    other = make_trainer(dataset, TRAIN.model_copy(update={"seed": 1}))
+    assert [e.loss for e in run(other) if isinstance(e, Logged)] != losses[0]
+
+
+def test_resume_is_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
+    whole = make_trainer(dataset)
+    run(whole)
+    stopped = make_trainer(dataset)
+    for event in stopped.run(lambda: {"ndcg@10": 0.0}, "ndcg@10", 1):
+        if isinstance(event, Logged) and event.step == 13:  # in the middle of an epoch
+            break
+    save_state(tmp_path, stopped.model, stopped.optimizer, stopped.progress, [])
+    resumed = make_trainer(dataset, TRAIN)
+    with torch.no_grad():
+        resumed.model.embedding.weight.zero_()  # nothing of a fresh start may survive
+    resumed.progress, _ = restore_state(tmp_path, resumed.model, resumed.optimizer)
+    assert resumed.progress.step == 13
+    run(resumed)
+    assert resumed.progress.step == whole.progress.step
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+
+
+def test_time_limit_shortens_the_schedule(dataset: Dataset) -> None:
+    """With a millisecond allowed the run stops at the first check of the clock, with the rate on its way to zero."""
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 500, "max_time_s": 1e-3}))
+    events = run(trainer)
+    assert trainer.progress.step <= 40
+    assert trainer.progress.horizon_epochs < 10
+    assert isinstance(events[-1], Validated)
+    assert events[-1].is_last
+
+
+def test_learning_rate_by_hand() -> None:
+    config = TrainConfig(learning_rate=1.0, warmup_share=0.1, decay_share=0.5)
+    rates = [learning_rate(config, p) for p in (0, 0.05, 0.1, 0.5, 0.75, 1)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 0.5, 0])
+
+
+def test_empty_history_is_ranked_by_popularity(dataset: Dataset) -> None:
+    scores = validator(make_trainer(dataset))([np.asarray([], dtype=np.int32)])
+    assert scores[0].argmax().item() == 1  # item 1 is the most popular by the vocabulary's order
+    assert scores[0, 0].item() == -torch.inf
+
+
+def test_evaluation_does_not_depend_on_batching(dataset: Dataset) -> None:
+    scorer, queries = validator(make_trainer(dataset)), part_queries(dataset, "test")
+    results = [
+        evaluate(scorer, queries, dataset.item_counts, EvaluateConfig(batch_events=events)).compute()
+        for events in (1, 100_000)
+    ]
+    assert results[0] == pytest.approx(results[1])
+
+
+def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
+    seen = Query("u", np.asarray([3], dtype=np.int32), 3)
+    scorer = validator(make_trainer(dataset))
+    removed = evaluate(scorer, [seen], dataset.item_counts, EvaluateConfig(k=60)).compute()
+    kept = evaluate(scorer, [seen], dataset.item_counts, EvaluateConfig(k=60, remove_seen=False)).compute()
+    k = min(60, dataset.num_items)
+    assert removed[f"hr@{k}"] == 0
+    assert kept[f"hr@{k}"] == 1
+
+
+def test_cooccurrence_by_hand(tmp_path: Path) -> None:
+    """Training part a b a c (the last two events are held out): a->b 1, a->a 1/2, b->a 1, a->c 1 + 1/3, b->c 1/2."""
+    import polars as pl
+
+    items = ["a", "b", "a", "c", "x", "y"]
+    log = pl.DataFrame({"user_id": ["u"] * 6, "item_id": items, "timestamp": np.arange(6.0), "rating": [1.0] * 6})
+    dataset = write_dataset(tmp_path / "v", log, num_shards=1)
+    number = {item: i for i, item in enumerate(dataset.item_ids, start=1)}
+    counts = cooccurrence_counts(dataset).toarray()
+    pairs = {(a, b): counts[number[a], number[b]] for a in "abc" for b in "abc"}
+    expected = {("a", "b"): 1, ("a", "a"): 1 / 2, ("b", "a"): 1, ("a", "c"): 4 / 3, ("b", "c"): 1 / 2}
+    assert pairs == pytest.approx({pair: expected.get(pair, 0) for pair in pairs})
+
+
+def saved_model(dataset: Dataset, folder: Path) -> Path:
+    trainer = make_trainer(dataset)
+    info = ModelInfo(
+        config=MODEL, num_items=dataset.num_items, max_length=50, dataset_fingerprint=dataset.manifest.fingerprint
+    )
+    vocabulary = Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
+    save_model(folder, trainer.model.state_dict(), info, vocabulary)
+    return folder
+
+
+def test_saved_model_comes_back(dataset: Dataset, tmp_path: Path) -> None:
+    model, info, vocabulary = load_model(saved_model(dataset, tmp_path / "m"), CPU)
+    assert info.config == MODEL
+    assert vocabulary.item_ids == dataset.item_ids
+    for name, tensor in make_trainer(dataset).model.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+    assert {path.suffix for path in (tmp_path / "m").iterdir()} == {".safetensors", ".json"}
+
+
+def test_recommender_speaks_raw_ids(dataset: Dataset, tmp_path: Path) -> None:
+    recommender = Recommender(saved_model(dataset, tmp_path / "m"))
+    result = recommender.recommend([["i1", "no such item", "i2"], []], k=5)
+    assert result.num_unknown == [1, 0]
+    assert [len(items) for items in result.items] == [5, 5]
+    assert not {"i1", "i2"} & set(result.items[0])
+    assert result.scores[0] == sorted(result.scores[0], reverse=True)
+    assert result.items[1] == dataset.item_ids[:5]
+    known_only = recommender.recommend([["i1", "i2"]], k=5)
+    assert known_only.items[0] == result.items[0]
+
+
+def test_recommender_gives_what_there_is(dataset: Dataset, tmp_path: Path) -> None:
+    recommender = Recommender(saved_model(dataset, tmp_path / "m"))
+    result = recommender.recommend([dataset.item_ids[:-3]], k=10)
+    assert set(result.items[0]) == set(dataset.item_ids[-3:])
+    with pytest.raises(InputError, match="k: 0"):
+        recommender.recommend([[]], k=0)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no weights\.safetensors"):
+        load_model(tmp_path, CPU)
+
+
+def test_progress_survives_json(dataset: Dataset, tmp_path: Path) -> None:
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 1}))
+    run(trainer)
+    save_state(tmp_path, trainer.model, trainer.optimizer, trainer.progress, [{"step": 1}])
+    progress, curve = restore_state(tmp_path, trainer.model, trainer.optimizer)
+    assert asdict(progress) == asdict(trainer.progress)
+    assert curve == [{"step": 1}]
