@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from mgray import report
+from mgray import report_data as report
 from mgray.baselines import make_baselines
 from mgray.config import EvalJobConfig, EvaluateConfig, TrainJobConfig, flatten
 from mgray.dataset import Dataset, Part, Query
@@ -18,7 +18,9 @@ from mgray.engine import evaluate, part_queries
 from mgray.errors import InputError
 from mgray.metrics import RankingMetrics
 from mgray.recommend import Recommender
+from mgray.report import render_html
 from mgray.schema import UNKNOWN
+from mgray.tables import example_table, metrics_table
 from pipelines import cluster, tracking
 from pipelines.ingest import ingest
 from pipelines.progress import PhaseProgress, console
@@ -123,15 +125,15 @@ def publish(
         ],
     )
     path = model_folder.parent / "report.html"
-    path.write_text(report.render_html(data), encoding="utf-8")
+    path.write_text(render_html(data), encoding="utf-8")
     mlflow.log_artifact(str(path))
     mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")
 
-    out.print(report.metrics_table(trained["metrics"], figures))
+    out.print(metrics_table(trained["metrics"], figures))
     for sentence in report.verdict(trained["metrics"], figures):
         out.print(sentence, highlight=False, markup=False)
     if example is not None:
-        out.print(report.example_table(example))
+        out.print(example_table(example))
     out.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
     return {
@@ -198,7 +200,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     metrics = evaluate(_RemappedScorer(recommender, dataset), queries, dataset.item_counts, config.evaluate)
     measured = evaluate_baselines(dataset, config.split, config.evaluate)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
-    out.print(report.metrics_table(metrics.compute(), baselines))
+    out.print(metrics_table(metrics.compute(), baselines))
     for sentence in report.verdict(metrics.compute(), baselines):
         out.print(sentence, highlight=False, markup=False)
     return {

@@ -11,20 +11,19 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from mgray.report import (
+from mgray.report import render_html
+from mgray.report_data import (
     CurvePoint,
     Example,
     GranularityShare,
     ReportData,
     SliceRow,
     compare,
-    example_table,
     format_number,
     lift,
-    metrics_table,
-    render_html,
     verdict,
 )
+from mgray.tables import example_table, metrics_table
 
 METRICS = {"hr@10": 0.22, "ndcg@10": 0.11, "coverage@10": 0.4}
 BASELINES = {
