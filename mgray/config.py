@@ -99,7 +99,7 @@ Granularity = Annotated[int | str, AfterValidator(_check_granularity)]
 class ModelConfig(Section):
     width: int = Field(64, ge=1, le=8192, description="embedding and channel width D")
     granularities: tuple[Granularity, ...] = Field(
-        (1, "decay:1..400"),
+        (1, 4, 16),
         min_length=1,
         max_length=16,
         description="levels, finest first: a stride in events, or decay:A..B, a learned decay of A to B events",
