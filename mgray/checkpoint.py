@@ -68,13 +68,18 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
     (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(vocabulary)))
 
 
+def load_info(folder: str | Path) -> ModelInfo:
+    """What the model of a folder is. Raises InputError where a file of it is missing."""
+    for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
+        if not (Path(folder) / name).is_file():
+            raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
+    return ModelInfo.model_validate_json((Path(folder) / MODEL_FILE).read_bytes())
+
+
 def load_model(folder: str | Path, device: torch.device) -> tuple[MGDSC, ModelInfo, Vocabulary]:
     """The model of a folder that `save_model` wrote. Raises InputError where a file is missing."""
     folder = Path(folder)
-    for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
-    info = ModelInfo.model_validate_json((folder / MODEL_FILE).read_bytes())
+    info = load_info(folder)
     vocabulary = Vocabulary(**json.loads((folder / VOCABULARY_FILE).read_bytes()))
     model = MGDSC(info.config, info.num_items)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))

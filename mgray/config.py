@@ -145,6 +145,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="arithmetic of matrix products; auto: bf16 where the device computes in it, else fp32"
     )
+    warm_start: str | None = Field(
+        None, description="model to start from: models:/NAME@ALIAS or a model folder; items are matched by raw id"
+    )
     validate_every_epochs: int = Field(3, ge=1, description="epochs from one validation and checkpoint to the next")
 
     @model_validator(mode="after")

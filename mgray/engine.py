@@ -152,7 +152,9 @@ class Trainer:
             progress.epoch, progress.batch = progress.epoch + 1, 0
             is_last = progress.epoch >= progress.horizon_epochs
             if is_last or progress.epoch % config.validate_every_epochs == 0:
+                paused = time.perf_counter()
                 metrics = validate()
+                window.skip(time.perf_counter() - paused)
                 progress.elapsed_s = time.perf_counter() - started
                 epoch = min(float(progress.epoch), progress.horizon_epochs)
                 is_best = metrics[metric] > progress.best_valid.get(metric, -1.0)
@@ -212,6 +214,10 @@ class _Window:
         self.loss += loss
         self.targets += targets
         self.events += events
+
+    def skip(self, seconds: float) -> None:
+        """Take time that was not training out of the throughput."""
+        self.started += seconds
 
     def close(self, step: int, epoch: float, rate: float, remaining_s: float) -> Logged:
         if dist.is_initialized():
@@ -277,8 +283,7 @@ def evaluate(
     """Full-catalogue ranking of every query, each rank taking every world-th batch; the result is over all ranks."""
     rank, world_size = rank_and_world()
     num_items = len(item_counts) - 1
-    k = min(config.k, num_items)
-    metrics = RankingMetrics(k, item_counts)
+    metrics = RankingMetrics(config.k, item_counts)
     max_rows = max(1, 2**25 // (num_items + 1))  # 128 MiB of scores
     for number, batch in enumerate(score_batches(queries, config.batch_events, max_rows)):
         if number % world_size != rank:
@@ -289,7 +294,7 @@ def evaluate(
         targets = targets.to(scores.device)
         if config.remove_seen:
             remove_seen_(scores, histories)
-        top = scores.topk(k, dim=1)
+        top = scores.topk(min(config.k, num_items), dim=1)
         # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
         recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
         metrics.update(target_ranks(scores, targets), recommended, [len(h) for h in histories], targets)

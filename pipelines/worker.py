@@ -1,0 +1,245 @@
+"""One rank of a training run: trains, checkpoints at each validation, tests the best. Run by Ray Train, or in place.
+
+What a rank needs of its surroundings is a `Session`: Ray Train's, or that of a single process inside a Tune trial,
+where a nested Train run would cost 13-20 s.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import Checkpoint
+from torch import Tensor, nn
+
+from mgray import checkpoint
+from mgray.checkpoint import ModelInfo, Vocabulary
+from mgray.config import TrainJobConfig
+from mgray.dataset import Dataset
+from mgray.engine import Logged, ModelScorer, Objective, Trainer, Validated, evaluate, part_queries
+from mgray.model import MGDSC
+from mgray.warm_start import warm_start_
+from pipelines import tracking
+
+
+class RankInput(NamedTuple):
+    """What the driver tells every rank; plain values, so that it travels to any node."""
+
+    config: str  # a TrainJobConfig as JSON
+    dataset: str  # folder of the dataset version
+    run_id: str
+    uri: str
+    spool: str  # file that keeps what MLflow did not take
+    warm_start: str | None  # folder of the model to start from
+    board: Any  # actor that shows progress, or None
+
+
+class Session(Protocol):
+    rank: int
+    device: torch.device
+
+    def prepare(self, objective: nn.Module) -> nn.Module: ...
+
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        """Called on every rank at every validation; `save` fills a checkpoint folder, once, for rank 0."""
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        """Calls `load` with the latest checkpoint's folder, if there is one."""
+
+
+class RaySession:
+    """Ray Train's: DDP over the worker group, checkpoints in the run's storage."""
+
+    def __init__(self) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self.device = ray.train.torch.get_device()
+
+    def prepare(self, objective: nn.Module) -> nn.Module:
+        prepared: nn.Module = ray.train.torch.prepare_model(objective)
+        return prepared
+
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        # Every rank reports, for Ray Train's report is a barrier; rank 0's carries the checkpoint.
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save(Path(folder))
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        latest = ray.train.get_checkpoint()
+        if latest is not None:
+            with latest.as_directory() as folder:
+                load(Path(folder))
+
+
+class LocalSession:
+    """A single process: one checkpoint folder, replaced at each validation; `on_report` may raise to stop the run."""
+
+    def __init__(self, folder: Path, on_report: Callable[[dict[str, float]], None]) -> None:
+        self.rank = 0
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.folder = folder
+        self.on_report = on_report
+
+    def prepare(self, objective: nn.Module) -> nn.Module:
+        return objective
+
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".draft-"))
+        save(draft)
+        old = draft.with_name(f"{draft.name}-old")
+        if self.folder.exists():
+            self.folder.rename(old)
+        draft.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+        self.on_report(metrics)
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        if self.folder.exists():
+            load(self.folder)
+
+
+def dataset_vocabulary(dataset: Dataset) -> Vocabulary:
+    return Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
+
+
+class RankRun:
+    """A rank's whole run over a session."""
+
+    def __init__(self, given: RankInput, session: Session) -> None:
+        self.config = TrainJobConfig.model_validate_json(given.config)
+        self.dataset = Dataset(given.dataset)
+        self.session, self.board = session, given.board
+        self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool)) if session.rank == 0 else None
+        self.metric = f"ndcg@{self.config.evaluate.k}"
+        self.curve: list[dict[str, Any]] = []
+        self.logged: Logged | None = None
+        self.vocabulary = dataset_vocabulary(self.dataset)
+        self.info = ModelInfo(
+            config=self.config.model,
+            num_items=self.dataset.num_items,
+            max_length=self.config.train.max_length,
+            dataset_fingerprint=self.dataset.manifest.fingerprint,
+        )
+        # Drawn alike on every rank, so DDP's first broadcast changes nothing and one process gives the same weights.
+        torch.manual_seed(self.config.train.seed)
+        self.model = MGDSC(self.config.model, self.dataset.num_items)
+        if given.warm_start is not None:
+            source, _, vocabulary = checkpoint.load_model(given.warm_start, torch.device("cpu"))
+            warm_start_(self.model, self.dataset.item_ids, source, vocabulary.item_ids)
+        self.model.to(session.device)
+        objective = session.prepare(Objective(self.model, self.config.train, session.device))
+        self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)
+        self.best = self._weights()
+        session.restore(self._load)
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def _load(self, folder: Path) -> None:
+        self.trainer.progress, self.curve = checkpoint.restore_state(folder, self.model, self.trainer.optimizer)
+        best, _, _ = checkpoint.load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
+        self.best = best.state_dict()
+
+    def _save(self, folder: Path) -> None:
+        checkpoint.save_state(folder, self.model, self.trainer.optimizer, self.trainer.progress, self.curve)
+        checkpoint.save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
+
+    def _scorer(self) -> ModelScorer:
+        return ModelScorer(self.model, self.dataset.item_counts, self.config.train.max_length, self.session.device)
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and test the best -> plain figures; those of rank 0 are the run's."""
+        scorer, valid = self._scorer(), part_queries(self.dataset, "valid")
+
+        def validate() -> dict[str, float]:
+            return evaluate(scorer, valid, self.dataset.item_counts, self.config.evaluate).compute()
+
+        for event in self.trainer.run(validate, self.metric, self.config.tracking.log_every_steps):
+            if isinstance(event, Logged):
+                self._on_logged(event)
+            else:
+                self._on_validated(event)
+            self._show_progress()
+        return self._tested()
+
+    def _on_logged(self, event: Logged) -> None:
+        self.logged = event
+        if self.tracker:
+            figures = {
+                "train/loss": event.loss,
+                "train/learning_rate": event.learning_rate,
+                "train/positions_s": event.events_s,
+                "epoch": event.epoch,
+            }
+            self.tracker.log(figures, event.step)
+
+    def _on_validated(self, event: Validated) -> None:
+        if event.is_best:
+            self.best = self._weights()
+        self.curve.append(
+            {
+                "step": event.step,
+                "epoch": event.epoch,
+                "train_loss": self.logged.loss if self.logged else None,
+                "learning_rate": self.logged.learning_rate if self.logged else None,
+                "valid": event.metrics,
+                "seconds": event.elapsed_s,
+            }
+        )
+        if self.tracker:
+            figures = {f"valid/{name}": value for name, value in event.metrics.items()}
+            self.tracker.log(figures | {"epoch": event.epoch}, event.step)
+            self.tracker.flush()
+        self.session.report({"step": event.step, "epoch": event.epoch, **event.metrics}, self._save)
+
+    def _show_progress(self) -> None:
+        if self.session.rank != 0 or self.board is None or self.logged is None:
+            return
+        state = {
+            "epoch": self.logged.epoch,
+            "epochs": self.trainer.progress.horizon_epochs,
+            "step": self.logged.step,
+            "loss": self.logged.loss,
+            "events_s": self.logged.events_s,
+            "remaining_s": self.logged.remaining_s,
+            "metric": self.metric,
+            "valid": self.curve[-1]["valid"][self.metric] if self.curve else None,
+        }
+        self.board.post.remote(state)
+
+    def _tested(self) -> dict[str, Any]:
+        self.model.load_state_dict(self.best)
+        scorer, progress = self._scorer(), self.trainer.progress
+        metrics = evaluate(scorer, part_queries(self.dataset, "test"), self.dataset.item_counts, self.config.evaluate)
+        share = scorer.attention_share()
+        if self.tracker:
+            self.tracker.log({f"test/{name}": value for name, value in metrics.compute().items()}, progress.step)
+            self.tracker.flush()
+        return {
+            "metrics": metrics.compute(),
+            "num_targets": metrics.num_targets,
+            "slices": metrics.slices(),
+            "attention": share,
+            "curve": self.curve,
+            "best_valid": progress.best_valid,
+            "best_epoch": progress.best_epoch,
+            "epochs": progress.horizon_epochs,
+            "steps": progress.step,
+            "positions": progress.events,
+            "train_s": progress.elapsed_s,
+            "device": str(self.session.device),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+
+def train_worker(given: dict[str, Any]) -> dict[str, Any]:
+    """A rank as Ray Train calls it; given: RankInput's fields."""
+    return RankRun(RankInput(**given), RaySession()).run()

@@ -1,0 +1,42 @@
+"""A warm-started model scores the items it knew as before, whatever their numbers are now."""
+
+import pytest
+import torch
+
+from mgray.config import ModelConfig
+from mgray.errors import InputError
+from mgray.model import MGDSC
+from mgray.warm_start import warm_start_
+
+CONFIG = ModelConfig(width=8, granularities=(1, 2), heads=2)
+
+
+def test_known_items_keep_their_scores_under_new_numbers() -> None:
+    torch.manual_seed(0)
+    old, new = MGDSC(CONFIG, 3).eval(), MGDSC(CONFIG, 4).eval()
+    result = warm_start_(new, ["c", "new", "a", "b"], old, ["a", "b", "c"])
+    assert result == (3, 1)
+    before = old.score(old(torch.tensor([[1, 2, 3]]))[:, -1])[0]
+    after = new.score(new(torch.tensor([[3, 4, 1]]))[:, -1])[0]
+    torch.testing.assert_close(after[torch.tensor([3, 4, 1])], before[1:])
+
+
+def test_a_new_item_starts_as_an_average_one() -> None:
+    torch.manual_seed(0)
+    old, new = MGDSC(CONFIG, 50).eval(), MGDSC(CONFIG, 51).eval()
+    ids = [str(i) for i in range(50)]
+    warm_start_(new, [*ids, "new"], old, ids)
+    table = old.embedding.weight[1:]
+    distance = (new.embedding.weight[51] - table.mean(0)).abs()
+    assert bool((distance < 0.5 * table.std(0)).all())
+    assert new.embedding.weight[0].abs().sum().item() == 0
+
+
+def test_another_shape_is_an_input_error() -> None:
+    wider = MGDSC(CONFIG.model_copy(update={"width": 16}), 3)
+    with pytest.raises(InputError, match=r"model\.width"):
+        warm_start_(wider, ["a"], MGDSC(CONFIG, 3), ["a"])
+
+
+def test_dropout_may_differ() -> None:
+    warm_start_(MGDSC(CONFIG.model_copy(update={"dropout": 0.1}), 1), ["a"], MGDSC(CONFIG, 1), ["a"])
