@@ -1,0 +1,128 @@
+"""The command line: every mistake is one line that names the place and the mend."""
+
+from pathlib import Path
+
+import pytest
+
+from mgray.config import (
+    IngestJobConfig,
+    TrainJobConfig,
+    flatten,
+    leaves,
+    parse_args,
+    resolve_home,
+)
+from mgray.errors import InputError
+
+
+def parse(*argv: str) -> TrainJobConfig:
+    return parse_args(TrainJobConfig, "jobs/train.py", list(argv))
+
+
+def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {width: 32, depth: 2}\ntrain: {epochs: 7}\n")
+    config = parse("--config", str(file), "--model.width", "16")
+    assert (config.model.width, config.model.depth, config.train.epochs) == (16, 2, 7)
+    assert config.model.kernel == TrainJobConfig().model.kernel
+
+
+@pytest.mark.parametrize(
+    ("argv", "value"),
+    [
+        (["--model.granularities", '[1, 4, "decay:2..50"]'], (1, 4, "decay:2..50")),
+        (["--model.granularities=[2]"], (2,)),
+    ],
+)
+def test_granularities_are_yaml(argv: list[str], value: tuple) -> None:
+    assert parse(*argv).model.granularities == value
+
+
+def test_numbers_and_none_are_read_as_meant() -> None:
+    config = parse("--train.learning_rate", "4e-3", "--train.max_time_s", "none", "--scale.use_gpu", "false")
+    assert (config.train.learning_rate, config.train.max_time_s, config.scale.use_gpu) == (0.004, None, False)
+
+
+def test_text_stays_text() -> None:
+    """A user column named 12 or a path named `true` is not YAML's number or truth value."""
+    config = parse("--data.columns.user_id", "12", "--data.source", "true")
+    assert (config.data.columns.user_id, config.data.source) == ("12", "true")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--model.widht", "3"], "did you mean model.width"),
+        (["--model.width", "-3"], "model.width: Input should be greater than or equal to 1"),
+        (["--model.width", "63"], "must be a multiple of heads"),
+        (["--model.granularities", "[4, 1]"], "strides must grow"),
+        (["--model.granularities", "[weekly]"], "neither a stride"),
+        (["--model.granularities", "['decay:9..2']"], "the range runs"),
+        (["--model.granularities", "["], "not a YAML value"),
+        (["--train.epochs", "1.5"], "train.epochs"),
+        (["--train.learning_rate", "nan"], "train.learning_rate"),
+        (["--train.warmup_share", "0.8", "--train.decay_share", "0.8"], "at most 1"),
+        (["--data.valid_from", "3"], "split: temporal"),
+        (["--model.width"], "expected one argument"),
+        (["stray"], "unexpected argument 'stray'"),
+        (["--config", "no-such-file.yaml"], "No such file"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        parse(*argv)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_keys_list_the_valid_ones(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("model: {widht: 3}\n")
+    for argv in (["--config", str(file)], ["--model.widht", "3"]):
+        with pytest.raises(InputError) as error:
+            parse(*argv)
+        assert all(key in str(error.value) for key in ("model.widht", "model.width", "train.epochs"))
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: [\n", "\x00"])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"c\.yaml"):
+        parse("--config", str(file))
+
+
+def test_every_option_has_a_description_and_shows_in_help(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    for key, field in leaves(TrainJobConfig).items():
+        assert f"--{key} " in shown
+        assert field.description, f"{key} says nothing of its meaning"
+
+
+def test_flat_params_hold_every_value() -> None:
+    assert flatten(TrainJobConfig()).keys() == leaves(TrainJobConfig).keys()
+    assert flatten(TrainJobConfig())["model.width"] == 64
+
+
+def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MGRAY_HOME", raising=False)
+    assert resolve_home(IngestJobConfig()) == tmp_path / "var"
+    monkeypatch.setenv("MGRAY_HOME", "/data/mgray")
+    assert resolve_home(IngestJobConfig()) == Path("/data/mgray")
+    assert resolve_home(IngestJobConfig(home="/other")) == Path("/other")
+
+
+def test_config_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        TrainJobConfig().model.width = 3  # type: ignore[misc]
+
+
+def test_shipped_configs_are_valid() -> None:
+    configs = sorted(Path("jobs/configs").glob("ml*.yaml"))
+    assert configs
+    for path in configs:
+        parse("--config", str(path))
