@@ -8,17 +8,18 @@ from typing import Any
 
 import ray
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_POLLS = 0.5
+WIDE = 100  # columns of a terminal that has room for the validation figure too
 
 
 def console() -> Console:
     """Everything for people goes to stderr; stdout carries the result line alone."""
     # Never narrower than 80 columns: a job's log has no terminal, and tables must not be cut there.
     probe = Console(stderr=True)
-    return probe if probe.is_terminal else Console(stderr=True, width=100)
+    return probe if probe.is_terminal else Console(stderr=True, width=WIDE)
 
 
 class PhaseProgress:
@@ -31,9 +32,8 @@ class PhaseProgress:
         self._bar = (
             Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=min(40, max(8, out.width - 72))),
                 TextColumn("{task.fields[detail]}"),
-                TimeElapsedColumn(),
                 console=out,
             )
             if out.is_terminal
@@ -76,9 +76,9 @@ class _Board:
         return self.state
 
 
-def training_detail(state: dict[str, Any]) -> str:
+def training_detail(state: dict[str, Any], width: int) -> str:
     text = f"step {state['step']}  loss {state['loss']:.3f}  {state['events_s']:,.0f} positions/s"
-    if state.get("valid") is not None:
+    if state.get("valid") is not None and width >= WIDE:
         text += f"  valid {state['metric']} {state['valid']:.4f}"
     minutes, seconds = divmod(int(state["remaining_s"]), 60)
     return f"{text}  {minutes}:{seconds:02d} left"
@@ -100,7 +100,7 @@ def training_progress(out: Console) -> Iterator[Any]:
                     continue  # the board's node is gone or slow; training does not depend on it
                 if state and state["step"] != shown_step:
                     shown_step = state["step"]
-                    progress.update("epoch", state["epoch"], state["epochs"], training_detail(state), ".1f")
+                    progress.update("epoch", state["epoch"], state["epochs"], training_detail(state, out.width), ".1f")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
