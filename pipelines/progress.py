@@ -91,15 +91,15 @@ def training_progress(out: Console) -> Iterator[Any]:
     done = threading.Event()
 
     def show() -> None:
-        shown_step = -1
+        shown = (-1, -1.0)
         with PhaseProgress(out) as progress:
             while not done.wait(SECONDS_BETWEEN_POLLS):
                 try:
                     state = ray.get(board.read.remote(), timeout=5)
                 except (ray.exceptions.RayError, TimeoutError):
                     continue  # the board's node is gone or slow; training does not depend on it
-                if state and state["step"] != shown_step:
-                    shown_step = state["step"]
+                if state and (state["step"], state["epoch"]) != shown:
+                    shown = (state["step"], state["epoch"])
                     progress.update("epoch", state["epoch"], state["epochs"], training_detail(state, out.width), ".1f")
 
     thread = threading.Thread(target=show, daemon=True)

@@ -198,13 +198,15 @@ class RankRun:
             figures = {f"valid/{name}": value for name, value in event.metrics.items()}
             self.tracker.log(figures | {"epoch": event.epoch}, event.step)
             self.tracker.flush()
-        self.session.report({"step": event.step, "epoch": event.epoch, **event.metrics}, self._save)
+        best = {f"best_{name}": value for name, value in self.trainer.progress.best_valid.items()}
+        figures = {"step": event.step, "epoch": event.epoch, "seconds": event.elapsed_s, **event.metrics, **best}
+        self.session.report(figures, self._save)
 
     def _show_progress(self) -> None:
         if self.session.rank != 0 or self.board is None or self.logged is None:
             return
         state = {
-            "epoch": self.logged.epoch,
+            "epoch": max(self.logged.epoch, self.curve[-1]["epoch"] if self.curve else 0.0),
             "epochs": self.trainer.progress.horizon_epochs,
             "step": self.logged.step,
             "loss": self.logged.loss,
