@@ -148,6 +148,12 @@ class TrainConfig(Section):
     warm_start: str | None = Field(
         None, description="model to start from: models:/NAME@ALIAS or a model folder; items are matched by raw id"
     )
+    warm_start_keep: float = Field(
+        1.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the earlier model's matrices that a warm start keeps; the rest is a random start",
+    )
     validate_every_epochs: int = Field(3, ge=1, description="epochs from one validation and checkpoint to the next")
 
     @model_validator(mode="after")
@@ -180,6 +186,39 @@ class EvaluateConfig(Section):
     k: int = Field(10, ge=1, le=1000, description="length of the ranked list that metrics look at, items")
     remove_seen: bool = Field(True, description="take items that the user already has out of the ranking")
     batch_events: int = Field(16384, ge=1, description="events of a scoring batch")
+
+
+class GateConfig(Section):
+    min_improvement: float | None = Field(
+        0.0,
+        description="the lower end of the confidence interval of ndcg@k's gain over champion must be above this "
+        "(absolute; below 0: may lose that much); none: off",
+    )
+    confidence: float = Field(0.9, gt=0, lt=1, description="of that two-sided interval, 0 to 1")
+    num_resamples: int = Field(2000, ge=100, le=100_000, description="bootstrap resamples of users")
+    max_slice_drop: float | None = Field(
+        0.02, ge=0, description="largest fall of ndcg@k in any slice of the report (absolute); none: off"
+    )
+    min_slice_queries: int = Field(200, ge=1, description="smaller slices are not judged, queries")
+    max_parameters: int | None = Field(None, ge=1, description="largest model, parameters; none: off")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="one history scored by the model in one process, milliseconds; none: off"
+    )
+
+
+class RetrainConfig(Section):
+    dry_run: bool = Field(False, description="do all but change anything: no registry, no dataset, no lock is touched")
+    start: Literal["champion", "scratch"] = Field(
+        "champion", description="champion: its model section and weights; scratch: this config's model section, anew"
+    )
+    warm_epochs: int = Field(20, ge=1, description="train.epochs of a start from champion")
+    warm_learning_rate: float = Field(4e-3, gt=0, description="train.learning_rate of a start from champion")
+    warm_keep: float = Field(
+        0.5, ge=0, le=1, description="train.warm_start_keep of a start from champion: 1 settles sooner and lower"
+    )
+    lock_timeout_s: float = Field(
+        6 * 3600.0, gt=0, description="a lock of another retraining that is older counts as left behind, seconds"
+    )
 
 
 class JobConfig(Section):
@@ -215,6 +254,145 @@ class EvalJobConfig(JobConfig):
     data: DataConfig = DataConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+
+class PredictConfig(Section):
+    k: int = Field(10, ge=1, le=1000, description="items of each user's list; shorter where the catalogue has no more")
+    remove_seen: bool = Field(True, description="take items that the user already has out of the list")
+    blocked: str | None = Field(
+        None,
+        description="items to recommend to nobody: a text file of ids, one a line, or a CSV, TSV or Parquet file with "
+        "the column item_id; none: nothing is blocked",
+    )
+    allow_unknown_blocked: bool = Field(
+        False, description="let the blocked file hold ids that neither model nor dataset knows, instead of failing"
+    )
+    out: str | None = Field(None, description="folder that holds prediction versions; none: HOME/predictions")
+    overwrite: bool = Field(False, description="score again where this model, dataset and settings have a version")
+    num_workers: int | None = Field(
+        None, ge=1, description="scoring workers; none: one a GPU of the cluster, or as many as its CPUs hold"
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores of each worker, which are its torch threads")
+    use_gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: where the cluster has enough")
+    batch_events: int = Field(8192, ge=1, description="padded events of a scoring batch")
+    part_users: int = Field(
+        4096, ge=1, description="users of a Parquet part, about (a shard's row groups are not split): a worker's task"
+    )
+
+
+class PredictJobConfig(JobConfig):
+    """Score every user of a dataset with a registered model: each user's best items, as Parquet."""
+
+    model: str = Field(
+        "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
+    )
+    data: DataConfig = DataConfig()
+    predict: PredictConfig = PredictConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class RetrainDataConfig(DataConfig):
+    split: Literal["leave_one_out", "temporal"] = Field(
+        "temporal",
+        description="temporal: models are compared on the newest events of the log; leave_one_out: on last events",
+    )
+
+
+class RetrainJobConfig(JobConfig):
+    """New log files: train from champion, compare on the newest events, promote or keep. --dry-run changes nothing."""
+
+    data: RetrainDataConfig = RetrainDataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    gate: GateConfig = GateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    scale: ScaleConfig = ScaleConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class PromoteJobConfig(JobConfig):
+    """Make a registered version champion, if it passes the gate on the newest events."""
+
+    version: int | None = Field(None, ge=1, description="registered version to promote")
+    skip_gate: bool = Field(False, description="promote whatever the gate would say; needs --reason")
+    reason: str | None = Field(None, description="why, for the registry")
+    data: RetrainDataConfig = RetrainDataConfig()
+    gate: GateConfig = GateConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class RollbackJobConfig(JobConfig):
+    """Put the former champion back."""
+
+    reason: str | None = Field(None, description="why, for the registry")
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class SearchConfig(Section):
+    space: str | None = Field(
+        None, description="YAML of the values to search, dotted keys of model and train; none: jobs/configs/space.yaml"
+    )
+    name: str | None = Field(
+        None, pattern=r"^[\w.-]+$", description="the search's folder in HOME/searches; none: named by time and settings"
+    )
+    algorithm: Literal["tpe", "random"] = Field(
+        "tpe", description="tpe: Optuna's model of what did well proposes; random: drawn from the space alike"
+    )
+    scheduler: Literal["asha", "none"] = Field(
+        "asha", description="asha: trials behind the others at the same epoch are stopped; none: all train to the end"
+    )
+    metric: Literal["ndcg", "hr", "mrr"] = Field(
+        "ndcg", description="validation metric to search for, at evaluate.k, where the trial's ndcg was best"
+    )
+    num_trials: int = Field(24, ge=1, description="trials, the failed and the stopped among them")
+    trial_epochs: int | None = Field(
+        None, ge=1, description="epochs of a trial that nothing stops, and of its schedule; none: train.epochs"
+    )
+    max_concurrent: int | None = Field(
+        None, ge=1, description="trials at a time; none: as many as the cluster's CPUs or GPUs hold"
+    )
+    max_time_s: float | None = Field(
+        None, gt=0, description="time after which no trial goes on, seconds; none: no limit"
+    )
+    grace_epochs: int = Field(3, ge=1, description="asha: epochs that every trial is given")
+    reduction_factor: float = Field(
+        3.0, gt=1, description="asha: about one trial in so many goes on past each rung; rungs are this factor apart"
+    )
+    num_random: int = Field(8, ge=1, description="tpe: trials drawn at random before its model proposes")
+    start_from_config: bool = Field(
+        True, description="the first trial is the configuration given, where the space holds it"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the draws")
+    train_best: bool = Field(True, description="train the best configuration in full and register it")
+    best_num_workers: int | None = Field(
+        None, ge=1, description="DDP workers of that full run; none: scale.num_workers"
+    )
+
+
+class TrialScaleConfig(ScaleConfig):
+    num_workers: int = Field(1, ge=1, description="workers of a trial: 1 trains inside it, more by DDP")
+
+
+class TuneJobConfig(TrainJobConfig):
+    """Search granularities and their settings on Ray Tune; train the best in full and register it as challenger."""
+
+    scale: TrialScaleConfig = TrialScaleConfig()
+    search: SearchConfig = SearchConfig()
+    resume: bool = Field(False, description="go on with the newest search that these settings agree with")
+
+    @property
+    def trial_epochs(self) -> int:
+        return self.search.trial_epochs or self.train.epochs
+
+    @model_validator(mode="after")
+    def _rungs_fit(self) -> "TuneJobConfig":
+        if self.search.scheduler == "asha" and self.search.grace_epochs > self.trial_epochs:
+            raise ValueError(
+                f"search.grace_epochs ({self.search.grace_epochs}) is more than a trial's {self.trial_epochs} epochs"
+            )
+        return self
 
 
 Config = TypeVar("Config", bound=JobConfig)
@@ -271,7 +449,9 @@ def _yaml_value(text: str, where: str) -> Any:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: {text!r} is not a YAML value ({error})") from error
+        raise InputError(
+            f"{where}: {text!r} is not a YAML value ({error}); quote it for the shell, as in '[1,4,16]'"
+        ) from error
     if isinstance(value, str):
         if value in ("none", "None"):
             return None
@@ -290,15 +470,17 @@ def read_config_file(path: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"--config {path}: {error.strerror}; give the path of a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not valid YAML: {error}") from error
+        raise InputError(f"--config {path}: not valid YAML: {error}; mend the file") from error
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InputError(f"--config {path}: expected a mapping of sections, found {type(values).__name__}")
+        raise InputError(
+            f"--config {path}: expected a mapping of sections, found {type(values).__name__}; mend the file"
+        )
     return values
 
 
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
+def set_key(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(values.get(section), dict):
@@ -348,6 +530,8 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
             dest=key,
             default=argparse.SUPPRESS,
             metavar=_type_name(field.annotation),
+            nargs="?" if field.annotation is bool else None,  # `--resume` alone is true
+            const="true" if field.annotation is bool else None,
             help=f"{field.description} [{shown}]".replace("%", "%%"),
         )
     args, extra = parser.parse_known_args(argv)
@@ -362,7 +546,7 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
     for key, text in given.items():
         is_text = known[key].annotation in (str, str | None)
         value = None if is_text and text in ("none", "None") else text if is_text else _yaml_value(text, f"--{key}")
-        _set(values, key, value)
+        set_key(values, key, value)
     return validate(schema, values, where=f"--config {file}" if file else "command line")
 
 

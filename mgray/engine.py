@@ -46,6 +46,13 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Through pinned memory to a GPU: only from there does a copy overlap with the step before it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
@@ -173,8 +180,7 @@ class Trainer:
         if self.config.loss == "sampled_softmax":
             negatives = losses.draw_negatives(self.model.num_items, self.config.num_negatives, generator)
             negatives = negatives.to(self.device)
-        items = batch.items.to(self.device, non_blocking=True)
-        targets = batch.targets.to(self.device, non_blocking=True)
+        items, targets = (to_device(tensor, self.device) for tensor in batch)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.dtype):
             loss = self.objective(items, targets, negatives)
@@ -235,21 +241,29 @@ class ModelScorer:
         self.model, self.max_length, self.device = model, max_length, device
         self.popularity = torch.from_numpy(item_counts).float().to(device)
         self.popularity[PAD] = -torch.inf
+        # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
         self._share: Tensor | None = None
+        if model.fusion is not None:
+            shape = (len(model.levels), model.fusion.heads)
+            self._share = torch.zeros(shape, dtype=torch.float64, device=device)
         self._num_shares = 0
 
     @torch.no_grad()
     def __call__(self, histories: HistoryList) -> Tensor:
         """T histories of item numbers, oldest first -> scores [T, V + 1]; padding scores minus infinity."""
+        return self.score_padded(left_pad(histories, self.max_length))
+
+    @torch.no_grad()
+    def score_padded(self, items: Tensor) -> Tensor:
+        """items: [T, L] int64, 0 = pad, on the left -> scores [T, V + 1]; padding scores minus infinity."""
         self.model.eval()
-        items = left_pad(histories, self.max_length).to(self.device)
+        items = items.to(self.device)
         interest, share = self.model.fuse(items)
         scores = self.model.score(interest[:, -1])
-        empty = torch.tensor([len(history) == 0 for history in histories], device=self.device)
+        empty = items[:, -1] == PAD
         scores[empty] = self.popularity
-        if share is not None:
-            total = share[~empty, -1].double().sum(0)
-            self._share = total if self._share is None else self._share + total
+        if share is not None and self._share is not None:
+            self._share += share[~empty, -1].double().sum(0)
             self._num_shares += int((~empty).sum())
         return scores
 

@@ -1,4 +1,4 @@
-"""A dataset version's manifest: the last file written, and so the commit. No reader sees a version without it."""
+"""The manifest of a dataset version and of a prediction version: the last file written, and so the commit."""
 
 import hashlib
 import json
@@ -69,9 +69,65 @@ class Manifest(_Record):
     split: Split
     fingerprint: str  # digest of every field above but `created`, so of every byte of the data
 
+    @property
+    def version_key(self) -> str:
+        return self.ingest_key
+
+    def files(self) -> dict[str, int | None]:
+        """Every file of the version, with its bytes where they are on record."""
+        plain = [self.vocabulary.file] + ([self.quarantine_file] if self.quarantine_file else [])
+        return dict.fromkeys(plain, None) | {shard.file: shard.bytes for shard in self.shards}
+
     def check_conservation(self) -> None:
         lost = self.rows["read"] - sum(count for name, count in self.rows.items() if name != "read")
         assert lost == 0, f"row conservation: {lost} of {self.rows['read']} rows are unaccounted for: {self.rows}"
+
+
+class PredictionPart(_Record):
+    file: str  # relative to the manifest's folder
+    users: int
+    predictions: int  # rows of the file
+    users_fallback: int  # no known item: they got the popularity list
+    users_empty: int  # nothing left to recommend: they have no row
+    bytes: int
+    sha256: str
+
+
+class PredictionModel(_Record):
+    name: str
+    version: str
+    run_id: str | None
+    weights_sha256: str
+
+
+class PredictionManifest(_Record):
+    """What a prediction version holds: each user's best items, as the parts' rows (PREDICTION_SCHEMA)."""
+
+    schema_version: int
+    created: str  # ISO 8601, UTC
+    mgray_version: str
+    prediction_key: str  # digest of what the lists are made from: model, dataset, settings
+    model: PredictionModel
+    dataset_path: str
+    dataset_fingerprint: str
+    settings: dict[str, Any]  # k, remove_seen, blocked_items, blocked_sha256
+    rows: dict[str, int]  # users, predictions, users_fallback, users_empty, blocked_items
+    parts: list[PredictionPart]
+
+    @property
+    def version_key(self) -> str:
+        return self.prediction_key
+
+    def files(self) -> dict[str, int | None]:
+        """Every file of the version, with its bytes."""
+        return {part.file: part.bytes for part in self.parts}
+
+    def check_conservation(self, users: int) -> None:
+        """Every one of the dataset's `users` was scored once, and the counts are the sums of the parts'."""
+        for name in ("users", "predictions", "users_fallback", "users_empty"):
+            total = sum(getattr(part, name) for part in self.parts)
+            assert total == self.rows[name], f"row conservation: {name} {self.rows[name]}, in the parts {total}"
+        assert self.rows["users"] == users, f"row conservation: {users} users, of whom {self.rows['users']} scored"
 
 
 def digest(value: Any) -> str:
@@ -93,7 +149,7 @@ def seal(fields: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def commit(manifest: Manifest, folder: Path) -> None:
+def commit(manifest: BaseModel, folder: Path) -> None:
     """Write manifest.json in one step: it is there whole, or not at all."""
     draft = folder / f".{MANIFEST_FILE}.{os.getpid()}"
     with draft.open("w") as file:
@@ -122,3 +178,16 @@ def read_manifest(folder: str | Path) -> Manifest:
             f"{path}: schema version {manifest.schema_version}, this mgray reads {SCHEMA_VERSION}; ingest again"
         )
     return manifest
+
+
+def read_predictions(folder: str | Path) -> PredictionManifest:
+    """The manifest of a committed prediction version. Raises InputError where there is none or it cannot be read."""
+    path = Path(folder) / MANIFEST_FILE
+    if not path.is_file():
+        raise InputError(f"{folder}: no {MANIFEST_FILE}, so no committed prediction version; run jobs/predict.py")
+    try:
+        return PredictionManifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise InputError(
+            f"{path}: not a manifest that this version reads ({error.errors()[0]['msg']}); predict again"
+        ) from error

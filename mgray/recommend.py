@@ -5,14 +5,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from mgray.checkpoint import load_model
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.metrics import remove_seen_
+from mgray.schema import UNKNOWN
 
 MAX_SCORES = 2**25  # scores held at once: 128 MiB
+
+
+def number_map(from_ids: Sequence[str], to_ids: Sequence[str]) -> npt.NDArray[np.int32]:
+    """Item numbers of one vocabulary in another, by raw id: [len(from_ids) + 2], to be indexed by item number.
+
+    UNKNOWN where the other has no such item, at PAD, and at UNKNOWN itself (index -1 is the last element).
+    """
+    number = {item_id: i for i, item_id in enumerate(to_ids, start=1)}
+    numbers = [number.get(item_id, UNKNOWN) for item_id in from_ids]
+    return np.asarray([UNKNOWN, *numbers, UNKNOWN], dtype=np.int32)
 
 
 class Recommendations(NamedTuple):

@@ -54,6 +54,16 @@ VOCABULARY_SCHEMA = pa.schema(
     ]
 )
 
+# Each user's best items. A user with no known item has the popularity list, whose scores are training events.
+PREDICTION_SCHEMA = pa.schema(
+    [
+        pa.field(USER_ID, pa.large_string(), nullable=False),
+        pa.field(ITEM_ID, pa.large_string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # 1..k
+        pa.field("score", pa.float32(), nullable=False),  # comparable within a user only
+    ]
+)
+
 QUARANTINE_SCHEMA = pa.schema(
     [
         pa.field("file", pa.large_string(), nullable=False),

@@ -17,8 +17,15 @@ class WarmStart(NamedTuple):
     num_new: int
 
 
-def warm_start_(model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids: Sequence[str]) -> WarmStart:
+def warm_start_(
+    model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids: Sequence[str], keep: float = 1.0
+) -> WarmStart:
     """Copy `source` into `model`, in place: every weight as it is, item rows by raw id.
+
+    With `keep` below 1 each matrix becomes keep * source + (1 - keep) * the random start that `model` came with;
+    vectors (norms, biases, time scales) are copied whole. Weights that training has settled learn less from new data
+    than fresh ones; shrunk and perturbed they learn as well (Ash & Adams, "On warm-starting neural network training",
+    NeurIPS 2020; a deviation: the perturbation is the random start itself, so its scale needs no tuning).
 
     A new item starts at the mean of the known rows with a tenth of their scatter: scored like an average item until
     it is learned, instead of at random. Draws from torch's generator. Raises InputError where the models' configs
@@ -35,6 +42,7 @@ def warm_start_(model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids
     number = {item_id: i for i, item_id in enumerate(source_ids, start=1)}
     rows = torch.tensor([number.get(item_id, PAD) for item_id in item_ids])
     known = rows != PAD
+    fresh_start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     weights = {name: tensor for name, tensor in source.state_dict().items() if name != "embedding.weight"}
     model.load_state_dict(weights, strict=False)
     with torch.no_grad():
@@ -43,4 +51,7 @@ def warm_start_(model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids
         fresh = table.mean(0) + scatter * torch.randn(len(item_ids), table.shape[1], device=table.device)
         matched = source.embedding.weight[rows.to(table.device)]
         model.embedding.weight[1:] = torch.where(known.to(table.device)[:, None], matched, fresh)
+        for name, tensor in model.state_dict().items():
+            if keep < 1 and tensor.dim() >= 2:
+                tensor.lerp_(fresh_start[name].to(tensor.device), 1 - keep)
     return WarmStart(int(known.sum()), int((~known).sum()))

@@ -14,8 +14,11 @@ from mgray.errors import InputError
 QUIET_LOGGERS = ("ray.data", "ray.train", "ray.tune", "ray._private.authentication.authentication_token_setup")
 
 
-def connect() -> None:
-    """Join the running cluster (RAY_ADDRESS, or one started on this machine), else start a local one."""
+def connect(dashboard: bool = False) -> None:
+    """Join the running cluster (RAY_ADDRESS, or one started on this machine), else start a local one.
+
+    dashboard: a cluster that is started here gets one, as trials of several workers need (see pipelines/tune.py).
+    """
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -25,7 +28,7 @@ def connect() -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=dashboard)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         address = os.environ.get("RAY_ADDRESS", "the local cluster")
         raise InputError(
@@ -68,8 +71,8 @@ class WorkerPlan(NamedTuple):
         return f"{self.num_workers} {'GPU' if self.use_gpu else 'CPU'} worker{'s' if self.num_workers > 1 else ''}"
 
 
-def plan_workers(scale: ScaleConfig) -> WorkerPlan:
-    """GPUs where asked for or, with `auto`, where every worker can have one.
+def plan_workers(scale: ScaleConfig, section: str = "scale") -> WorkerPlan:
+    """GPUs where asked for or, with `auto`, where every worker can have one. `section` is the config's, for messages.
 
     Raises InputError where the cluster could never hold the workers: Ray itself would wait for them forever.
     """
@@ -78,13 +81,13 @@ def plan_workers(scale: ScaleConfig) -> WorkerPlan:
     use_gpu = gpus >= scale.num_workers if scale.use_gpu == "auto" else scale.use_gpu
     if use_gpu and gpus < scale.num_workers:
         raise InputError(
-            f"scale: {scale.num_workers} workers want a GPU each, the cluster has {gpus}; "
-            f"lower --scale.num_workers or set --scale.use_gpu false"
+            f"{section}: {scale.num_workers} workers want a GPU each, the cluster has {gpus}; "
+            f"lower --{section}.num_workers or set --{section}.use_gpu false"
         )
     if cpus < scale.num_workers * scale.cpus_per_worker:
         raise InputError(
-            f"scale: {scale.num_workers} workers of {scale.cpus_per_worker} CPUs each do not fit the cluster's {cpus}; "
-            f"lower --scale.num_workers or --scale.cpus_per_worker, or add nodes"
+            f"{section}: {scale.num_workers} workers of {scale.cpus_per_worker} CPUs each do not fit the cluster's "
+            f"{cpus}; lower --{section}.num_workers or --{section}.cpus_per_worker, or add nodes"
         )
     resources: dict[str, float] = {"CPU": scale.cpus_per_worker}
     if use_gpu:

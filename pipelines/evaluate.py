@@ -17,13 +17,15 @@ from mgray.dataset import Dataset, Part, Query
 from mgray.engine import evaluate, part_queries
 from mgray.errors import InputError
 from mgray.metrics import RankingMetrics
-from mgray.recommend import Recommender
+from mgray.model_card import model_card
+from mgray.recommend import Recommender, number_map
 from mgray.report import render_html
 from mgray.schema import UNKNOWN
 from mgray.tables import example_table, metrics_table
 from pipelines import cluster, tracking
 from pipelines.ingest import ingest
 from pipelines.progress import PhaseProgress, console
+from pipelines.registry import TRAINING_KEY_TAG, training_key
 
 EXAMPLE_FILMS = 10
 
@@ -89,7 +91,9 @@ def publish(
     history = example_history(dataset)
     tags = {"dataset_fingerprint": dataset.manifest.fingerprint, "run_id": run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in trained["metrics"].items()}
-    version = tracking.register(config.tracking, model_folder, history, tags)
+    tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
+    card = model_card(config, dataset.manifest, trained, figures)
+    version = tracking.register(config.tracking, model_folder, history, tags, card)
     model = {"name": config.tracking.model_name, "version": version} if version else None
     data = report.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}",
@@ -165,18 +169,16 @@ def example_history(dataset: Dataset) -> list[str]:
     return [dataset.item_ids[item - 1] for item in items]
 
 
-class _RemappedScorer:
+class RemappedScorer:
     """A model trained on another dataset, scored in this dataset's item numbers; items it does not know come last."""
 
     def __init__(self, recommender: Recommender, dataset: Dataset) -> None:
         self.recommender = recommender
-        self.item_ids = dataset.item_ids
-        number = {item_id: i for i, item_id in enumerate(recommender.vocabulary.item_ids, start=1)}
-        self.to_model = np.asarray([UNKNOWN, *(number.get(item_id, UNKNOWN) for item_id in self.item_ids)])
+        self.to_model = number_map(dataset.item_ids, recommender.vocabulary.item_ids)[:-1]
 
     def __call__(self, histories: Any) -> torch.Tensor:
         translated = [self.to_model[history] for history in histories]
-        scores = self.recommender.scorer([h[h != UNKNOWN].astype(np.int32) for h in translated])
+        scores = self.recommender.scorer([h[h != UNKNOWN] for h in translated])
         remapped = scores[:, torch.from_numpy(np.maximum(self.to_model, 0))]
         remapped[:, torch.from_numpy(self.to_model == UNKNOWN)] = -torch.inf
         return remapped
@@ -197,7 +199,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     queries = part_queries(dataset, config.split)
     if not queries:
         raise InputError(f"{found.path}: the {config.split} part is empty; choose another --split or dataset")
-    metrics = evaluate(_RemappedScorer(recommender, dataset), queries, dataset.item_counts, config.evaluate)
+    metrics = evaluate(RemappedScorer(recommender, dataset), queries, dataset.item_counts, config.evaluate)
     measured = evaluate_baselines(dataset, config.split, config.evaluate)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
     out.print(metrics_table(metrics.compute(), baselines))

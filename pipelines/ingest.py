@@ -78,7 +78,7 @@ def ingest(
     named = [[record["path"], record["sha256"]] for record in sources]
     key = digest({"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION})
     folder = out / key[:16]
-    manifest = committed(folder, key)
+    manifest = committed(folder, key, read_manifest)
     if manifest is not None:
         if manifest.quarantine_file is not None:
             first = pq.read_table(folder / manifest.quarantine_file, partitioning=None).slice(0, 1).to_pylist()[0]
@@ -109,7 +109,7 @@ def ingest(
         shutil.rmtree(staging / "work")
         manifest = seal(facts)
         commit(manifest, staging)
-        manifest = publish(staging, folder, manifest)
+        manifest = publish(staging, folder, manifest, read_manifest)
     return IngestResult(folder, manifest, False, run.seconds)
 
 

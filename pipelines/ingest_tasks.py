@@ -151,11 +151,13 @@ def write_shard(job: IngestJob, bucket: int) -> Result:
     return {"shard": record}
 
 
-def write_parquet(table: pa.Table, folder: Path, name: str) -> tuple[int, str, Path]:
+def write_parquet(
+    table: pa.Table, folder: Path, name: str, row_group_rows: int = ROW_GROUP_USERS
+) -> tuple[int, str, Path]:
     """Writes a draft file, on disk for good when this returns: its bytes, its sha256, its path (to rename)."""
     draft = folder / f".{name}.{uuid.uuid4().hex}"
     # our own write of one table: row order is certain, and the same rows give the same bytes
-    pq.write_table(table, draft, compression="zstd", row_group_size=ROW_GROUP_USERS)
+    pq.write_table(table, draft, compression="zstd", row_group_size=row_group_rows)
     with draft.open("rb") as file:
         os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()

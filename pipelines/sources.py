@@ -204,14 +204,12 @@ def read_titles(path: Path) -> pl.DataFrame:
             title = pl.col("movie_title:token_seq")
             dated = pl.when(year.str.contains(r"^\d{4}$")).then(pl.format("{} ({})", title, year)).otherwise(title)
             return table.select(pl.col("item_id:token").alias(ITEM_ID), dated.alias("title"))
-        if path.suffix == ".parquet":
-            table = pl.read_parquet(path, hive_partitioning=False)
-        elif path.suffix in (".csv", ".tsv"):
-            table = pl.read_csv(path, separator="," if path.suffix == ".csv" else "\t", infer_schema=False)
-        else:
+        found = _read_table(path)
+        if found is None:
             raise InputError(
                 f"--data.items {path}: unsupported extension {path.suffix!r}; supported: .csv, .tsv, .parquet"
             )
+        table = found
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(f"--data.items {path}: not readable ({error}); mend the file") from error
     if not {ITEM_ID, "title"} <= set(table.columns):
@@ -219,6 +217,36 @@ def read_titles(path: Path) -> pl.DataFrame:
             f"--data.items {path}: needs the columns item_id and title; columns found: {', '.join(table.columns)}"
         )
     return pl.DataFrame({ITEM_ID: id_text(table[ITEM_ID]), "title": table["title"].cast(pl.String)}).drop_nulls(ITEM_ID)
+
+
+def _read_table(path: Path) -> pl.DataFrame | None:
+    """A small table of the user's, or None where its extension is none of .csv, .tsv, .parquet."""
+    if path.suffix == ".parquet":
+        return pl.read_parquet(path, hive_partitioning=False)
+    if path.suffix in (".csv", ".tsv"):
+        return pl.read_csv(path, separator="," if path.suffix == ".csv" else "\t", infer_schema=False)
+    return None
+
+
+def read_item_ids(path: Path, option: str) -> list[str]:
+    """The distinct item ids (text, sorted) of a text file, one a line, or of a table's column item_id.
+
+    Raises InputError, naming `option`, where the file cannot be read.
+    """
+    try:
+        table = _read_table(path)
+        if table is None:
+            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+            return sorted({line for line in lines if line})
+    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(
+            f"{option} {path}: not readable ({reason}); give a text file of item ids, one a line, or a CSV, TSV or "
+            "Parquet file with the column item_id"
+        ) from error
+    if ITEM_ID not in table.columns:
+        raise InputError(f"{option} {path}: no column item_id; columns found: {', '.join(table.columns)}")
+    return sorted(id_text(table[ITEM_ID]).drop_nulls().unique().to_list())
 
 
 def fetch_movielens(home: Path) -> Path:

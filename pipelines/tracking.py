@@ -7,6 +7,7 @@ kills the run; only registration fails loudly.
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -47,11 +48,18 @@ def resolve_uri(config: TrackingConfig, home: Path) -> str:
     return config.uri or os.environ.get(URI_VARIABLE) or f"sqlite:///{home / 'mlflow.db'}"
 
 
-def open_tracking(config: TrackingConfig, home: Path) -> str:
-    """The tracking URI, reachable, with its experiment made. Raises InputError, within seconds, where it is not."""
-    # MLflow's own 7 retries block for minutes per call.
+def bound_waiting() -> None:
+    """Seconds, not minutes, for each call to a server that is down: MLflow's own 7 retries hold up every rank."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+
+
+def open_tracking(config: TrackingConfig, home: Path, create: bool = True) -> str:
+    """The tracking URI, reachable, with its experiment made unless `create` is false.
+
+    Raises InputError, within seconds, where it is not.
+    """
+    bound_waiting()
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
@@ -59,7 +67,7 @@ def open_tracking(config: TrackingConfig, home: Path) -> str:
     uri = resolve_uri(config, home)
     try:
         client = MlflowClient(uri)
-        if client.get_experiment_by_name(config.experiment) is None:
+        if client.get_experiment_by_name(config.experiment) is None and create:
             # A local store would otherwise put artifacts below whatever the current folder is.
             is_local = not uri.startswith(("http://", "https://", "databricks"))
             location = (home / "artifacts").as_uri() if is_local else None
@@ -103,6 +111,7 @@ class Tracker:
     """Writes to one MLflow run. Calls buffer, never raise, and what could not be sent is kept for `replay`."""
 
     def __init__(self, uri: str, run_id: str, spool: Path) -> None:
+        bound_waiting()  # a rank on another node does not have the driver's environment
         self.run_id = run_id
         self.client = MlflowClient(uri)
         self.spool = spool
@@ -163,11 +172,14 @@ def run_tags(granularities: tuple[int | str, ...], fingerprint: str, plan: str) 
 
 @contextmanager
 def start_run(
-    config: TrackingConfig, params: Mapping[str, Any], tags: Mapping[str, str], name: str
+    config: TrackingConfig, params: Mapping[str, Any], tags: Mapping[str, str], name: str, run_id: str | None = None
 ) -> Iterator[mlflow.ActiveRun]:
-    """An active run of the experiment with its params and tags; FAILED where the body raises."""
+    """An active run of the experiment with its params and tags; FAILED where the body raises.
+
+    run_id: a run to go on with, which is RUNNING again.
+    """
     mlflow.set_experiment(config.experiment)
-    with mlflow.start_run(run_name=name, log_system_metrics=config.system_metrics) as run:
+    with mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=config.system_metrics) as run:
         client = MlflowClient()
         client.log_batch(
             run.info.run_id,
@@ -177,10 +189,12 @@ def start_run(
         yield run
 
 
-def register(config: TrackingConfig, folder: Path, example_history: list[str], tags: Mapping[str, str]) -> str | None:
+def register(
+    config: TrackingConfig, folder: Path, example_history: list[str], tags: Mapping[str, str], card: str = ""
+) -> str | None:
     """Log the model folder to the active run as a pyfunc; gives the registered version, None where not registered.
 
-    The new version becomes `challenger`, and `champion` too where there is none.
+    The new version becomes `challenger`, and `champion` too where there is none; `card`, markdown, describes it.
     """
     signature = ModelSignature(
         inputs=Schema([ColSpec(Array(DataType.string), "history")]),
@@ -207,6 +221,7 @@ def register(config: TrackingConfig, folder: Path, example_history: list[str], t
     run_id = active.info.run_id
     versions = client.search_model_versions(f"name='{config.model_name}' and run_id='{run_id}'")
     version = max(versions, key=lambda v: int(v.version)).version
+    client.update_model_version(config.model_name, version, description=card)
     for key, value in tags.items():
         client.set_model_version_tag(config.model_name, version, key, value)
     client.set_registered_model_alias(config.model_name, CHALLENGER, version)
@@ -221,13 +236,19 @@ def _serving_versions() -> dict[str, str]:
     return {name: installed_version(name).split("+")[0] for name in names}
 
 
+def run_of_version(tracking_uri: str, name: str, version: str) -> str | None:
+    """The run that made a registered version; None where it came from elsewhere."""
+    return MlflowClient(tracking_uri).get_model_version(name, version).run_id or None
+
+
 def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
     """Download a registered model -> (its model folder, registered name, version).
 
     Raises InputError where the URI is malformed or names nothing that exists.
     """
     mend = "list what there is in MLflow's UI, or train one with jobs/train.py"
-    if not uri.startswith("models:/"):
+    # MLflow's own message for a version such as `newest` does not tell what a URI looks like.
+    if not re.fullmatch(r"models:/[^/:@]+(@[\w-]+|/\d+)", uri):
         raise InputError(f"--model {uri}: not a registry URI; give models:/NAME@ALIAS or models:/NAME/VERSION")
     client = MlflowClient(tracking_uri)
     name, _, alias = uri.removeprefix("models:/").partition("@")

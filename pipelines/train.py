@@ -2,13 +2,13 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
 
@@ -49,7 +49,13 @@ def obtain_dataset(config: TrainJobConfig, home: Path, out: Console, timer: Time
 Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
 
 
-def fit(given: RankInput, config: TrainJobConfig, plan: cluster.WorkerPlan, runs: Path) -> Fitted:
+def fit(
+    given: RankInput,
+    config: TrainJobConfig,
+    plan: cluster.WorkerPlan,
+    runs: Path,
+    callbacks: Sequence[UserCallback] = (),
+) -> Fitted:
     """Train by DDP on the cluster's workers; the run's storage is `runs`/run_id."""
     trainer = TorchTrainer(
         train_worker,
@@ -66,6 +72,7 @@ def fit(given: RankInput, config: TrainJobConfig, plan: cluster.WorkerPlan, runs
             # Without a limit a worker group that cannot be placed is tried again forever.
             failure_config=FailureConfig(max_failures=config.scale.max_failures, controller_failure_limit=3),
             checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=list(callbacks),
         ),
     )
     result = trainer.fit()
@@ -97,8 +104,38 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
     return str(Path(source).absolute())
 
 
-def run_training(config: TrainJobConfig) -> dict[str, Any]:
-    """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong."""
+def train_in_run(
+    config: TrainJobConfig,
+    dataset: Path,
+    run_id: str,
+    uri: str,
+    home: Path,
+    train: Callable[[RankInput], Fitted],
+    board: Any = None,
+) -> Fitted:
+    """Train for a run that MLflow has, and log what it cost: what a run of its own and a search's trial share."""
+    spool = home / "runs" / run_id / "unsent_metrics.jsonl"
+    given = RankInput(
+        config=config.model_dump_json(),
+        dataset=str(dataset.absolute()),
+        run_id=run_id,
+        uri=uri,
+        spool=str(spool),
+        warm_start=fetch_warm_start(config, uri, spool.parent),
+        board=board,
+    )
+    trained, model_folder = train(given)
+    tracker = tracking.Tracker(uri, run_id, spool)
+    tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
+    tracker.flush()
+    return trained, model_folder
+
+
+def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong.
+
+    extra_tags: more tags of the MLflow run, such as the search that it belongs to.
+    """
     out, timer = console(), Timer()
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home)
@@ -110,7 +147,7 @@ def run_training(config: TrainJobConfig) -> dict[str, Any]:
         raise InputError(f"{dataset.folder}: the training part has no two events; give a longer log")
     manifest = dataset.manifest
     params = flatten(config) | {"tracking.uri": uri}
-    tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label)
+    tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
         run_id = run.info.run_id
         spool = home / "runs" / run_id / "unsent_metrics.jsonl"
@@ -118,22 +155,16 @@ def run_training(config: TrainJobConfig) -> dict[str, Any]:
         tracker.log({f"data/{name}_rows": count for name, count in manifest.rows.items()}, 0)
         tracker.log({"data/users": manifest.users, "data/items": manifest.items}, 0)
         with timer.phase("train"), training_progress(out) as board:
-            given = RankInput(
-                config=config.model_dump_json(),
-                dataset=str(dataset.folder.absolute()),
-                run_id=run_id,
-                uri=uri,
-                spool=str(spool),
-                warm_start=fetch_warm_start(config, uri, spool.parent),
-                board=board,
-            )
-            trained, model_folder = fit(given, config, plan, home / "runs")
+
+            def train(given: RankInput) -> Fitted:
+                return fit(given, config, plan, home / "runs")
+
+            trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
         with timer.phase("baselines"):
             baselines = evaluate_baselines(dataset, "test", config.evaluate)
         for name, baseline in baselines.items():
             values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
             tracker.log(values, trained["steps"])
-        tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
         with timer.phase("publish"):
             result = publish(config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds, out)
         unsent = tracker.replay()

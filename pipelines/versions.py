@@ -1,44 +1,56 @@
-"""The folder of dataset versions: a version is built in a staging folder and renamed into place whole."""
+"""A folder of versions (datasets, predictions): each is built in a staging folder and renamed into place whole."""
 
 import errno
 import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from mgray.errors import InputError
-from mgray.manifest import MANIFEST_FILE, Manifest, read_manifest
+from mgray.manifest import MANIFEST_FILE
 
 
-def place_error(error: OSError) -> InputError | None:
+class VersionManifest(Protocol):
+    @property
+    def version_key(self) -> str:
+        """Digest of what the version is made from."""
+
+    def files(self) -> dict[str, int | None]:
+        """Every file of the version, with its bytes where they are on record."""
+
+
+AnyManifest = TypeVar("AnyManifest", bound=VersionManifest)
+
+
+def place_error(error: OSError, option: str = "--data.out") -> InputError | None:
     """What the user can mend about the output place (full, read-only, not theirs), else None."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
         return None
-    return InputError(f"{error.filename or 'the output folder'}: {error.strerror}; mend it, or set --data.out")
+    return InputError(f"{error.filename or 'the output folder'}: {error.strerror}; mend it, or set {option}")
 
 
-def committed(folder: Path, key: str) -> Manifest | None:
+def committed(folder: Path, key: str, read: Callable[[Path], AnyManifest]) -> AnyManifest | None:
     """The version in `folder` if it is whole: a manifest of this key, and every file of it at its size."""
     if not (folder / MANIFEST_FILE).is_file():
         return None
     try:
-        manifest = read_manifest(folder)
+        manifest = read(folder)
     except InputError:
         return None
-    files = [manifest.vocabulary.file] + ([manifest.quarantine_file] if manifest.quarantine_file else [])
-    whole = all((folder / file).is_file() for file in files) and all(
-        (folder / shard.file).is_file() and (folder / shard.file).stat().st_size == shard.bytes
-        for shard in manifest.shards
+    whole = all(
+        (folder / file).is_file() and size in (None, (folder / file).stat().st_size)
+        for file, size in manifest.files().items()
     )
-    return manifest if whole and manifest.ingest_key == key else None
+    return manifest if whole and manifest.version_key == key else None
 
 
 @contextmanager
-def staging_folder(out: Path, key: str) -> Iterator[Path]:
-    """A folder beside the versions, removed at the end whatever happens; those that killed ingests left go first."""
+def staging_folder(out: Path, key: str, option: str = "--data.out") -> Iterator[Path]:
+    """A folder beside the versions, removed at the end whatever happens; those that killed jobs left go first."""
     node = socket.gethostname()
     for left in out.glob(f".staging-*@{node}"):
         pid = left.name.split("-")[1]
@@ -49,7 +61,7 @@ def staging_folder(out: Path, key: str) -> Iterator[Path]:
     try:
         yield staging
     except OSError as error:
-        mendable = place_error(error)
+        mendable = place_error(error, option)
         if mendable is None:
             raise
         raise mendable from error
@@ -57,20 +69,25 @@ def staging_folder(out: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def publish(staging: Path, folder: Path, manifest: Manifest) -> Manifest:
-    """Renames the whole version into place: a reader sees all of it or nothing. The first of two equal ingests wins."""
+def publish(
+    staging: Path, folder: Path, manifest: AnyManifest, read: Callable[[Path], AnyManifest], overwrite: bool = False
+) -> AnyManifest:
+    """Renames the whole version into place: a reader sees all of it or nothing. The first of two equal jobs wins.
+
+    With `overwrite` a version of the same key gives way; between two renames there is none for a moment.
+    """
     for _ in range(3):
         try:
             staging.rename(folder)
         except OSError:
-            winner = committed(folder, manifest.ingest_key)
+            winner = None if overwrite else committed(folder, manifest.version_key, read)
             if winner is not None:
                 return winner
-            # what lies there is no committed version of this key
+            # what lies there is no committed version of this key, or one to replace
             left = folder.with_name(f".staging-{os.getpid()}-replaced-{uuid.uuid4().hex[:8]}@{socket.gethostname()}")
             if folder.exists():
                 folder.rename(left)
                 shutil.rmtree(left, ignore_errors=True)
         else:
             return manifest
-    raise InputError(f"{folder}: cannot be put in place; remove that folder and ingest again")
+    raise InputError(f"{folder}: cannot be put in place; remove that folder and try again")

@@ -133,7 +133,9 @@ class RankRun:
         self.model = MGDSC(self.config.model, self.dataset.num_items)
         if given.warm_start is not None:
             source, _, vocabulary = checkpoint.load_model(given.warm_start, torch.device("cpu"))
-            warm_start_(self.model, self.dataset.item_ids, source, vocabulary.item_ids)
+            warm_start_(
+                self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep
+            )
         self.model.to(session.device)
         objective = session.prepare(Objective(self.model, self.config.train, session.device))
         self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)

@@ -1,11 +1,14 @@
 """Fixtures of more than one test module."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from mgray.config import DataConfig
+from mgray.dataset import Dataset
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,46 @@ def ray_local() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+class Champion(NamedTuple):
+    """A HOME with a registered model, and the dataset version that its vocabulary is of."""
+
+    home: Path
+    model_folder: Path
+    dataset: Dataset
+
+
+@pytest.fixture(scope="session")
+def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
+    """Registered once a session, for it takes seconds. Tests write elsewhere."""
+    from mgray.synthetic import make_log
+    from tests.datasets import write_dataset
+    from tests.models import register_model
+
+    home = tmp_path_factory.mktemp("champion")
+    dataset = write_dataset(home / "dataset", make_log(120, 40))
+    return Champion(home, register_model(home, dataset), dataset)
+
+
+@pytest.fixture(scope="module")
+def mlflow_apart() -> Iterator[None]:
+    """MLflow as a fresh process has it, for one module: no URI, no active run, no MLFLOW_* or MGRAY_* variable."""
+    import mlflow
+
+    def forget() -> None:
+        while mlflow.active_run():
+            mlflow.end_run()
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri("")
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "MGRAY_"))]:
+            del os.environ[name]
+
+    saved = {name: value for name, value in os.environ.items() if name.startswith(("MLFLOW_", "MGRAY_"))}
+    forget()
+    yield
+    forget()
+    os.environ.update(saved)
 
 
 @pytest.fixture

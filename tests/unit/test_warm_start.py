@@ -40,3 +40,14 @@ def test_another_shape_is_an_input_error() -> None:
 
 def test_dropout_may_differ() -> None:
     warm_start_(MGDSC(CONFIG.model_copy(update={"dropout": 0.1}), 1), ["a"], MGDSC(CONFIG, 1), ["a"])
+
+
+def test_a_kept_share_is_a_mean_of_the_earlier_and_the_fresh_weights() -> None:
+    torch.manual_seed(0)
+    old, new = MGDSC(CONFIG, 3), MGDSC(CONFIG, 3)
+    fresh = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    warm_start_(new, ["a", "b", "c"], old, ["a", "b", "c"], keep=0.75)
+    for name, tensor in old.state_dict().items():
+        expected = 0.75 * tensor + 0.25 * fresh[name] if tensor.dim() >= 2 else tensor
+        torch.testing.assert_close(new.state_dict()[name], expected)
+    assert new.embedding.weight[0].abs().sum().item() == 0

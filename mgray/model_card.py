@@ -1,0 +1,83 @@
+"""A model's card: what it was trained on, how good it is and for whom, what it is for, what it cannot do. Markdown."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from mgray.config import TrainJobConfig
+from mgray.manifest import Manifest
+from mgray.report_data import MODEL
+
+MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card
+SLICE_TITLES = {"history_length": "length of the history, events", "item_popularity": "training events of the item"}
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows]]
+    return "\n".join(lines)
+
+
+def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
+    split = manifest.split
+    cut = f", up to {_day(split.valid_from)}" if split.valid_from is not None else ", all but each user's last two"
+    start = config.train.warm_start or "random weights"
+    files = ", ".join(source.path for source in manifest.sources[:5])
+    more = f" and {len(manifest.sources) - 5} more" if len(manifest.sources) > 5 else ""
+    return (
+        f"{manifest.rows['written']:,} events of {manifest.users:,} users from {_day(manifest.first_timestamp)} to "
+        f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {manifest.train_events:,} train{cut}; "
+        f"{manifest.items:,} items. Dataset `{manifest.fingerprint[:16]}`. Started from {start}."
+    )
+
+
+def model_card(
+    config: TrainJobConfig,
+    manifest: Manifest,
+    trained: Mapping[str, Any],
+    baselines: Mapping[str, Mapping[str, float]],
+) -> str:
+    """trained: the fields of rank 0's result (metrics, num_targets, slices, parameters); at most MAX_CHARS long."""
+    metrics = trained["metrics"]
+    ndcg = f"ndcg@{config.evaluate.k}"
+    systems = {MODEL: metrics, **baselines}
+    quality = _table(
+        ["", *metrics], [[name, *(f"{row.get(m, float('nan')):.4f}" for m in metrics)] for name, row in systems.items()]
+    )
+    slices = "\n\n".join(
+        _table([SLICE_TITLES.get(kind, kind), "queries", ndcg], [_slice_row(row, ndcg) for row in rows])
+        for kind, rows in trained["slices"].items()
+    )
+    levels = ", ".join(str(granularity) for granularity in config.model.granularities)
+    seen = "items the user already has are never recommended" if config.evaluate.remove_seen else "seen items stay in"
+    card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}, \
+{trained["parameters"]:,} parameters.
+
+## Trained on
+{_trained_on(config, manifest)}
+
+## Quality
+Test part, {trained["num_targets"]:,} targets, full catalogue; {seen}; ties count against the model.
+
+{quality}
+
+{slices}
+
+## Intended use
+Ranks the catalogue for a user by what they did: raw item ids, oldest first, in; raw item ids with scores out.
+
+## Limits
+- It can recommend the {manifest.items:,} items of its training part only; other items in a history are skipped.
+- A user without any known item gets the most popular items.
+- It reads the order of items, at most the last {config.train.max_length:,}; not ratings, not event types, not titles.
+- Scores rank items within one user; they are no probabilities and do not compare between users.
+- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
+"""
+    return card if len(card) <= MAX_CHARS else card.replace(slices, "By slice: see the run's report.html.")[:MAX_CHARS]
+
+
+def _slice_row(row: Mapping[str, Any], metric: str) -> list[str]:
+    return [str(row["slice"]), f"{row['count']:,}", f"{row[metric]:.4f}"]

@@ -1,0 +1,103 @@
+"""One retraining at a time: a lock file in HOME that names its holder, and heals when the holder is gone."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+
+from mgray.errors import InputError
+
+LOCK_FILE = "retrain.lock"
+
+
+class Lock:
+    """Held by this process. A lock that outlived its time may have gone to another: ask before what must be alone."""
+
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self.path, self.content = path, content
+
+    def is_held(self) -> bool:
+        return _read(self.path) == self.content
+
+
+@contextmanager
+def retrain_lock(home: Path, timeout_s: float) -> Iterator[Lock]:
+    """Hold HOME/retrain.lock. Raises InputError, at once, where another retraining holds it.
+
+    A lock is left behind, and is taken over, where its process is dead on this host, where its pid is another
+    process by now, or where it is older than `timeout_s`. On another host only age can tell.
+    """
+    path = home / LOCK_FILE
+    lock = Lock(
+        path,
+        {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "process_started": psutil.Process().create_time(),
+            "locked_at": time.time(),
+            "token": uuid.uuid4().hex,
+        },
+    )
+    # Two that find the same stale lock must not take it over one after the other: the guard makes look-and-take one.
+    with _guard(home):
+        holder = _read(path)
+        if holder is not None and not _is_left(holder, timeout_s):
+            age = time.time() - holder["locked_at"]
+            raise InputError(
+                f"another retraining runs already (process {holder['pid']} on {holder['host']}, since {age:.0f} s); "
+                f"wait for it, or remove {path} if it is gone"
+            )
+        draft = path.with_name(f".{path.name}.{lock.content['token']}")
+        draft.write_text(json.dumps(lock.content))
+        draft.replace(path)
+    try:
+        yield lock
+    finally:
+        with _guard(home):
+            if lock.is_held():
+                path.unlink()
+
+
+@contextmanager
+def _guard(home: Path) -> Iterator[None]:
+    """A kernel lock for the moment of looking and writing; the kernel lets go of it when its process ends."""
+    with (home / f".{LOCK_FILE}.guard").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The holder, None where there is no lock; a file that is no lock is a holder of unknown name, locked when made."""
+    try:
+        text = path.read_text()
+        made = path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    unknown = {"pid": None, "host": None, "process_started": None, "locked_at": made}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return unknown
+    return found if isinstance(found, dict) and unknown.keys() <= found.keys() else unknown
+
+
+def _is_left(holder: dict[str, Any], timeout_s: float) -> bool:
+    if time.time() - holder["locked_at"] > timeout_s:
+        return True
+    if holder["host"] != socket.gethostname():
+        return False
+    try:
+        started = psutil.Process(holder["pid"]).create_time()
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.AccessDenied:
+        return False
+    return abs(started - holder["process_started"]) > 1.0

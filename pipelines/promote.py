@@ -1,0 +1,142 @@
+"""A person's moves of the alias: promote a version through the gate, and put the former champion back."""
+
+from pathlib import Path
+from typing import Any
+
+from mgray.config import PromoteJobConfig, RollbackJobConfig
+from mgray.dataset import Dataset
+from mgray.errors import InputError
+from mgray.manifest import Manifest
+from mgray.recommend import Recommender
+from pipelines import cluster, tracking
+from pipelines.ingest import ingest
+from pipelines.progress import PhaseProgress, console
+from pipelines.registry import KEPT, PROMOTED, Registry, Version, dataset_folder
+from pipelines.train import Timer
+from pipelines.versions import staging_folder
+from pipelines.window import Comparison, compare
+
+
+def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
+    """Promote a version; gives the result line's fields. `action`: promoted, kept (refused), already_champion.
+
+    Raises InputError where the version does not exist or there is no data to compare on.
+    """
+    if config.version is None:
+        raise InputError("--version: which one to promote is not said; give --version N, a number of MLflow's registry")
+    if config.skip_gate and not config.reason:
+        raise InputError("--skip_gate true needs --reason TEXT, which the registry keeps")
+    home, out, timer = cluster.job_home(config), console(), Timer()
+    uri = tracking.open_tracking(config.tracking, home)
+    registry = Registry(uri, config.tracking.model_name)
+    version, champion = registry.find(config.version), registry.champion()
+    result: dict[str, Any] = {
+        "tracking_uri": uri,
+        "champion": champion.label if champion else None,
+        "challenger": version.label,
+    }
+    given = [config.reason] if config.reason else []
+    if champion is not None and champion.version == version.version:
+        return result | {"action": "already_champion", "reasons": [f"version {version.version} is champion already"]}
+    if config.skip_gate:
+        reasons, passed = [*given, "the gate was skipped"], True
+    else:
+        dataset, notes = _window_dataset(config, home, registry, version, champion, timer)
+        with timer.phase("compare"), staging_folder(home, "promote", "--home") as scratch:
+            compared = _compare(config, dataset, registry, version, champion, scratch)
+        passed, reasons = compared.decision.passed, [*given, *compared.decision.reasons, *notes]
+        result |= {
+            "metrics": {"champion": compared.champion, "challenger": compared.challenger},
+            "window": compared.window,
+            "cost": compared.cost._asdict(),
+            "dataset": {"path": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint},
+        }
+    for reason in reasons:
+        out.print(reason, highlight=False, markup=False, soft_wrap=True)
+    if passed:
+        registry.promote(version, expected=champion)
+    tags = {"decision_champion": champion.version if champion else "", "decision_gate": config.gate.model_dump_json()}
+    registry.record(version, PROMOTED if passed else KEPT, reasons, tags)
+    return result | {"action": PROMOTED if passed else KEPT, "reasons": reasons, "seconds": timer.seconds}
+
+
+def _compare(
+    config: PromoteJobConfig,
+    dataset: Dataset,
+    registry: Registry,
+    version: Version,
+    champion: Version | None,
+    scratch: Path,
+) -> Comparison:
+    def fetch(wanted: Version, name: str) -> Recommender:
+        return Recommender(tracking.fetch_model(wanted.uri, registry.uri, scratch / name)[0])
+
+    return compare(
+        dataset,
+        fetch(champion, "champion") if champion else None,
+        fetch(version, "challenger"),
+        config.evaluate,
+        config.gate,
+    )
+
+
+def _window_dataset(
+    config: PromoteJobConfig,
+    home: Path,
+    registry: Registry,
+    version: Version,
+    champion: Version | None,
+    timer: Timer,
+) -> tuple[Dataset, list[str]]:
+    """Whose test part is the window, and what makes it unfair.
+
+    The dataset or log that the config names; else that of the two models' own datasets whose log ends later: the test
+    part of the newer one is behind what either was trained on.
+    """
+    manifests = [registry.manifest(one) for one in (version, champion) if one is not None]
+    if config.data.dataset is not None or "source" in config.data.model_fields_set:
+        cluster.connect()
+        with timer.phase("ingest"), PhaseProgress(console()) as progress:
+            dataset = Dataset(ingest(config.data, home, progress.update).path)
+    else:
+        known = [manifest for manifest in manifests if manifest is not None]
+        newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)
+        out = Path(config.data.out).expanduser() if config.data.out else home / "datasets"
+        folder = dataset_folder(newest, out) if newest else None
+        if folder is None:
+            raise InputError(
+                f"version {version.version}: its dataset and champion's are not in {out}; "
+                "give the newest log with --data.source, or a dataset with --data.dataset"
+            )
+        dataset = Dataset(folder)
+    return dataset, [note for manifest in manifests if (note := _caution(manifest, dataset.manifest))]
+
+
+def _caution(trained_on: Manifest | None, window: Manifest) -> str | None:
+    """What a model was trained on reaches into the window where its dataset is newer or split in another way."""
+    if trained_on is None or trained_on.fingerprint == window.fingerprint:
+        return None
+    test_from = window.split.test_from
+    trained_to = trained_on.split.valid_from or trained_on.last_timestamp
+    if test_from is None or trained_to <= test_from:
+        return None
+    return (
+        f"caution: dataset {trained_on.fingerprint[:16]} trains on events of the window, so its model's figures "
+        "may flatter it"
+    )
+
+
+def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:
+    """Put the former champion back; gives the result line's fields. Raises InputError where none is on record."""
+    home = cluster.job_home(config)
+    uri = tracking.open_tracking(config.tracking, home)
+    registry = Registry(uri, config.tracking.model_name)
+    was, now = registry.rollback(config.reason or "asked for with jobs/rollback.py")
+    console().print(f"{now.name}: champion was version {was.version}, is version {now.version}", highlight=False)
+    return {
+        "action": "rolled_back",
+        "tracking_uri": uri,
+        "champion": now.label,
+        "former": was.label,
+        "history": registry.history(),
+    }

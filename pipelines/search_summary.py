@@ -1,0 +1,147 @@
+"""What a search found, for MLflow, for people and for the result line."""
+
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import mlflow
+import torch
+from rich.console import Console
+
+from mgray import search as spaces
+from mgray.config import TrainJobConfig
+from mgray.dataset import Dataset
+from mgray.errors import InputError
+from mgray.model import MGDSC
+from mgray.search_report import SearchReport, TrialRow, render_search, summary
+from pipelines import tracking
+from pipelines.search_folder import SearchFolder
+from pipelines.study import TrialRecord, importance
+
+BEST_FILE, REPORT_FILE, TRIALS_FILE = "best.yaml", "search.html", "trials.json"
+
+
+def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
+    """The highest score among those that trained to their end; among the stopped where none did."""
+    for outcome in ("finished", "stopped"):
+        found = [trial for trial in trials if trial.outcome == outcome and trial.curve]
+        if found:
+            return max(found, key=lambda trial: (trial.score, -trial.number))
+    return None
+
+
+def no_best(trials: list[TrialRecord]) -> NoReturn:
+    """The job fails with the first trial's reason."""
+    failed = [trial for trial in trials if trial.outcome == "failed"]
+    if not failed:
+        raise InputError("search.max_time_s: no trial came to its first validation; give more time, or smaller trials")
+    all_of_them = "the only trial failed" if len(failed) == 1 else f"all {len(failed)} trials failed; the first"
+    text = f"{all_of_them} (trial {failed[0].number}): {failed[0].reason}"
+    if failed[0].attrs.get("wrong_input"):
+        raise InputError(text)
+    raise RuntimeError(text)
+
+
+def rungs(search: SearchFolder) -> list[float]:
+    """Epochs at which ASHA may stop a trial."""
+    config = search.config.search
+    found, rung = [], float(config.grace_epochs)
+    while config.scheduler == "asha" and rung <= search.config.trial_epochs:
+        found.append(rung)
+        rung *= config.reduction_factor
+    return found
+
+
+def count_parameters(config: TrainJobConfig, num_items: int) -> int:
+    with torch.device("meta"):  # shapes alone
+        model = MGDSC(config.model, num_items)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def trial_row(trial: TrialRecord, search: SearchFolder, base: TrainJobConfig, num_items: int) -> TrialRow:
+    values = spaces.decode(search.space, trial.point)
+    try:
+        config = spaces.apply(base, values)
+        parameters = count_parameters(config, num_items)
+    except InputError:  # it failed by that
+        config, parameters = base, 0
+    levels = values.get("model.granularities", config.model.granularities)
+    return TrialRow(
+        number=trial.number,
+        outcome=trial.outcome,
+        reason=trial.reason,
+        run_id=trial.run_id,
+        curve=trial.curve,
+        values=values,
+        granularities=[str(level) for level in levels],
+        parameters=parameters,
+        seconds=trial.attrs.get("seconds"),
+        steps=trial.attrs.get("step"),
+    )
+
+
+def log_summary(
+    search: SearchFolder,
+    trials: list[TrialRecord],
+    best: TrialRecord,
+    base: TrainJobConfig,
+    dataset: Dataset,
+    metric: str,
+    out: Console,
+) -> dict[str, Any]:
+    """Best configuration, table of trials and report into the search's folder and its MLflow run, the active one."""
+    config = search.config
+    values = spaces.decode(search.space, best.point)
+    heading = [
+        f"The best of search {search.name}: trial {best.number}, validation {metric} {best.score:.4f}.",
+        f"python jobs/train.py --config {BEST_FILE}",
+    ]
+    best_yaml = spaces.best_yaml(spaces.apply(base, values, "best"), heading)
+    rows = [trial_row(trial, search, base, dataset.num_items) for trial in trials if trial.outcome != "running"]
+    counts = {name: sum(row.outcome == name for row in rows) for name in ("finished", "stopped", "failed")}
+    marks = rungs(search)
+    epoch = int(marks[0]) if marks else config.trial_epochs
+    asha = f"grace {config.search.grace_epochs} epochs, factor {config.search.reduction_factor:g}"
+    report = SearchReport(
+        title=f"mgray search: {search.name}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=tracking.command_line(),
+        facts={
+            "algorithm": config.search.algorithm,
+            "scheduler": f"asha ({asha})" if marks else "none",
+            "epochs of a trial": str(config.trial_epochs),
+            "workers of a trial": str(config.scale.num_workers),
+            "dataset": dataset.manifest.fingerprint[:16],
+            "users, items": f"{dataset.manifest.users:,}, {dataset.manifest.items:,}",
+            "training seconds": f"{sum(row.seconds or 0 for row in rows):,.0f}",
+            "seed": str(config.search.seed),
+            "first trial": "the configuration given" if config.search.start_from_config else "drawn",
+        },
+        metric=metric,
+        trial_epochs=config.trial_epochs,
+        rungs=marks,
+        trials=rows,
+        best=best.number,
+        importance=importance(trials, search.space, epoch),
+        importance_epoch=epoch,
+        space=spaces.describe(search.space),
+        best_yaml=best_yaml,
+    )
+    files = {BEST_FILE: best_yaml, REPORT_FILE: render_search(report), TRIALS_FILE: report.model_dump_json(indent=1)}
+    for name, text in files.items():
+        (search.path / name).write_text(text, encoding="utf-8")
+        mlflow.log_artifact(str(search.path / name))
+    mlflow.log_metrics(
+        {f"search/{name}": count for name, count in counts.items()}
+        | {tracking.metric_key(f"best_valid/{metric}"): best.score}
+    )
+    mlflow.set_tag("search.best_trial", str(best.number))
+    out.print(summary(report), highlight=False, markup=False)
+    out.print(f"report: {search.path / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
+    return {
+        "search": str(search.path),
+        "metric": metric,
+        "best": {"trial": best.number, metric: best.score, **values},
+        "best_config": str(search.path / BEST_FILE),
+        "trials": counts,
+        "search_report": str(search.path / REPORT_FILE),
+    }

@@ -1,0 +1,118 @@
+"""Champion and challenger on the same newest events, for the gate.
+
+The window is the test part of a dataset version: the newest events of the log (temporal split), or each user's last
+(leave_one_out). Each model is scored with its own vocabulary, by raw ids: an item that a model does not know is a
+miss for it, as it would be for a user.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from mgray.config import EvaluateConfig, GateConfig
+from mgray.dataset import Dataset, Query
+from mgray.engine import Scorer, part_queries, score_batches
+from mgray.errors import InputError
+from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
+from mgray.metrics import remove_seen_, target_ranks
+from mgray.recommend import Recommender
+from mgray.schema import UNKNOWN
+from pipelines.evaluate import RemappedScorer
+
+MAX_SCORES = 2**25  # scores held at once: 128 MiB
+LATENCY_HISTORIES = 30
+
+
+class Comparison(NamedTuple):
+    window: dict[str, Any]  # what it is: from, to, queries, users
+    champion: dict[str, float] | None  # hr@k, ndcg@k, mrr@k
+    challenger: dict[str, float]
+    cost: Cost
+    decision: GateDecision
+
+
+def query_ranks(scorer: Scorer, queries: list[Query], num_items: int, config: EvaluateConfig) -> IntArray:
+    """Rank of each query's target [T], in the order of `describe_queries`."""
+    ranks = []
+    for batch in _batches(queries, num_items, config):
+        histories = [query.history for query in batch]
+        scores = scorer(histories).cpu()
+        if config.remove_seen:
+            remove_seen_(scores, histories)
+        ranks.append(target_ranks(scores, torch.tensor([query.target for query in batch])))
+    return torch.cat(ranks).numpy() if ranks else np.zeros(0, dtype=np.int64)
+
+
+def _batches(queries: list[Query], num_items: int, config: EvaluateConfig) -> list[list[Query]]:
+    return list(score_batches(queries, config.batch_events, max(1, MAX_SCORES // (num_items + 1))))
+
+
+def describe_queries(queries: list[Query], dataset: Dataset, config: EvaluateConfig) -> Window:
+    """User, history length and target's popularity of each query, in the order of `query_ranks`."""
+    ordered = [query for batch in _batches(queries, dataset.num_items, config) for query in batch]
+    users = [query.user_id for query in ordered]
+    number = {user: i for i, user in enumerate(dict.fromkeys(users))}
+    targets = np.asarray([query.target for query in ordered], dtype=np.int64)
+    popularity = np.where(targets == UNKNOWN, 0, dataset.item_counts[np.maximum(targets, 0)])
+    lengths = [len(query.history) for query in ordered]
+    return Window(
+        np.asarray([number[user] for user in users], dtype=np.int64), np.asarray(lengths, dtype=np.int64), popularity
+    )
+
+
+def measure_cost(model: Recommender, queries: list[Query], dataset: Dataset) -> Cost:
+    """Parameters, and the median time from one history of raw ids to its list, over real histories of the window."""
+    step = max(1, len(queries) // LATENCY_HISTORIES)
+    chosen = queries[::step][:LATENCY_HISTORIES]
+    histories = [[dataset.item_ids[item - 1] for item in query.history] for query in chosen] or [[]]
+    model.recommend(histories[:1])
+    times = []
+    for history in histories:
+        started = time.perf_counter()
+        model.recommend([history])
+        times.append(time.perf_counter() - started)
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    return Cost(parameters, float(np.median(times)) * 1000)
+
+
+def compare(
+    dataset: Dataset,
+    champion: Recommender | None,
+    challenger: Recommender,
+    evaluation: EvaluateConfig,
+    gate: GateConfig,
+) -> Comparison:
+    """Score both on the window and ask the gate. Raises InputError where the window is empty."""
+    queries = part_queries(dataset, "test")
+    if not queries:
+        raise InputError(f"{dataset.folder}: the test part is empty, so models cannot be compared; give a longer log")
+    described = describe_queries(queries, dataset, evaluation)
+
+    def ranks(model: Recommender) -> IntArray:
+        return query_ranks(RemappedScorer(model, dataset), queries, dataset.num_items, evaluation)
+
+    before = ranks(champion) if champion else None
+    after = ranks(challenger)
+    cost = measure_cost(challenger, queries, dataset)
+    manifest, k = dataset.manifest, evaluation.k
+    split = manifest.split
+    return Comparison(
+        window={
+            "split": split.kind,
+            "from": _iso(split.test_from) if split.test_from is not None else None,
+            "to": _iso(manifest.last_timestamp),
+            "queries": len(queries),
+            "users": len(np.unique(described.user)),
+        },
+        champion=None if before is None else rank_metrics(before, k),
+        challenger=rank_metrics(after, k),
+        cost=cost,
+        decision=decide(gate, k, described, before, after, cost),
+    )
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")

@@ -1,0 +1,337 @@
+"""pipelines.train on a real local Ray, with a real MLflow: two small runs, what they leave, and what a client gets."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlflow
+import psutil
+import pytest
+import ray
+import torch
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from mgray.config import EvalJobConfig, TrainJobConfig, flatten
+from mgray.dataset import Dataset
+from mgray.synthetic import make_log
+from tests.jobs.processes import environment
+
+USERS, ITEMS, EPOCHS = 80, 40, 6
+NAME = "mgray-interest"
+METRICS = {"hr@10", "ndcg@10", "mrr@10", "coverage@10"}
+BASELINES = {"popularity", "popularity_7d", "cooccurrence"}
+
+
+class Runs(NamedTuple):
+    """The same configuration twice, by two workers and then by one."""
+
+    home: Path
+    two_workers: dict[str, Any]
+    one_worker: dict[str, Any]
+    client: MlflowClient
+
+    def run(self, result: dict[str, Any]) -> Run:
+        return self.client.get_run(result["run_id"])
+
+
+def settings(home: Path, **scale: Any) -> TrainJobConfig:
+    return TrainJobConfig.model_validate(
+        {
+            "home": str(home),
+            "data": {"source": str(home.parent / "log.csv"), "num_shards": 2},
+            # Without dropout, whose masks differ by rank, one worker and two compute the same.
+            "model": {"width": 16, "granularities": (1, 4), "heads": 2, "dropout": 0.0},
+            "train": {
+                "epochs": EPOCHS,
+                "max_time_s": None,
+                "global_batch_events": 300,
+                "num_negatives": 15,
+                "validate_every_epochs": 1,
+            },
+            # Two batches of queries or more, so that both ranks score.
+            "evaluate": {"batch_events": 600},
+            "scale": {"num_workers": 2, "collective_timeout_s": 60} | scale,
+            "tracking": {"log_every_steps": 2},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    from pipelines.train import run_training
+
+    home = tmp_path_factory.mktemp("train") / "home"
+    make_log(USERS, ITEMS).write_csv(home.parent / "log.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
+        # Train's controller takes one report a poll, and polls every 2 s: more than an epoch takes here.
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+        two_workers = run_training(settings(home))
+        one_worker = run_training(settings(home, num_workers=1))
+    assert mlflow.active_run() is None
+    return Runs(home, two_workers, one_worker, MlflowClient(two_workers["tracking_uri"]))
+
+
+def test_the_result_names_all_that_was_made(runs: Runs) -> None:
+    result, dataset = runs.two_workers, Dataset(runs.two_workers["dataset"]["path"])
+    assert result["tracking_uri"] == f"sqlite:///{runs.home / 'mlflow.db'}"
+    assert result["model"] == {"name": NAME, "version": "1"}
+    assert set(result["metrics"]) == METRICS
+    assert set(result["baselines"]) == BASELINES
+    assert all(set(figures) == METRICS for figures in result["baselines"].values())
+    for figures in (result["metrics"], *result["baselines"].values()):
+        assert all(0 <= value <= 1 for value in figures.values())
+    assert result["dataset"]["fingerprint"] == dataset.manifest.fingerprint
+    assert dataset.folder.parent == runs.home / "datasets"
+    assert result["rows"] == dataset.manifest.rows
+    assert result["rows"]["read"] == result["rows"]["written"] > 1000
+    assert {"ray_start", "ingest", "train", "baselines", "publish", "training"} <= set(result["seconds"])
+    assert result["workers"] == "2 CPU workers"
+    assert result["positions_s"] > 0
+    assert result["unsent_metrics"] == 0
+    report = Path(result["report"]).read_text(encoding="utf-8")
+    assert report.lower().startswith("<!doctype html>")
+    assert result["run_id"] in report
+    saved = {path.name for path in Path(result["checkpoint"]).iterdir()}
+    assert saved == {"weights.safetensors", "model.json", "vocabulary.json"}
+
+
+def test_training_learns(runs: Runs) -> None:
+    """Popularity cannot tell a ring's items apart; a step along the ring can be learned."""
+    history = runs.client.get_metric_history(runs.two_workers["run_id"], "train/loss")
+    assert history[-1].value < history[0].value
+    assert runs.two_workers["metrics"]["ndcg@10"] > 2 * runs.two_workers["baselines"]["popularity"]["ndcg@10"]
+
+
+def test_the_dataset_is_reused(runs: Runs) -> None:
+    assert not runs.two_workers["dataset"]["reused"]
+    assert runs.one_worker["dataset"] == runs.two_workers["dataset"] | {"reused": True}
+    assert len(list((runs.home / "datasets").iterdir())) == 1
+
+
+def test_one_worker_and_two_give_the_same_figures(runs: Runs) -> None:
+    # fp32 sums in another order: a near-tie may fall the other way, and moves a figure by 1 / USERS.
+    for name, value in runs.two_workers["metrics"].items():
+        allowed = 3 / ITEMS if name.startswith("coverage") else 3 / USERS
+        assert runs.one_worker["metrics"][name] == pytest.approx(value, abs=allowed), name
+    assert runs.one_worker["baselines"] == runs.two_workers["baselines"]
+    losses = [
+        {m.step: m.value for m in runs.client.get_metric_history(result["run_id"], "train/loss")}
+        for result in (runs.two_workers, runs.one_worker)
+    ]
+    assert losses[0].keys() == losses[1].keys()
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+
+
+def test_the_run_has_params_and_tags(runs: Runs) -> None:
+    run = runs.run(runs.two_workers)
+    assert run.info.status == "FINISHED"
+    config = flatten(settings(runs.home))
+    uri = runs.two_workers["tracking_uri"]
+    assert run.data.params == {key: str(value) for key, value in config.items()} | {"tracking.uri": uri}
+    tags = run.data.tags
+    assert tags["dataset_fingerprint"] == runs.two_workers["dataset"]["fingerprint"]
+    assert tags["ray_version"] == ray.__version__
+    assert tags["torch_version"] == torch.__version__
+    assert tags["mlflow_version"] == mlflow.__version__
+    assert tags["granularities"] == "1,4"
+    assert tags["workers"] == "2 CPU workers"
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert tags.get("git_commit") == (commit.stdout.strip() or None)
+
+
+def test_the_run_has_metrics_by_step(runs: Runs) -> None:
+    result, client = runs.two_workers, runs.client
+
+    def steps(key: str) -> list[int]:
+        return [metric.step for metric in client.get_metric_history(result["run_id"], key)]
+
+    logged = steps("train/loss")
+    assert len(logged) >= EPOCHS
+    assert logged == list(range(2, 2 * len(logged) + 1, 2)), "a line each two steps, none twice"
+    assert steps("train/learning_rate") == steps("train/positions_s") == logged
+    per_epoch, rest = divmod(steps("test/hr_at_10")[0], EPOCHS)
+    assert rest == 0
+    assert steps("valid/ndcg_at_10") == [per_epoch * epoch for epoch in range(1, EPOCHS + 1)]
+
+    values = runs.run(result).data.metrics
+    for name, value in result["metrics"].items():
+        assert values[f"test/{name.replace('@', '_at_')}"] == pytest.approx(value)
+    for baseline, figures in result["baselines"].items():
+        for name, value in figures.items():
+            assert values[f"baseline/{baseline}/{name.replace('@', '_at_')}"] == pytest.approx(value)
+    for name, count in result["rows"].items():
+        assert values[f"data/{name}_rows"] == count
+    assert (values["data/users"], values["data/items"]) == (USERS, ITEMS)
+    assert values["epoch"] == EPOCHS
+    assert values["model/parameters"] > 0
+    assert any(name.startswith("system/cpu") for name in values)
+
+
+def test_the_run_has_its_artifacts(runs: Runs) -> None:
+    result = runs.two_workers
+    assert {entry.path for entry in runs.client.list_artifacts(result["run_id"])} >= {"report.html", "manifest.json"}
+    manifest = mlflow.artifacts.load_dict(f"runs:/{result['run_id']}/manifest.json")
+    assert manifest["fingerprint"] == result["dataset"]["fingerprint"]
+
+
+def test_the_first_model_is_champion_and_the_last_challenger(runs: Runs) -> None:
+    assert runs.one_worker["model"] == {"name": NAME, "version": "2"}
+    aliases = {alias: str(version) for alias, version in runs.client.get_registered_model(NAME).aliases.items()}
+    assert aliases == {"champion": "1", "challenger": "2"}
+    for result in (runs.two_workers, runs.one_worker):
+        version = runs.client.get_model_version(NAME, result["model"]["version"])
+        assert version.run_id == result["run_id"]
+        assert version.tags["dataset_fingerprint"] == result["dataset"]["fingerprint"]
+        assert float(version.tags["test/hr_at_10"]) == pytest.approx(result["metrics"]["hr@10"], abs=1e-6)
+
+
+def test_nothing_of_the_model_is_pickled(runs: Runs, tmp_path: Path) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion", dst_path=str(tmp_path)))
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    weights = {path.suffix for path in files if "artifacts" in path.relative_to(folder).parts}
+    assert weights == {".safetensors", ".json"}
+    assert not [path for path in files if path.suffix in {".pkl", ".pickle", ".cloudpickle", ".pt", ".pth", ".bin"}]
+    code = {path.suffix for path in files if "artifacts" not in path.relative_to(folder).parts}
+    assert code <= {".py", ".j2", ".json", ".txt", ".yaml", ".yml", ""}, "MLmodel is the one without a suffix"
+
+
+CLIENT = """
+import json, sys
+sys.modules["ray"] = None  # an import of ray fails
+import logging
+import mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/mgray-interest@champion")
+known = json.loads(sys.argv[2])
+histories = [known, [known[0], "never seen", *known[1:]], []]
+answer = model.predict(pd.DataFrame({"history": histories}), params={"k": 3})
+whole = model.predict(pd.DataFrame({"history": [known]}))
+import mgray
+print(json.dumps({
+    "columns": list(answer.columns),
+    "items": answer["items"].tolist(),
+    "scores": answer["scores"].tolist(),
+    "default": len(whole["items"][0]),
+    "code": mgray.__file__,
+    "inputs": model.metadata.signature.inputs.to_dict(),
+    "outputs": model.metadata.signature.outputs.to_dict(),
+    "example": model.metadata.saved_input_example_info is not None,
+}))
+"""
+
+
+def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) -> None:
+    dataset = Dataset(runs.two_workers["dataset"]["path"])
+    known = ["i3", "i4", "i5"]
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, runs.two_workers["tracking_uri"], json.dumps(known)],
+        cwd=tmp_path,
+        env=environment(MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["columns"] == ["items", "scores"]
+    assert [len(items) for items in answer["items"]] == [3, 3, 3]
+    assert all(scores == sorted(scores, reverse=True) for scores in answer["scores"])
+    assert not set(answer["items"][0]) & set(known), "what the user has is not recommended"
+    assert (answer["items"][1], answer["scores"][1]) == (answer["items"][0], answer["scores"][0])
+    assert "1 of 7 history items are unknown to this model" in done.stderr
+    counts = dict(zip(dataset.item_ids, dataset.item_counts[1:].tolist(), strict=True))
+    assert [counts[item] for item in answer["items"][2]] == sorted(counts.values(), reverse=True)[:3]
+    assert answer["default"] == 10
+    assert "/code/" in answer["code"], "the package travels inside the model"
+    assert [field["name"] for field in answer["inputs"]] == ["history"]
+    assert [field["name"] for field in answer["outputs"]] == ["items", "scores"]
+    assert answer["example"]
+
+
+def test_evaluation_of_the_champion_gives_the_same_figures(runs: Runs) -> None:
+    from pipelines.evaluate import run_evaluation
+
+    def evaluated(**data: Any) -> dict[str, Any]:
+        return run_evaluation(
+            EvalJobConfig.model_validate(
+                {"home": str(runs.home), "model": f"models:/{NAME}@champion", "data": data, "evaluate": {"k": 10}}
+            )
+        )
+
+    result = evaluated(source=str(runs.home.parent / "log.csv"), num_shards=2)
+    assert result["model"] == {"name": NAME, "version": "1"}
+    # Batches of other sizes than the run's: the sums differ in the last bit.
+    assert result["metrics"] == pytest.approx(runs.two_workers["metrics"])
+    for name, figures in runs.two_workers["baselines"].items():
+        assert result["baselines"][name] == pytest.approx(figures), name
+    assert result["rows"] == {"queries": USERS}
+    assert evaluated(dataset=runs.two_workers["dataset"]["path"])["metrics"] == result["metrics"]
+
+
+def test_an_outage_costs_seconds_and_no_figure(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipelines.tracking import Tracker
+
+    # As on another node, which has nothing of the driver's environment.
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    run_id, spool = runs.one_worker["run_id"], tmp_path / "below" / "unsent.jsonl"
+    tracker = Tracker("http://127.0.0.1:1", run_id, spool)
+    tracker.log({"during@outage": 0.5}, 7)
+    started = time.monotonic()
+    with pytest.warns(UserWarning, match="MLflow did not take 1 metrics"):
+        tracker.flush()
+    assert time.monotonic() - started < 30
+    assert len(spool.read_text().splitlines()) == tracker.num_lost == 1
+    tracker.client = runs.client  # the server is back
+    assert tracker.replay() == 0
+    assert not spool.exists()
+    (metric,) = runs.client.get_metric_history(run_id, "during_at_outage")
+    assert (metric.value, metric.step) == (0.5, 7)
+
+
+def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:
+    """SIGKILL to one rank of this session's Ray as soon as a checkpoint under `folder` is on record."""
+    until = time.monotonic() + 100
+    while time.monotonic() < until and not killed:
+        time.sleep(0.02)
+        states = [path.read_text() for path in folder.glob("*/checkpoint_manager_snapshot.json")]
+        if not any("checkpoint_dir_name" in state for state in states):
+            continue
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
+                os.kill(process.pid, signal.SIGKILL)
+                killed.append(process.pid)
+                break
+
+
+def test_a_killed_worker_does_not_change_the_run(runs: Runs) -> None:
+    from pipelines.train import run_training
+
+    home = runs.home.with_name("home_of_the_killed")
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(home / "runs", killed), daemon=True)
+    killer.start()
+    result = run_training(settings(home))
+    killer.join()
+    assert killed, "training was over before the first checkpoint was seen"
+    # Order, negatives and dropout are drawn from (seed, step), so the run goes on as if nothing had happened.
+    assert result["metrics"] == runs.two_workers["metrics"]
+    client = MlflowClient(result["tracking_uri"])
+    both = [
+        {metric.step for metric in c.get_metric_history(r["run_id"], "valid/ndcg_at_10")}
+        for c, r in ((client, result), (runs.client, runs.two_workers))
+    ]
+    assert both[0] == both[1]
+    steps = [metric.step for metric in client.get_metric_history(result["run_id"], "test/hr_at_10")]
+    assert steps == [max(both[1])]

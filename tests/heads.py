@@ -1,0 +1,101 @@
+"""A real Ray head of a test's own: its own ports, its own folder, token authentication on."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import requests
+
+BIN = Path(sys.executable).parent
+TOKEN = "a-token-of-this-test-alone-0123456789abcdef"  # Ray wants 16 characters or more
+PORT_OPTIONS = (
+    "port",
+    "dashboard-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+    "ray-client-server-port",
+    "object-manager-port",
+    "node-manager-port",
+)
+START_TIMEOUT_S, STOP_TIMEOUT_S = 90, 30
+
+
+class Head(NamedTuple):
+    address: str  # of the dashboard, http://...
+    token_file: Path
+    environment: dict[str, str]  # what a client of it needs, over an environment without any RAY_*
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+    finally:
+        for opened in sockets:
+            opened.close()
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what it says of Ray, and with the environment's own `python` first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+
+
+@contextmanager
+def ray_head(cwd: Path, num_cpus: int = 2) -> Iterator[Head]:
+    """`ray start --head --block` in `cwd`, where jobs then run; ended with all that it started."""
+    # Not tmp_path: Ray's sockets live below it, and the path of one holds 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="mgray-", ignore_cleanup_errors=True) as folder:
+        token_file = Path(folder) / "token"
+        token_file.touch(mode=0o600)
+        token_file.write_text(TOKEN)
+        environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
+        ports = dict(zip(PORT_OPTIONS, free_ports(len(PORT_OPTIONS)), strict=True))
+        address = f"http://127.0.0.1:{ports['dashboard-port']}"
+        options = [f"--{name}={port}" for name, port in ports.items()]
+        options += [f"--num-cpus={num_cpus}", f"--temp-dir={folder}/ray", "--node-ip-address=127.0.0.1"]
+        options += ["--disable-usage-stats", f"--object-store-memory={200 * 2**20}"]
+        with (Path(folder) / "head.log").open("w+") as log:
+            process = subprocess.Popen(
+                [str(BIN / "ray"), "start", "--head", "--block", *options],
+                cwd=cwd,
+                env=clean_environment() | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                _wait_until_ready(process, address, Path(log.name))
+                yield Head(address, token_file, environment)
+            finally:
+                process.terminate()  # --block ends what it started
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_TIMEOUT_S)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen, address: str, log: Path) -> None:
+    """Until its job API answers, which is later than its first page."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(requests.RequestException):
+            answer = requests.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5)
+            if answer.ok:
+                return
+        time.sleep(0.2)
+    raise RuntimeError(f"ray start --head did not come up:\n{log.read_text()[-3000:]}")

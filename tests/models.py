@@ -1,0 +1,34 @@
+"""Small untrained models: what serving and scoring do does not depend on how good a model is."""
+
+from pathlib import Path
+
+import torch
+
+from mgray.checkpoint import ModelInfo, Vocabulary, save_model
+from mgray.config import ModelConfig, TrackingConfig
+from mgray.dataset import Dataset
+from mgray.model import MGDSC
+
+MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2)
+MAX_LENGTH = 50
+
+
+def write_model(folder: Path, item_ids: list[str], counts: list[int], seed: int = 0) -> Path:
+    """A model folder whose vocabulary is `item_ids`, with `counts` training events each."""
+    torch.manual_seed(seed)
+    model = MGDSC(MODEL, len(item_ids))
+    info = ModelInfo(config=MODEL, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test")
+    save_model(folder, model.state_dict(), info, Vocabulary(item_ids, item_ids, counts))
+    return folder
+
+
+def register_model(home: Path, dataset: Dataset) -> Path:
+    """A model of the dataset's vocabulary as champion in the registry of `home`; gives its folder."""
+    from pipelines import tracking
+
+    folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
+    config = TrackingConfig(system_metrics=False)
+    tracking.open_tracking(config, home)
+    with tracking.start_run(config, {}, {}, "test"):
+        tracking.register(config, folder, dataset.item_ids[:2], {})
+    return folder
