@@ -140,9 +140,10 @@ def publish(
         out.print(example_table(example))
     out.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"  then the runs: {tracking.runs_link(config.tracking, uri)}", highlight=False, soft_wrap=True)
     return {
         "run_id": run_id,
-        "tracking_uri": uri,
+        "tracking_uri": tracking.shown_uri(uri),
         "model": model,
         "metrics": trained["metrics"],
         "baselines": figures,
@@ -207,7 +208,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
         out.print(sentence, highlight=False, markup=False)
     return {
         "model": {"name": name, "version": version},
-        "tracking_uri": uri,
+        "tracking_uri": tracking.shown_uri(uri),
         "split": config.split,
         "dataset": {"path": str(found.path), "fingerprint": found.manifest.fingerprint},
         "metrics": metrics.compute(),

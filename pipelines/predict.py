@@ -200,7 +200,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     )
     return {
         "model": {"name": model.record.name, "version": model.record.version, "run_id": model.record.run_id},
-        "tracking_uri": uri,
+        "tracking_uri": tracking.shown_uri(uri),
         "dataset": {"path": str(found.path), "fingerprint": dataset.manifest.fingerprint, "reused": found.reused},
         "path": str(folder),
         "reused": reused,

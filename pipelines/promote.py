@@ -31,7 +31,7 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
     registry = Registry(uri, config.tracking.model_name)
     version, champion = registry.find(config.version), registry.champion()
     result: dict[str, Any] = {
-        "tracking_uri": uri,
+        "tracking_uri": tracking.shown_uri(uri),
         "champion": champion.label if champion else None,
         "challenger": version.label,
     }
@@ -135,7 +135,7 @@ def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:
     console().print(f"{now.name}: champion was version {was.version}, is version {now.version}", highlight=False)
     return {
         "action": "rolled_back",
-        "tracking_uri": uri,
+        "tracking_uri": tracking.shown_uri(uri),
         "champion": now.label,
         "former": was.label,
         "history": registry.history(),

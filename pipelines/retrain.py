@@ -118,7 +118,7 @@ class _Retraining:
             files = self._files(champion)
         base = {
             "dry_run": self.dry,
-            "tracking_uri": self.uri,
+            "tracking_uri": tracking.shown_uri(self.uri),
             "champion": champion.version.label if champion else None,
             "files": files.summary(),
         }

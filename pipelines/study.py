@@ -177,7 +177,7 @@ class StudySearcher(Searcher):
             same = [
                 past
                 for past in self.study.get_trials(deepcopy=False)
-                if past.params == trial.params and past.number < trial.number and past.state != TrialState.FAIL
+                if past.params == trial.params and past.number < trial.number and "same_as" not in past.user_attrs
             ]
             if not same:
                 return trial.number, dict(trial.params), None

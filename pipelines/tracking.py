@@ -23,6 +23,7 @@ import pandas as pd
 import ray
 import torch
 from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -36,12 +37,18 @@ from mgray.errors import InputError
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 CHALLENGER, CHAMPION = "challenger", "champion"
 SECONDS_BETWEEN_FLUSHES = 5.0
+VIEW_KEY = "mgray"
 METRICS_IN_A_BATCH = 1000  # MLflow's own limit
 
 
 def metric_key(name: str) -> str:
     """MLflow allows no `@` in a metric's name: `hr@10` is `hr_at_10` there."""
     return name.replace("@", "_at_")
+
+
+def shown_uri(uri: str) -> str:
+    """The URI without the password that a database's may hold: what logs, params and the result line may show."""
+    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)
 
 
 def resolve_uri(config: TrackingConfig, home: Path) -> str:
@@ -67,25 +74,60 @@ def open_tracking(config: TrackingConfig, home: Path, create: bool = True) -> st
     uri = resolve_uri(config, home)
     try:
         client = MlflowClient(uri)
-        if client.get_experiment_by_name(config.experiment) is None and create:
+        found = client.get_experiment_by_name(config.experiment)
+        if found is None and create:
             # A local store would otherwise put artifacts below whatever the current folder is.
             is_local = not uri.startswith(("http://", "https://", "databricks"))
             location = (home / "artifacts").as_uri() if is_local else None
-            client.create_experiment(config.experiment, artifact_location=location)
+            experiment_id = client.create_experiment(config.experiment, artifact_location=location)
+            # The runs table shows no metric by itself; a view that the link of `runs_link` opens does.
+            client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(runs_view()))
     except Exception as error:  # MLflow raises whatever its backend does: requests', SQLAlchemy's, its own
-        reason = str(error).splitlines()[0][:300]
+        reason = str(error).splitlines()[0][:300].replace(uri, shown_uri(uri))
         raise InputError(
-            f"MLflow at {uri} cannot be used: {reason}; start it, or set --tracking.uri or {URI_VARIABLE} right"
+            f"MLflow at {shown_uri(uri)} cannot be used: {reason}; "
+            f"start it, or set --tracking.uri or {URI_VARIABLE} right"
         ) from error
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
     return uri
 
 
+def runs_view() -> dict[str, Any]:
+    """Columns and order of the experiment's runs table: what a person chooses a model by."""
+    return {
+        "selectedColumns": [
+            "params.`model.granularities`",
+            "metrics.`test/ndcg_at_10`",
+            "metrics.`test/hr_at_10`",
+            "metrics.`model/parameters`",
+        ],
+        "orderByKey": "metrics.`test/ndcg_at_10`",
+        "orderByAsc": False,
+    }
+
+
+def runs_link(config: TrackingConfig, uri: str) -> str:
+    """The experiment's runs table in the UI, in the view that shows metrics."""
+    server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
+    experiment = MlflowClient(uri).get_experiment_by_name(config.experiment)
+    assert experiment is not None, "open_tracking made it"
+    return f"{server}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
+
+
+def param_text(value: Any) -> str:
+    """A param as the command line takes it back: `[1, 4]`, `none`, `true`."""
+    if value is None:
+        return "none"
+    if isinstance(value, (list, tuple)):
+        return json.dumps(list(value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def ui_command(uri: str) -> str:
     if uri.startswith("http"):
         return f"open {uri}"
-    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {uri}"
+    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shown_uri(uri)}"
 
 
 def command_line() -> str:
@@ -183,7 +225,7 @@ def start_run(
         client = MlflowClient()
         client.log_batch(
             run.info.run_id,
-            params=[Param(key, str(value)[:6000]) for key, value in params.items()],
+            params=[Param(key, param_text(value)[:6000]) for key, value in params.items()],
             tags=[RunTag(key, str(value)) for key, value in tags.items()],
         )
         yield run
@@ -241,21 +283,31 @@ def run_of_version(tracking_uri: str, name: str, version: str) -> str | None:
     return MlflowClient(tracking_uri).get_model_version(name, version).run_id or None
 
 
-def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
-    """Download a registered model -> (its model folder, registered name, version).
+def find_version(uri: str, tracking_uri: str, option: str = "--model") -> ModelVersion:
+    """The registered version that `models:/NAME@ALIAS` or `models:/NAME/VERSION` names.
 
-    Raises InputError where the URI is malformed or names nothing that exists.
+    Raises InputError, naming the option, where the URI is malformed or names nothing that exists.
     """
-    mend = "list what there is in MLflow's UI, or train one with jobs/train.py"
     # MLflow's own message for a version such as `newest` does not tell what a URI looks like.
     if not re.fullmatch(r"models:/[^/:@]+(@[\w-]+|/\d+)", uri):
-        raise InputError(f"--model {uri}: not a registry URI; give models:/NAME@ALIAS or models:/NAME/VERSION")
+        raise InputError(f"{option} {uri}: not a registry URI; give models:/NAME@ALIAS or models:/NAME/VERSION")
     client = MlflowClient(tracking_uri)
     name, _, alias = uri.removeprefix("models:/").partition("@")
     name, _, number = name.partition("/")
     try:
-        found = client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+        return client.get_model_version_by_alias(name, alias) if alias else client.get_model_version(name, number)
+    except MlflowException as error:
+        raise InputError(
+            f"{option} {uri}: not in the registry at {shown_uri(tracking_uri)}: {error.message}; "
+            "list what there is in MLflow's UI, or train one with jobs/train.py"
+        ) from error
+
+
+def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
+    """Download a registered model -> (its model folder, registered name, version). Raises InputError as above."""
+    found = find_version(uri, tracking_uri)
+    try:
         folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
     except MlflowException as error:
-        raise InputError(f"--model {uri}: not in the registry at {tracking_uri}: {error.message}; {mend}") from error
-    return Path(folder) / "artifacts" / "model", name, str(found.version)
+        raise InputError(f"--model {uri}: its files cannot be fetched: {error.message}; register it anew") from error
+    return Path(folder) / "artifacts" / "model", found.name, str(found.version)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlflow
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from rich.console import Console
@@ -45,6 +46,8 @@ def obtain_dataset(config: TrainJobConfig, home: Path, out: Console, timer: Time
     out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     return Dataset(found.path), found.reused
 
+
+STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
 
 Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
 
@@ -89,8 +92,24 @@ def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]
 
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
+    """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
     shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / "model", dirs_exist_ok=True)
+    state = run_folder / STATE_FOLDER
+    state.mkdir(exist_ok=True)
+    for name in (checkpoint.WEIGHTS_FILE, checkpoint.OPTIMIZER_FILE, checkpoint.STATE_FILE):
+        shutil.copy2(saved / name, state / name)
     return run_folder / "model"
+
+
+def check_warm_start(config: TrainJobConfig, uri: str) -> None:
+    """Raises InputError where `train.warm_start` names no model: before a run is made, not inside it."""
+    source = config.train.warm_start
+    if source is None:
+        return
+    if source.startswith("models:/"):
+        tracking.find_version(source, uri, "--train.warm_start")
+    else:
+        checkpoint.load_info(source)
 
 
 def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str | None:
@@ -142,11 +161,12 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     with timer.phase("ray_start"):
         cluster.connect()
     plan = cluster.plan_workers(config.scale)
+    check_warm_start(config, uri)
     dataset, reused = obtain_dataset(config, home, out, timer)
     if dataset.manifest.train_events < 2:
         raise InputError(f"{dataset.folder}: the training part has no two events; give a longer log")
     manifest = dataset.manifest
-    params = flatten(config) | {"tracking.uri": uri}
+    params = flatten(config) | {"tracking.uri": tracking.shown_uri(uri)}
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
         run_id = run.info.run_id
@@ -160,6 +180,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
                 return fit(given, config, plan, home / "runs")
 
             trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
+        mlflow.log_artifacts(str(model_folder.parent / STATE_FOLDER), "checkpoint")
         with timer.phase("baselines"):
             baselines = evaluate_baselines(dataset, "test", config.evaluate)
         for name, baseline in baselines.items():

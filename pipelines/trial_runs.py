@@ -10,7 +10,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mgray.config import TrackingConfig
-from pipelines.tracking import metric_key
+from pipelines.tracking import metric_key, param_text
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ class TrialRuns:
         try:
             given = {**tags, MLFLOW_RUN_NAME: name, MLFLOW_PARENT_RUN_ID: self.parent}
             run_id = str(self.client.create_run(self.experiment_id, tags=given).info.run_id)
-            self.client.log_batch(run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
+            texts = {key: param_text(value)[:6000] for key, value in params.items()}
+            self.client.log_batch(run_id, params=[Param(key, text) for key, text in texts.items()])
         except Exception as error:  # MLflow raises whatever its backend does
             logger.warning("MLflow took no run for %s: %s", name, error)
             return f"untracked-{uuid.uuid4().hex}"

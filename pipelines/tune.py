@@ -162,7 +162,7 @@ class _Run:
                         self.runs.update(record.run_id, "KILLED", {"search.outcome": "interrupted; --resume goes on"})
             best = best_of(self.records()) or no_best(self.records())
             summary = log_summary(self.search, self.records(), best, self.base, self.dataset, self.metric, self.out)
-        result = {"run_id": run_id, "tracking_uri": self.uri, **summary}
+        result = {"run_id": run_id, "tracking_uri": tracking.shown_uri(self.uri), **summary}
         result |= {"dataset": {"path": str(self.dataset.folder), "fingerprint": self.dataset.manifest.fingerprint}}
         return result | self._train_best(best, run_id)
 

@@ -50,7 +50,7 @@ def test_import_touches_nothing(tmp_path: Path) -> None:
         "import os, sys\n"
         # Third-party packages may set what they like at import; only ours are under test.
         "import torch, ray, ray.data, ray.train, ray.train.torch, ray.tune, mlflow, polars, matplotlib, scipy.sparse\n"
-        "import mlflow.pyfunc, mlflow.models, mlflow.types.schema\n"
+        "import mlflow.pyfunc, mlflow.models, mlflow.types.schema, optuna, sklearn\n"
         "before = dict(os.environ)\n"
         f"import {', '.join(modules)}\n"
         "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"

@@ -19,6 +19,7 @@ from mgray.config import TrainJobConfig, TuneJobConfig, parse_args
 from mgray.errors import InputError
 from mgray.synthetic import make_log
 
+pytestmark = pytest.mark.timeout(900)  # minutes on an idle machine, far more beside others
 ROOT = Path(__file__).parent.parent.parent
 GOOD_RATE, BAD_RATE = 1e-2, 1e-7
 TINY: dict[str, Any] = {
@@ -83,7 +84,7 @@ def test_asha_stops_the_weak_and_the_best_is_registered(here: None, tmp_path: Pa
     for run in runs.values():
         stopped = run.info.status == "KILLED"
         assert run.data.tags["search.outcome"] == ("stopped" if stopped else "finished")
-        assert ("behind at epoch 1" in run.data.tags.get("search.reason", "")) == stopped
+        assert ("behind at epoch" in run.data.tags.get("search.reason", "")) == stopped
         assert "valid/ndcg_at_10" in run.data.metrics
         assert not list((tmp_path / "runs" / run.info.run_id).glob("checkpoint*"))
     parent = client.get_run(result["run_id"])
@@ -99,7 +100,7 @@ def test_asha_stops_the_weak_and_the_best_is_registered(here: None, tmp_path: Pa
     assert version.version == result["model"]["version"]
     full = client.get_run(version.run_id)
     assert full.data.tags["mlflow.parentRunId"] == result["run_id"]
-    assert full.data.params["model.granularities"] == str(best.model.granularities)
+    assert full.data.params["model.granularities"] == json.dumps(list(best.model.granularities))
     assert result["metrics"].keys() >= {"hr@10", "ndcg@10"}
 
 
@@ -189,7 +190,6 @@ def trials_on_record(home: Path) -> dict[int, dict[str, Any]]:
 COMPLETE, PRUNED = 1, 2  # Optuna's numbers of its states
 
 
-@pytest.mark.timeout(600)
 def test_killed_and_resumed_it_loses_and_repeats_nothing(tmp_path: Path, log: Path) -> None:
     home = tmp_path / "home"
     space = {"train.learning_rate": {"loguniform": [1e-3, 2e-2]}, "model.granularities": {"choice": [[1], [1, 2]]}}
@@ -200,7 +200,7 @@ def test_killed_and_resumed_it_loses_and_repeats_nothing(tmp_path: Path, log: Pa
     process = job(home, "--config", str(file))
     ended: dict[int, dict[str, Any]] = {}
     try:
-        deadline = time.monotonic() + 240
+        deadline = time.monotonic() + 500
         while time.monotonic() < deadline and process.poll() is None:
             time.sleep(0.05)
             if list(home.glob("searches/*/journal.jsonl")):
@@ -225,7 +225,7 @@ def test_killed_and_resumed_it_loses_and_repeats_nothing(tmp_path: Path, log: Pa
         if t["state"] == COMPLETE
     }
 
-    result = result_of(job(home, "--config", str(file), "--resume"), 240)
+    result = result_of(job(home, "--config", str(file), "--resume"), 600)
     assert result["resumed"]
     assert sum(result["trials"].values()) == 4
     after = trials_on_record(home)
@@ -238,17 +238,16 @@ def test_killed_and_resumed_it_loses_and_repeats_nothing(tmp_path: Path, log: Pa
     assert under_way <= {run.info.run_id for run in runs.values()}
     assert all(run.info.status in ("FINISHED", "KILLED") for run in runs.values())
 
-    again = result_of(job(home, "--config", str(file), "--resume"), 120)
+    again = result_of(job(home, "--config", str(file), "--resume"), 300)
     assert (again["trials"], again["run_id"], again["best"]) == (result["trials"], result["run_id"], result["best"])
     assert trials_on_record(home) == after, "a search that is complete is not gone on with"
 
     other = job(home, "--resume", "--search.algorithm", "random")
-    _, stderr = other.communicate(timeout=120)
+    _, stderr = other.communicate(timeout=300)
     assert other.returncode == 2
     assert "differs in search.algorithm" in stderr.splitlines()[-1]
 
 
-@pytest.mark.timeout(600)
 def test_trials_of_two_workers_on_two_cpus(tmp_path: Path, log: Path) -> None:
     """DDP in each trial, one trial at a time, the second stopped by ASHA: its workers' CPUs come back for the third."""
     home = tmp_path / "home"
@@ -259,7 +258,7 @@ def test_trials_of_two_workers_on_two_cpus(tmp_path: Path, log: Path) -> None:
     file.write_text(yaml.safe_dump(given))
     process = job(home, "--config", str(file))
     try:
-        result = result_of(process, 500)
+        result = result_of(process, 800)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,29 @@
+"""What tracking shows and writes, where no server is needed."""
+
+import pytest
+
+from pipelines.tracking import metric_key, param_text, shown_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://mgray:s3cret@db:5432/mlflow", "postgresql://mgray:***@db:5432/mlflow"),
+        ("postgresql+psycopg2://u:p:w@h/x", "postgresql+psycopg2://u:***@h/x"),
+        ("sqlite:////data/mlflow.db", "sqlite:////data/mlflow.db"),
+        ("http://127.0.0.1:5000", "http://127.0.0.1:5000"),
+    ],
+)
+def test_a_password_is_never_shown(uri: str, shown: str) -> None:
+    assert shown_uri(uri) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [((1, "decay:1..9"), '[1, "decay:1..9"]'), (None, "none"), (True, "true"), (0.004, "0.004")]
+)
+def test_a_param_reads_back_as_an_option(value: object, text: str) -> None:
+    assert param_text(value) == text
+
+
+def test_metric_names_are_mlflows() -> None:
+    assert metric_key("test/hr@10") == "test/hr_at_10"
