@@ -5,24 +5,24 @@ key. So a run that finds nothing new says so, and one that was killed is finishe
 registered and not decided upon is decided upon, not trained again. The alias moves last.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from mgray import gate
-from mgray.config import DataConfig, RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig
+from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.drift import Drift, describe, known_share, measure_drift, summarize
 from mgray.errors import InputError
-from mgray.manifest import Manifest, file_sha256
+from mgray.manifest import Manifest
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
 from pipelines.lock import Lock, retrain_lock
+from pipelines.new_files import Files, sort_files
 from pipelines.progress import console
 from pipelines.registry import (
     DECISION_TAG,
@@ -34,39 +34,12 @@ from pipelines.registry import (
     dataset_folder,
     training_key,
 )
-from pipelines.sources import resolve
 from pipelines.train import Timer, obtain_dataset, run_training
 from pipelines.versions import staging_folder
 from pipelines.window import Comparison, compare
 
-HASHING_THREADS = 4
 MIN_KNOWN_SHARE = 0.01  # of the log's events on the champion's items: less means that the ids are others
 NOTHING_NEW, FIRST = "nothing_new", "first"
-
-
-class Files(NamedTuple):
-    """The log's files by what the champion's dataset says of them."""
-
-    new: list[str]
-    known: list[str]
-    missing: list[str]  # in the champion's dataset, no longer in the log
-
-    def summary(self) -> dict[str, Any]:
-        return {"new": self.new, "known": len(self.known), "missing": self.missing}
-
-
-def sort_files(config: DataConfig, home: Path, manifest: Manifest | None) -> Files:
-    """Which files of data.source the champion's dataset was not made from. Raises InputError as ingest does."""
-    source = resolve(config.source, config.items, config.columns, home)
-    with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        digests = list(pool.map(file_sha256, (file.path for file in source.files)))
-    past = {record.sha256: record.path for record in manifest.sources} if manifest else {}
-    if source.titles_file is not None:
-        past.pop(file_sha256(source.titles_file), None)
-    names = [file.name for file in source.files]
-    new = [name for name, sha in zip(names, digests, strict=True) if sha not in past]
-    missing = sorted(name for sha, name in past.items() if sha not in digests)
-    return Files(new, [name for name in names if name not in new], missing)
 
 
 def run_retrain(config: RetrainJobConfig) -> dict[str, Any]:

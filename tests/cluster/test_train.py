@@ -21,6 +21,7 @@ from mlflow.tracking import MlflowClient
 from mgray.config import EvalJobConfig, TrainJobConfig, flatten
 from mgray.dataset import Dataset
 from mgray.synthetic import make_log
+from pipelines.tracking import param_text
 from tests.jobs.processes import environment
 
 USERS, ITEMS, EPOCHS = 80, 40, 6
@@ -135,7 +136,7 @@ def test_the_run_has_params_and_tags(runs: Runs) -> None:
     assert run.info.status == "FINISHED"
     config = flatten(settings(runs.home))
     uri = runs.two_workers["tracking_uri"]
-    assert run.data.params == {key: str(value) for key, value in config.items()} | {"tracking.uri": uri}
+    assert run.data.params == {key: param_text(value) for key, value in config.items()} | {"tracking.uri": uri}
     tags = run.data.tags
     assert tags["dataset_fingerprint"] == runs.two_workers["dataset"]["fingerprint"]
     assert tags["ray_version"] == ray.__version__
