@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import ray
 from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
 from mgray.errors import InputError
 
+API_SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 # Their notices (progress bars are off, a token is in use) are no news to the user of a job; errors still show.
 QUIET_LOGGERS = ("ray.data", "ray.train", "ray.tune", "ray._private.authentication.authentication_token_setup")
 
@@ -28,12 +30,30 @@ def connect(dashboard: bool = False) -> None:
     if ray.is_initialized():
         return
     try:
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=dashboard)
+        if dashboard and not os.environ.get("RAY_ADDRESS"):
+            _init_with_dashboard()
+        else:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         address = os.environ.get("RAY_ADDRESS", "the local cluster")
         raise InputError(
             f"Ray at {address} cannot be joined: {error}; check RAY_ADDRESS and RAY_AUTH_MODE=token with its token"
         ) from error
+
+
+def _init_with_dashboard() -> None:
+    """ray.init, where every process of a cluster that it starts knows its own dashboard's address.
+
+    Without it Ray Train's clean-up looks for a Ray on the machine, and gives up where there are two.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    given = API_SERVER_VARIABLE in os.environ
+    os.environ.setdefault(API_SERVER_VARIABLE, f"http://127.0.0.1:{port}")  # inherited by all that ray.init starts
+    context = ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=True, dashboard_port=port)
+    if not given and not str(context.dashboard_url).endswith(f":{port}"):
+        del os.environ[API_SERVER_VARIABLE]  # a cluster that was there already
 
 
 def job_home(config: JobConfig) -> Path:

@@ -66,7 +66,7 @@ def check_state_api() -> None:
     deadline = time.monotonic() + SECONDS_FOR_THE_STATE_API
     while True:
         try:
-            list_placement_groups(limit=1, timeout=5)
+            list_placement_groups(address=ray.get_runtime_context().gcs_address, limit=1, timeout=5)
         except Exception as error:  # connection errors of several libraries
             if time.monotonic() > deadline:
                 raise InputError(

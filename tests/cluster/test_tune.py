@@ -51,7 +51,14 @@ def settings(home: Path, log: Path, space: dict[str, Any], **search: Any) -> dic
     home.mkdir(parents=True, exist_ok=True)
     (home / "space.yaml").write_text(yaml.safe_dump(space))
     given = {"train_best": False, "grace_epochs": 1, "space": str(home / "space.yaml"), **search}
-    return {**TINY, "home": str(home), "data": {**TINY["data"], "source": str(log)}, "search": given}
+    tracking = {**TINY["tracking"], "uri": f"sqlite:///{home / 'mlflow.db'}"}
+    return {
+        **TINY,
+        "home": str(home),
+        "tracking": tracking,
+        "data": {**TINY["data"], "source": str(log)},
+        "search": given,
+    }
 
 
 def search(*args: Any, scale: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def test_asha_stops_the_weak_and_the_best_is_registered(here: None, tmp_path: Pa
     assert (best.train.learning_rate, best.train.epochs) == (GOOD_RATE, 3)
     assert list(best.model.granularities) == result["best"]["model.granularities"]
     version = client.get_model_version_by_alias("mgray-interest", "challenger")
-    assert version.version == result["model"]["version"]
+    assert str(version.version) == result["model"]["version"]
     full = client.get_run(version.run_id)
     assert full.data.tags["mlflow.parentRunId"] == result["run_id"]
     assert full.data.params["model.granularities"] == json.dumps(list(best.model.granularities))
