@@ -27,7 +27,7 @@ def register_model(home: Path, dataset: Dataset) -> Path:
     from pipelines import tracking
 
     folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
-    config = TrackingConfig(system_metrics=False)
+    config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
         tracking.register(config, folder, dataset.item_ids[:2], {})

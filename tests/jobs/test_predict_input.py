@@ -40,7 +40,13 @@ def test_bad_input_is_one_line_and_exit_code_2(
     (tmp_path / "all.txt").write_text("\n".join(champion.dataset.item_ids))
     given, words = CASES[case]
     out = tmp_path / "out"
-    defaults = {"--home": champion.home, "--data.dataset": champion.dataset.folder, "--predict.out": out}
+    defaults = {
+        "--home": champion.home,
+        # By name: mlflow.set_tracking_uri leaves an earlier test's store in this process' environment.
+        "--tracking.uri": f"sqlite:///{champion.home / 'mlflow.db'}",
+        "--data.dataset": champion.dataset.folder,
+        "--predict.out": out,
+    }
     argv = [str(text) for pair in defaults.items() for text in pair]
     argv += [text.format(tmp=tmp_path) for text in given]
 
