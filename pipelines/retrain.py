@@ -105,11 +105,7 @@ class _Retraining:
             cluster.connect()
         dataset, drift, reused = self._data(champion)
         base |= {
-            "dataset": {
-                "path": None if self.dry else str(dataset.folder),
-                "fingerprint": dataset.manifest.fingerprint,
-                "reused": reused,
-            },
+            "dataset": {"path": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint, "reused": reused},
             "rows": dataset.manifest.rows,
             "drift": drift.summary() if drift else None,
         }
