@@ -102,10 +102,14 @@ def deal(windows: Windows, world_size: int) -> list[Windows]:
     return [windows[np.asarray(part, dtype=np.int64)] for part in parts]
 
 
+def padded_length(longest: int) -> int:
+    """Positions of a batch whose longest history has `longest` events: a multiple of LENGTH_STEP, one at least."""
+    return -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP
+
+
 def collate(windows: Windows, histories: dict[int, Histories]) -> Batch:
     """Windows to left-padded tensors. No window at all gives one row of padding, so that an idle rank keeps step."""
-    longest = int(num_events(windows).max()) if len(windows) else 1
-    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    length = padded_length(int(num_events(windows).max(initial=0)))
     items = np.full((max(1, len(windows)), length), PAD, dtype=np.int64)
     targets = np.full_like(items, PAD)
     for i, (shard, row, start, stop, first_target) in enumerate(windows.tolist()):
@@ -117,8 +121,7 @@ def collate(windows: Windows, histories: dict[int, Histories]) -> Batch:
 
 def left_pad(histories: Sequence[npt.NDArray[np.int32]], max_length: int) -> Tensor:
     """The last `max_length` items of each history -> [B, L] int64, 0 = pad, on the left."""
-    longest = max(1, min(max_length, max((len(h) for h in histories), default=1)))
-    length = -(-longest // LENGTH_STEP) * LENGTH_STEP
+    length = padded_length(min(max_length, max((len(history) for history in histories), default=0)))
     items = np.full((len(histories), length), PAD, dtype=np.int64)
     for i, history in enumerate(histories):
         recent = history[-max_length:]

@@ -27,6 +27,8 @@ from mgray.schema import PAD, UNKNOWN
 # a pure function of its seed.
 STEPS_BETWEEN_TIME_CHECKS = 20
 
+MAX_SCORES = 2**25  # scores held at once: 128 MiB
+
 HistoryList = Sequence[npt.NDArray[np.int32]]
 Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
 
@@ -291,6 +293,21 @@ def score_batches(queries: Iterable[Query], batch_events: int, max_rows: int) ->
         yield batch
 
 
+def max_score_rows(num_items: int) -> int:
+    """Histories that may be scored at once, for [rows, V + 1] scores to stay within MAX_SCORES."""
+    return max(1, MAX_SCORES // (num_items + 1))
+
+
+def rank_batch(scorer: Scorer, batch: Sequence[Query], remove_seen: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """-> (scores [T, V + 1] without what may not be recommended, targets [T], their ranks [T])."""
+    histories = [query.history for query in batch]
+    scores = scorer(histories)
+    targets = torch.tensor([query.target for query in batch], device=scores.device)
+    if remove_seen:
+        remove_seen_(scores, histories)
+    return scores, targets, target_ranks(scores, targets)
+
+
 def evaluate(
     scorer: Scorer, queries: Sequence[Query], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
 ) -> RankingMetrics:
@@ -298,20 +315,14 @@ def evaluate(
     rank, world_size = rank_and_world()
     num_items = len(item_counts) - 1
     metrics = RankingMetrics(config.k, item_counts)
-    max_rows = max(1, 2**25 // (num_items + 1))  # 128 MiB of scores
-    for number, batch in enumerate(score_batches(queries, config.batch_events, max_rows)):
+    for number, batch in enumerate(score_batches(queries, config.batch_events, max_score_rows(num_items))):
         if number % world_size != rank:
             continue
-        histories = [query.history for query in batch]
-        targets = torch.tensor([query.target for query in batch])
-        scores = scorer(histories)
-        targets = targets.to(scores.device)
-        if config.remove_seen:
-            remove_seen_(scores, histories)
+        scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
         top = scores.topk(min(config.k, num_items), dim=1)
         # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
         recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
-        metrics.update(target_ranks(scores, targets), recommended, [len(h) for h in histories], targets)
+        metrics.update(ranks, recommended, [len(query.history) for query in batch], targets)
     metrics.all_reduce()
     return metrics
 

@@ -9,12 +9,10 @@ import numpy.typing as npt
 import torch
 
 from mgray.checkpoint import load_model
-from mgray.engine import ModelScorer
+from mgray.engine import ModelScorer, max_score_rows
 from mgray.errors import InputError
 from mgray.metrics import remove_seen_
 from mgray.schema import UNKNOWN
-
-MAX_SCORES = 2**25  # scores held at once: 128 MiB
 
 
 def number_map(from_ids: Sequence[str], to_ids: Sequence[str]) -> npt.NDArray[np.int32]:
@@ -56,7 +54,7 @@ class Recommender:
             raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
         k = min(k, self.info.num_items)
         result = Recommendations([], [], [])
-        rows = max(1, MAX_SCORES // (self.info.num_items + 1))
+        rows = max_score_rows(self.info.num_items)
         for begin in range(0, len(histories), rows):
             encoded = [self.encode(history) for history in histories[begin : begin + rows]]
             numbers = [items for items, _ in encoded]

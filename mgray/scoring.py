@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from mgray.batch import LENGTH_STEP
+from mgray.batch import padded_length
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.schema import PAD, PREDICTION_SCHEMA, UNKNOWN
@@ -49,21 +49,17 @@ def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterato
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < len(order):
-        longest = _padded_length(int(lengths[order[begin]]))
+        longest = padded_length(int(lengths[order[begin]]))
         end = begin + max(1, min(max_rows, batch_events // longest))
         yield order[begin:end]
         begin = end
-
-
-def _padded_length(longest: int) -> int:
-    return -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP
 
 
 def pad_rows(items: Items, offsets: IntArray, rows: IntArray, max_length: int) -> Tensor:
     """The last `max_length` items of each of `rows` -> [B, L] int64, 0 = pad, on the left, as `batch.left_pad`."""
     ends = offsets[rows + 1]
     lengths = np.minimum(ends - offsets[rows], max_length)
-    length = _padded_length(int(lengths.max(initial=1)))
+    length = padded_length(int(lengths.max(initial=1)))
     columns = np.arange(-length, 0)
     padded = np.full((len(rows), length), PAD, dtype=np.int64)
     is_real = columns >= -lengths[:, None]

@@ -7,7 +7,8 @@ import torch
 
 from mgray.errors import InputError
 from mgray.model import MGDSC
-from mgray.schema import PAD
+from mgray.recommend import number_map
+from mgray.schema import PAD, UNKNOWN
 
 NEW_ITEM_NOISE = 0.1  # share of the known rows' deviation that new rows scatter by
 
@@ -39,19 +40,19 @@ def warm_start_(
                 f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "
                 f"take its values, or train without warm start"
             )
-    number = {item_id: i for i, item_id in enumerate(source_ids, start=1)}
-    rows = torch.tensor([number.get(item_id, PAD) for item_id in item_ids])
-    known = rows != PAD
-    fresh_start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rows = torch.from_numpy(number_map(item_ids, source_ids)[1:-1]).long()
+    known = rows != UNKNOWN
+    # Vectors are copied whole, so only matrices are mixed with their random start.
+    mixed = [name for name, tensor in model.state_dict().items() if keep < 1 and tensor.dim() >= 2]
+    fresh_start = {name: model.state_dict()[name].clone() for name in mixed}
     weights = {name: tensor for name, tensor in source.state_dict().items() if name != "embedding.weight"}
     model.load_state_dict(weights, strict=False)
     with torch.no_grad():
         table = source.embedding.weight[1:]
         scatter = NEW_ITEM_NOISE * table.std(0)
         fresh = table.mean(0) + scatter * torch.randn(len(item_ids), table.shape[1], device=table.device)
-        matched = source.embedding.weight[rows.to(table.device)]
+        matched = source.embedding.weight[rows.clamp(min=PAD).to(table.device)]
         model.embedding.weight[1:] = torch.where(known.to(table.device)[:, None], matched, fresh)
-        for name, tensor in model.state_dict().items():
-            if keep < 1 and tensor.dim() >= 2:
-                tensor.lerp_(fresh_start[name].to(tensor.device), 1 - keep)
+        for name, start in fresh_start.items():
+            model.state_dict()[name].lerp_(start, 1 - keep)
     return WarmStart(int(known.sum()), int((~known).sum()))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mgray import report_data as report
 from mgray.baselines import make_baselines
-from mgray.config import EvalJobConfig, EvaluateConfig, TrainJobConfig, flatten
+from mgray.config import EvalJobConfig, EvaluateConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
 from mgray.engine import evaluate, part_queries
 from mgray.errors import InputError
@@ -58,10 +58,7 @@ def example_query(dataset: Dataset) -> Query | None:
     return max(candidates, key=lambda query: min(len(query.history), EXAMPLE_FILMS), default=None)
 
 
-def make_example(dataset: Dataset, recommender: Recommender) -> report.Example | None:
-    query = example_query(dataset)
-    if query is None:
-        return None
+def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report.Example:
     titles = dict(zip(dataset.item_ids, dataset.titles, strict=True))
     history = [dataset.item_ids[item - 1] for item in query.history]
     result = recommender.recommend([history], EXAMPLE_FILMS)
@@ -87,8 +84,9 @@ def publish(
 ) -> dict[str, Any]:
     """Report and model to MLflow, tables to stderr; gives the result line's fields."""
     figures = {name: baseline.compute() for name, baseline in baselines.items()}
-    example = make_example(dataset, Recommender(model_folder))
-    history = example_history(dataset)
+    query = example_query(dataset)
+    example = make_example(dataset, query, Recommender(model_folder)) if query is not None else None
+    history = example_history(dataset, query)
     tags = {"dataset_fingerprint": dataset.manifest.fingerprint, "run_id": run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
@@ -120,7 +118,7 @@ def publish(
         slices=slice_rows({report.MODEL: trained["slices"]} | {n: b.slices() for n, b in baselines.items()}),
         granularities=granularity_shares(config, trained["attention"]),
         example=example,
-        config=flatten(config),
+        config=tracking.run_params(config, uri),
         rows=dataset.manifest.rows,
         notes=[
             "Ranking is over the full catalogue; "
@@ -163,9 +161,8 @@ def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | No
     ]
 
 
-def example_history(dataset: Dataset) -> list[str]:
+def example_history(dataset: Dataset, query: Query | None) -> list[str]:
     """Raw ids for the model's input example: the last items of a real user."""
-    query = example_query(dataset)
     items = query.history[-5:] if query is not None else [1]
     return [dataset.item_ids[item - 1] for item in items]
 

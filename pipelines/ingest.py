@@ -21,15 +21,17 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow.parquet as pq
 import ray.data
+from rich.console import Console
 
 from mgray import __version__, features
 from mgray.config import DataConfig, IngestJobConfig
+from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.manifest import Manifest, commit, digest, file_sha256, read_manifest, seal
 from mgray.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
-from pipelines.progress import PhaseProgress, console
+from pipelines.progress import PhaseProgress, Timer, console
 from pipelines.readers import Range
 from pipelines.sources import Source, read_titles, resolve
 from pipelines.versions import committed, publish, staging_folder
@@ -255,6 +257,14 @@ def describe(found: IngestResult) -> str:
         f"{verb} {found.path} ({manifest.users:,} users, {manifest.items:,} items, "
         f"{manifest.rows['written']:,} events, fingerprint {manifest.fingerprint[:16]})"
     )
+
+
+def obtain_dataset(data: DataConfig, home: Path, out: Console, timer: Timer) -> tuple[Dataset, bool]:
+    """The dataset version that a job works on, and whether it was there already; says so on stderr."""
+    with timer.phase("ingest"), PhaseProgress(out) as progress:
+        found = ingest(data, home, progress.update)
+    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+    return Dataset(found.path), found.reused
 
 
 def run_ingest(config: IngestJobConfig) -> dict[str, Any]:

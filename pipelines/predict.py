@@ -37,9 +37,8 @@ from mgray.schema import SCHEMA_VERSION, UNKNOWN
 from pipelines import cluster, tracking
 from pipelines.ingest import describe, ingest
 from pipelines.predict_tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
-from pipelines.progress import PhaseProgress, console
+from pipelines.progress import PhaseProgress, Timer, console
 from pipelines.sources import read_item_ids
-from pipelines.train import Timer
 from pipelines.versions import committed, publish, staging_folder
 
 COUNTED = ("users", "predictions", "users_fallback", "users_empty")

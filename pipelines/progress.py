@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -20,6 +21,21 @@ def console() -> Console:
     # Never narrower than 80 columns: a job's log has no terminal, and tables must not be cut there.
     probe = Console(stderr=True)
     return probe if probe.is_terminal else Console(stderr=True, width=WIDE)
+
+
+@dataclass
+class Timer:
+    """Seconds by phase, for the result line."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.perf_counter() - started, 2)
 
 
 class PhaseProgress:

@@ -9,10 +9,9 @@ from mgray.errors import InputError
 from mgray.manifest import Manifest
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
-from pipelines.ingest import ingest
-from pipelines.progress import PhaseProgress, console
+from pipelines.ingest import obtain_dataset
+from pipelines.progress import Timer, console
 from pipelines.registry import KEPT, PROMOTED, Registry, Version, dataset_folder
-from pipelines.train import Timer
 from pipelines.versions import staging_folder
 from pipelines.window import Comparison, compare
 
@@ -96,8 +95,7 @@ def _window_dataset(
     manifests = [registry.manifest(one) for one in (version, champion) if one is not None]
     if config.data.dataset is not None or "source" in config.data.model_fields_set:
         cluster.connect()
-        with timer.phase("ingest"), PhaseProgress(console()) as progress:
-            dataset = Dataset(ingest(config.data, home, progress.update).path)
+        dataset, _ = obtain_dataset(config.data, home, console(), timer)
     else:
         known = [manifest for manifest in manifests if manifest is not None]
         newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from mgray.config import TrainJobConfig
 from mgray.errors import InputError
 from mgray.manifest import Manifest, digest
-from pipelines.tracking import CHAMPION
+from pipelines.tracking import CHAMPION, shown_uri
 
 HISTORY_TAG = "champion_history"
 MAX_HISTORY = 200  # versions kept in the tag
@@ -86,7 +86,7 @@ class Registry:
                 raise
             there = ", ".join(sorted((v.version for v in self.versions()), key=int)) or "none"
             raise InputError(
-                f"version {version}: {self.name} at {self.uri} has no such version (there are: {there})"
+                f"version {version}: {self.name} at {shown_uri(self.uri)} has no such version (there are: {there})"
             ) from error
 
     def versions(self) -> list[Version]:
@@ -168,7 +168,9 @@ class Registry:
         """
         now = self.champion()
         if now is None:
-            raise InputError(f"{self.name} at {self.uri}: no champion, so nothing to roll back; promote a version")
+            raise InputError(
+                f"{self.name} at {shown_uri(self.uri)}: no champion, so nothing to roll back; promote a version"
+            )
         history = self.history()[:-1]
         while history:
             try:

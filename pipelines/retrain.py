@@ -21,9 +21,10 @@ from mgray.errors import InputError
 from mgray.manifest import Manifest
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
+from pipelines.ingest import obtain_dataset
 from pipelines.lock import Lock, retrain_lock
 from pipelines.new_files import Files, sort_files
-from pipelines.progress import console
+from pipelines.progress import Timer, console
 from pipelines.registry import (
     DECISION_TAG,
     KEPT,
@@ -34,7 +35,7 @@ from pipelines.registry import (
     dataset_folder,
     training_key,
 )
-from pipelines.train import Timer, obtain_dataset, run_training
+from pipelines.train import run_training
 from pipelines.versions import staging_folder
 from pipelines.window import Comparison, compare
 
@@ -173,7 +174,7 @@ class _Retraining:
     def _data(self, champion: _Champion | None) -> tuple[Dataset, Drift | None, bool]:
         """The dataset of all files, and how far its new events are from the champion's data."""
         data = self.config.data.model_copy(update={"out": str(self.scratch / "datasets")} if self.dry else {})
-        dataset, reused = obtain_dataset(TrainJobConfig(data=data), self.home, self.out, self.timer)
+        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer)
         if champion is None:
             return dataset, None, reused
         with self.timer.phase("drift"):

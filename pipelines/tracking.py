@@ -31,7 +31,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from mgray import __version__
-from mgray.config import TrackingConfig
+from mgray.config import JobConfig, TrackingConfig, flatten
 from mgray.errors import InputError
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -48,7 +48,7 @@ def metric_key(name: str) -> str:
 
 def shown_uri(uri: str) -> str:
     """The URI without the password that a database's may hold: what logs, params and the result line may show."""
-    return re.sub(r"(://[^:/@]+):[^@]*@", r"\1:***@", uri)
+    return re.sub(r"(://[^:/@\s]+):[^@\s]*@", r"\1:***@", uri)
 
 
 def resolve_uri(config: TrackingConfig, home: Path) -> str:
@@ -93,6 +93,11 @@ def open_tracking(config: TrackingConfig, home: Path, create: bool = True) -> st
     return uri
 
 
+def run_params(config: JobConfig, uri: str) -> dict[str, Any]:
+    """Dotted key -> value of a run's config, as MLflow and the report show it: the URI in use, without a password."""
+    return flatten(config) | {"tracking.uri": shown_uri(uri)}
+
+
 def runs_view() -> dict[str, Any]:
     """Columns and order of the experiment's runs table: what a person chooses a model by."""
     return {
@@ -131,7 +136,7 @@ def ui_command(uri: str) -> str:
 
 
 def command_line() -> str:
-    return " ".join(["python", *sys.argv])
+    return " ".join(["python", *map(shown_uri, sys.argv)])
 
 
 def git_commit() -> str | None:

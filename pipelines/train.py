@@ -1,51 +1,22 @@
 """The main job: log -> dataset -> DDP training on Ray Train -> test figures beside baselines -> MLflow's registry."""
 
 import shutil
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
-from rich.console import Console
 
 from mgray import checkpoint
-from mgray.config import TrainJobConfig, flatten
-from mgray.dataset import Dataset
+from mgray.config import TrainJobConfig
 from mgray.errors import InputError
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines, publish
-from pipelines.ingest import describe, ingest
-from pipelines.progress import PhaseProgress, console, training_progress
+from pipelines.ingest import obtain_dataset
+from pipelines.progress import Timer, console, training_progress
 from pipelines.worker import LocalSession, RankInput, RankRun, train_worker
-
-
-@dataclass
-class Timer:
-    """Seconds by phase, for the result line."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(time.perf_counter() - started, 2)
-
-
-def obtain_dataset(config: TrainJobConfig, home: Path, out: Console, timer: Timer) -> tuple[Dataset, bool]:
-    """The dataset version to train on, ingested now or reused; says which on stderr."""
-    with timer.phase("ingest"), PhaseProgress(out) as progress:
-        found = ingest(config.data, home, progress.update)
-    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
-    return Dataset(found.path), found.reused
-
 
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
 
@@ -162,11 +133,11 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
         cluster.connect()
     plan = cluster.plan_workers(config.scale)
     check_warm_start(config, uri)
-    dataset, reused = obtain_dataset(config, home, out, timer)
+    dataset, reused = obtain_dataset(config.data, home, out, timer)
     if dataset.manifest.train_events < 2:
         raise InputError(f"{dataset.folder}: the training part has no two events; give a longer log")
     manifest = dataset.manifest
-    params = flatten(config) | {"tracking.uri": tracking.shown_uri(uri)}
+    params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
         run_id = run.info.run_id

@@ -20,15 +20,16 @@ from ray import tune
 from rich.console import Console
 
 from mgray import search as spaces
-from mgray.config import TrainJobConfig, TuneJobConfig, flatten
+from mgray.config import TrainJobConfig, TuneJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from pipelines import cluster, tracking
-from pipelines.progress import console
+from pipelines.ingest import obtain_dataset
+from pipelines.progress import Timer, console
 from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import best_of, log_summary, no_best
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
-from pipelines.train import Timer, obtain_dataset, run_name, run_training
+from pipelines.train import run_name, run_training
 from pipelines.trial import TrialInput, run_trial
 from pipelines.trial_runs import TrialRuns
 
@@ -91,7 +92,7 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
     """Ingested once, by the search; a resumed one goes on with the version it began with, whatever the log is now."""
     if "dataset" in search.memo:
         return Dataset(search.memo["dataset"])
-    dataset, _ = obtain_dataset(search.config, home, out, timer)
+    dataset, _ = obtain_dataset(search.config.data, home, out, timer)
     if dataset.manifest.train_events < 2 or not dataset.manifest.valid_events:
         raise InputError(f"{dataset.folder}: nothing to train on or to validate with; give a longer log")
     search.note(dataset=str(dataset.folder.absolute()))
@@ -138,7 +139,7 @@ class _Run:
         return records(self.study, self.search.space)
 
     def whole(self) -> dict[str, Any]:
-        params = flatten(self.config) | {"tracking.uri": self.uri}
+        params = tracking.run_params(self.config, self.uri)
         params |= {f"space.{key}": words for key, words in spaces.describe(self.search.space).items()}
         tags = tracking.run_tags((), self.dataset.manifest.fingerprint, self.plan.label)
         tags |= {"granularities": "searched", "search.name": self.search.name, "kind": "search"}
@@ -223,7 +224,9 @@ class _Run:
         else:
             tags = tracking.run_tags(config.model.granularities, self.dataset.manifest.fingerprint, self.plan.label)
             tags |= {"search.name": self.search.name, "search.trial": str(number), "kind": "trial"}
-            earlier = self.runs.create(f"trial {number}: {run_name(config)}", flatten(config) | values, tags)
+            earlier = self.runs.create(
+                f"trial {number}: {run_name(config)}", tracking.run_params(config, self.uri) | values, tags
+            )
         return TrialInput(
             config=config.model_dump_json(),
             dataset=str(self.dataset.folder.absolute()),

@@ -14,15 +14,13 @@ import torch
 
 from mgray.config import EvaluateConfig, GateConfig
 from mgray.dataset import Dataset, Query
-from mgray.engine import Scorer, part_queries, score_batches
+from mgray.engine import Scorer, max_score_rows, part_queries, rank_batch, score_batches
 from mgray.errors import InputError
 from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
-from mgray.metrics import remove_seen_, target_ranks
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
 from pipelines.evaluate import RemappedScorer
 
-MAX_SCORES = 2**25  # scores held at once: 128 MiB
 LATENCY_HISTORIES = 30
 
 
@@ -36,18 +34,13 @@ class Comparison(NamedTuple):
 
 def query_ranks(scorer: Scorer, queries: list[Query], num_items: int, config: EvaluateConfig) -> IntArray:
     """Rank of each query's target [T], in the order of `describe_queries`."""
-    ranks = []
-    for batch in _batches(queries, num_items, config):
-        histories = [query.history for query in batch]
-        scores = scorer(histories).cpu()
-        if config.remove_seen:
-            remove_seen_(scores, histories)
-        ranks.append(target_ranks(scores, torch.tensor([query.target for query in batch])))
+    batches = _batches(queries, num_items, config)
+    ranks = [rank_batch(scorer, batch, config.remove_seen)[2].cpu() for batch in batches]
     return torch.cat(ranks).numpy() if ranks else np.zeros(0, dtype=np.int64)
 
 
 def _batches(queries: list[Query], num_items: int, config: EvaluateConfig) -> list[list[Query]]:
-    return list(score_batches(queries, config.batch_events, max(1, MAX_SCORES // (num_items + 1))))
+    return list(score_batches(queries, config.batch_events, max_score_rows(num_items)))
 
 
 def describe_queries(queries: list[Query], dataset: Dataset, config: EvaluateConfig) -> Window:

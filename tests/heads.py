@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,7 +13,9 @@ from typing import NamedTuple
 
 import requests
 
-BIN = Path(sys.executable).parent
+from tests.jobs.processes import BIN
+from tests.jobs.processes import environment as clean_environment
+
 TOKEN = "a-token-of-this-test-alone-0123456789abcdef"  # Ray wants 16 characters or more
 PORT_OPTIONS = (
     "port",
@@ -46,12 +47,6 @@ def free_ports(count: int) -> list[int]:
     finally:
         for opened in sockets:
             opened.close()
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what it says of Ray, and with the environment's own `python` first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return kept | {"PATH": f"{BIN}:{os.environ['PATH']}"}
 
 
 @contextmanager

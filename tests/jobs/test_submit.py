@@ -4,25 +4,19 @@ it travels with the job.
 
 import json
 import os
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mgray.synthetic import make_log
-from tests.jobs.processes import BIN, ROOT, Done, environment, result_line, run
+from tests.heads import Head, ray_head
+from tests.jobs.processes import BIN, ROOT, Done, result_line, run
 
 UPLOADED_VERSION = "0.0.0+uploaded"
 TINY = (
@@ -31,80 +25,16 @@ TINY = (
 )
 
 
-class Head(NamedTuple):
-    address: str
-    token: dict[str, str]
-
-    def ray_job(self, *words: str, cwd: Path = ROOT, with_token: bool = True) -> Done:
-        command, *rest = words
-        extra = self.token if with_token else {}
-        return run([str(BIN / "ray"), "job", command, "--address", self.address, *rest], cwd=cwd, **extra)
-
-
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for probe in sockets:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in sockets]
-    for probe in sockets:
-        probe.close()
-    return ports
-
-
-def wait_for_dashboard(address: str, process: subprocess.Popen, log: Path) -> None:
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"{address}/api/version", timeout=5)
-        except urllib.error.HTTPError as error:
-            if error.code == 401:  # it is up, and asks for the token
-                return
-        except OSError:
-            pass
-        else:
-            raise AssertionError("the head answers without a token")
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
-
-
-def stop(process: subprocess.Popen, folder: Path) -> None:
-    """This head's processes and no other: those that it started, and those that name its folder."""
-    found = {process.pid: psutil.Process(process.pid)} if process.poll() is None else {}
-    for candidate in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in word for word in candidate.info["cmdline"] or []):
-            found[candidate.pid] = candidate
-            found |= {child.pid: child for child in candidate.children(recursive=True)}
-    found.pop(os.getpid(), None)
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        for member in found.values():
-            try:
-                member.send_signal(sign)
-            except psutil.NoSuchProcess:
-                continue
-        psutil.wait_procs(list(found.values()), timeout=5)
-    process.wait()
+def ray_job(head: Head, *words: str, cwd: Path = ROOT, with_token: bool = True) -> Done:
+    command, *rest = words
+    extra = head.environment if with_token else {}
+    return run([str(BIN / "ray"), "job", command, "--address", head.address, *rest], cwd=cwd, **extra)
 
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    # The paths of Ray's sockets must stay below 108 characters, so not in pytest's folder.
-    folder = Path(tempfile.mkdtemp(prefix="mg", dir="/tmp"))
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    gcs, dashboard, agent, metrics, client = free_ports(5)
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", f"--temp-dir={folder}"]
-    command += ["--num-cpus=2", "--node-ip-address=127.0.0.1", f"--port={gcs}", f"--ray-client-server-port={client}"]
-    command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
-    command += [f"--metrics-export-port={metrics}"]
-    log = folder / "head.log"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment(**token), stdout=out, stderr=out)
-    address = f"http://127.0.0.1:{dashboard}"
-    try:
-        wait_for_dashboard(address, process, log)
-        yield Head(address, token)
-    finally:
-        stop(process, folder)
-        shutil.rmtree(folder, ignore_errors=True)
+    with ray_head(ROOT) as started:
+        yield started
 
 
 class Place(NamedTuple):
@@ -123,24 +53,25 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 def test_a_submit_without_a_token_starts_nothing(head: Head, place: Place) -> None:
-    done = head.ray_job("submit", "--", *place.train(), with_token=False)
+    done = ray_job(head, "submit", "--", *place.train(), with_token=False)
     assert done.code == 1, done
     assert "AuthenticationError" in done.stderr
     assert "authentication" in done.stderr.splitlines()[-1].lower(), "the last line tells what is missing"
     request = urllib.request.Request(f"{head.address}/api/jobs/", json.dumps({"entrypoint": "true"}).encode())
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=10)
-    assert caught.value.code == 401
+    for asked in (request, urllib.request.Request(f"{head.address}/api/version")):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(asked, timeout=10)
+        assert caught.value.code == 401
     assert not place.home.exists()
-    listed = head.ray_job("list")
+    listed = ray_job(head, "list")
     assert listed.code == 0, listed
     assert "JobDetails" not in listed.stdout, listed
 
 
 def test_the_code_is_where_the_head_was_started(head: Head, place: Place) -> None:
-    done = head.ray_job("submit", "--submission-id=in-place", "--", *place.train())
+    done = ray_job(head, "submit", "--submission-id=in-place", "--", *place.train())
     assert done.code == 0, done
-    result = result_line(head.ray_job("logs", "in-place", "--log-style=record").stdout)
+    result = result_line(ray_job(head, "logs", "in-place", "--log-style=record").stdout)
     assert (result["job"], result["status"]) == ("train", "ok")
     assert result["model"] == {"name": "mgray-interest", "version": "1"}
     assert set(result["metrics"]) == {"hr@10", "ndcg@10", "mrr@10", "coverage@10"}
@@ -161,9 +92,9 @@ def test_the_code_travels_with_the_job(head: Head, place: Place, tmp_path: Path)
         (copy / name).parent.mkdir(parents=True)
         (copy / name).touch()
         os.truncate(copy / name, 1 << 30)  # ten times what Ray takes; sparse, so it costs nothing here
-    done = head.ray_job("submit", "--submission-id=uploaded", "--working-dir=.", "--", *place.train(), cwd=copy)
+    done = ray_job(head, "submit", "--submission-id=uploaded", "--working-dir=.", "--", *place.train(), cwd=copy)
     assert done.code == 0, done
-    result = result_line(head.ray_job("logs", "uploaded", "--log-style=record").stdout)
+    result = result_line(ray_job(head, "logs", "uploaded", "--log-style=record").stdout)
     assert (result["job"], result["status"]) == ("train", "ok")
     assert result["dataset"]["reused"]
     assert set(result["metrics"]) == {"hr@10", "ndcg@10", "mrr@10", "coverage@10"}

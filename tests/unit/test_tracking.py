@@ -1,8 +1,11 @@
 """What tracking shows and writes, where no server is needed."""
 
+import sys
+
 import pytest
 
-from pipelines.tracking import metric_key, param_text, shown_uri
+from mgray.config import TrackingConfig, TrainJobConfig
+from pipelines.tracking import command_line, metric_key, param_text, run_params, shown_uri
 
 
 @pytest.mark.parametrize(
@@ -27,3 +30,12 @@ def test_a_param_reads_back_as_an_option(value: object, text: str) -> None:
 
 def test_metric_names_are_mlflows() -> None:
     assert metric_key("test/hr@10") == "test/hr_at_10"
+
+
+def test_no_password_in_params_or_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "postgresql://mgray:s3cret@db/mlflow"
+    config = TrainJobConfig(tracking=TrackingConfig(uri=uri))
+    assert run_params(config, uri)["tracking.uri"] == "postgresql://mgray:***@db/mlflow"
+    monkeypatch.setattr(sys, "argv", ["jobs/train.py", f"--tracking.uri={uri}", "http://h:5000", "models:/m@champion"])
+    words = "jobs/train.py --tracking.uri=postgresql://mgray:***@db/mlflow http://h:5000 models:/m@champion"
+    assert command_line() == f"python {words}"
