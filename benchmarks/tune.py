@@ -57,8 +57,8 @@ SPACE = {
 BASE = {"model": {"width": 32}, "train": {"epochs": EPOCHS, "max_time_s": None, "validate_every_epochs": 1}}
 ASHA = {"scheduler": "asha", "grace_epochs": 1, "reduction_factor": 3.0}
 ARMS: dict[str, dict[str, Any]] = {
-    "random": {"algorithm": "random", "scheduler": "none", "start_from_config": False},
-    "tpe": {"algorithm": "tpe", "scheduler": "none", "start_from_config": False},
+    "random": {"algorithm": "random", "scheduler": None, "start_from_config": False},
+    "tpe": {"algorithm": "tpe", "scheduler": None, "start_from_config": False},
     "default": {"algorithm": "tpe", **ASHA, "start_from_config": True},
     "default, no start": {"algorithm": "tpe", **ASHA, "start_from_config": False},
 }
@@ -162,8 +162,9 @@ def plot(runs: list[dict[str, Any]], budget_s: float, path: Path) -> None:
         mean = [statistics.mean(values) for values in zip(*lines, strict=True)]
         for line in lines:
             panels[0].step(grid, line, color=colours[arm], linewidth=0.7, alpha=0.35, where="post")
+        width = 5.0 if arm == "random" else 2.2  # where two arms are one line, both show
         panels[0].step(
-            grid, mean, color=colours[arm], linewidth=2.2, where="post", label=f"{arm}, mean of {len(lines)}"
+            grid, mean, color=colours[arm], linewidth=width, where="post", label=f"{arm}, mean of {len(lines)}"
         )
     panels[0].set(xlabel="CPU seconds", ylabel=f"best validation {METRIC} so far", title="Search on MovieLens-100K")
     top = max(run["best"] for run in runs)

@@ -211,7 +211,7 @@ class RetrainConfig(Section):
     start: Literal["champion", "scratch"] = Field(
         "champion", description="champion: its model section and weights; scratch: this config's model section, anew"
     )
-    warm_epochs: int = Field(15, ge=1, description="train.epochs of a start from champion")
+    warm_epochs: int = Field(18, ge=1, description="train.epochs of a start from champion")
     warm_learning_rate: float = Field(4e-3, gt=0, description="train.learning_rate of a start from champion")
     warm_keep: float = Field(
         0.5, ge=0, le=1, description="train.warm_start_keep of a start from champion: 1 settles sooner and lower"
@@ -340,7 +340,7 @@ class SearchConfig(Section):
     algorithm: Literal["tpe", "random"] = Field(
         "tpe", description="tpe: Optuna's model of what did well proposes; random: drawn from the space alike"
     )
-    scheduler: Literal["asha", "none"] = Field(
+    scheduler: Literal["asha"] | None = Field(
         "asha", description="asha: trials behind the others at the same epoch are stopped; none: all train to the end"
     )
     metric: Literal["ndcg", "hr", "mrr"] = Field(

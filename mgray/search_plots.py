@@ -150,7 +150,8 @@ def plot_levels(trials: Sequence[PlottedTrial], metric: str) -> Markup | None:
         right.set_xlabel("levels")
         right.set_title("Best by number and kind of levels")
         right.margins(x=0.15, y=0.15)
-        right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3, columnspacing=1.2, handlelength=1.4)
+        handles, labels = right.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower right", ncols=3)
         grid(right, "y")
 
     return plot("levels", 1.3 + 0.3 * max(5, len(rows)), f"Validation {metric} by granularities", draw)

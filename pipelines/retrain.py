@@ -105,8 +105,13 @@ class _Retraining:
         with self.timer.phase("ray_start"):
             cluster.connect()
         dataset, drift, reused = self._data(champion)
+        is_temporary = self.dry and self.config.data.dataset is None
         base |= {
-            "dataset": {"path": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint, "reused": reused},
+            "dataset": {
+                "path": None if is_temporary else str(dataset.folder),
+                "fingerprint": dataset.manifest.fingerprint,
+                "reused": reused,
+            },
             "rows": dataset.manifest.rows,
             "drift": drift.summary() if drift else None,
         }

@@ -1,5 +1,6 @@
 """What a search found, for MLflow, for people and for the result line."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -27,6 +28,13 @@ def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
         if found:
             return max(found, key=lambda trial: (trial.score, -trial.number))
     return None
+
+
+def as_it_stands(trial: TrialRecord) -> TrialRecord:
+    """A trial that the end of the search's time cut short counts as stopped, until a resume goes on with it."""
+    if trial.outcome != "running" or not trial.curve:
+        return trial
+    return replace(trial, outcome="stopped", reason="unfinished when the search's time was up")
 
 
 def no_best(trials: list[TrialRecord]) -> NoReturn:
@@ -135,7 +143,7 @@ def log_summary(
         | {tracking.metric_key(f"best_valid/{metric}"): best.score}
     )
     mlflow.set_tag("search.best_trial", str(best.number))
-    out.print(summary(report), highlight=False, markup=False)
+    out.print(summary(report), highlight=False, markup=False, soft_wrap=True)
     out.print(f"report: {search.path / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
     return {
         "search": str(search.path),

@@ -156,12 +156,14 @@ class StudySearcher(Searcher):
         self.distributions = {key: distribution(dimension) for key, dimension in space.items()}
         self.numbers: dict[str, int] = {}  # Tune's trial id -> the study's number
         self.stopped_at: dict[int, int] = {}  # number -> epoch at which ASHA stopped it
+        self.exhausted = False
         self._unfinished = [record for record in records(study, space) if record.outcome == "running"]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         drawn = self._draw()
         if drawn is None:
-            return Searcher.FINISHED  # every point of a small space has been tried
+            self.exhausted = True  # every point of a small space has been tried
+            return Searcher.FINISHED
         number, point, run_id = drawn
         given = self.prepare(number, point, run_id)
         self._trial(number).set_user_attr("run_id", given["run_id"])

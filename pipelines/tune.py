@@ -27,7 +27,7 @@ from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console
 from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
-from pipelines.search_summary import best_of, log_summary, no_best
+from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
 from pipelines.train import run_name, run_training
 from pipelines.trial import TrialInput, run_trial
@@ -43,11 +43,10 @@ def run_search(config: TuneJobConfig) -> dict[str, Any]:
     out, timer = console(), Timer()
     home = cluster.job_home(config)
     with open_search(config, home) as search:
-        if config.resume and "result" in search.memo:
-            ended = sum(search.memo["result"]["trials"].values())
-            if ended >= search.config.search.num_trials:
-                out.print(f"search {search.name} is complete: {ended} trials", highlight=False, markup=False)
-                return {**search.memo["result"], "resumed": True}
+        ended = search.memo.get("ended", 0)
+        if "result" in search.memo and ended >= search.config.search.num_trials:
+            out.print(f"search {search.name} is complete: {ended} trials", highlight=False, markup=False)
+            return {**search.memo["result"], "resumed": True}
         uri = tracking.open_tracking(search.config.tracking, home)
         with timer.phase("ray_start"):
             cluster.connect(dashboard=search.config.scale.num_workers > 1)
@@ -156,25 +155,30 @@ class _Run:
             self.runs.end_leftovers(going_on)
             try:
                 with self.timer.phase("search"):
-                    self._trials()
+                    exhausted = self._trials()
             finally:
                 for record in self.records():
                     if record.outcome == "running" and record.run_id:
                         self.runs.update(record.run_id, "KILLED", {"search.outcome": "interrupted; --resume goes on"})
-            best = best_of(self.records()) or no_best(self.records())
-            summary = log_summary(self.search, self.records(), best, self.base, self.dataset, self.metric, self.out)
+            trials = [as_it_stands(record) for record in self.records()]
+            best = best_of(trials) or no_best(trials)
+            summary = log_summary(self.search, trials, best, self.base, self.dataset, self.metric, self.out)
+            ended = sum(record.outcome != "running" for record in self.records())
+            self.search.note(ended=self.config.search.num_trials if exhausted else ended)
         result = {"run_id": run_id, "tracking_uri": tracking.shown_uri(self.uri), **summary}
         result |= {"dataset": {"path": str(self.dataset.folder), "fingerprint": self.dataset.manifest.fingerprint}}
         return result | self._train_best(best, run_id)
 
-    def _trials(self) -> None:
+    def _trials(self) -> bool:
+        """Whether the space holds no point that has not been tried."""
         search = self.config.search
         remaining = search.num_trials - sum(record.outcome != "running" for record in self.records())
         if remaining <= 0:
-            return
+            return False
         # Ctrl-C ends the job, as it does elsewhere, and --resume goes on; the rest is files that nobody reads.
         for name in ("TUNE_DISABLE_SIGINT_HANDLER", "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"):
             os.environ.setdefault(name, "1")
+        os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to stdout, which is the result line's
         os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failure is a report without a score
         searcher = StudySearcher(self.study, self.search.space, self._prepare, self._ended)
         at_a_time = concurrent_trials(self.config, self.plan)
@@ -209,6 +213,7 @@ class _Run:
         )
         tuner.fit()
         shutil.rmtree(self.search.path / "tune", ignore_errors=True)
+        return searcher.exhausted
 
     def _prepare(self, number: int, point: Point, earlier: str | None) -> dict[str, Any]:
         """The trial's config and MLflow run: a new one, or that of the attempt which a kill cut short."""

@@ -127,7 +127,7 @@ def test_a_trial_is_the_same_training_as_a_run_of_its_own(here: None, tmp_path: 
 def test_a_failing_trial_is_recorded_and_ends_no_search(here: None, tmp_path: Path, log: Path) -> None:
     # Width 18 divides into no 4 heads of attention, and is well as a sum.
     space = {"model.width": {"choice": [16, 18]}, "model.fusion": {"choice": ["attention", "sum"]}}
-    result = search(tmp_path, log, space, num_trials=9, scheduler="none")
+    result = search(tmp_path, log, space, num_trials=9, scheduler=None)
     assert result["trials"] == {"finished": 3, "stopped": 0, "failed": 1}, "4 points, each tried once"
     failed = [run for run in runs_by_trial(tmp_path, result["run_id"]).values() if run.info.status == "FAILED"]
     assert len(failed) == 1
