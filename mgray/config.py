@@ -19,6 +19,7 @@ from mgray.errors import InputError
 
 MOVIELENS_100K = "movielens-100k"
 HOME_VARIABLE = "MGRAY_HOME"
+PSEUDONYM_KEY_VARIABLE = "MGRAY_PSEUDONYM_KEY"
 
 
 class Section(BaseModel):
@@ -33,12 +34,62 @@ class ColumnsConfig(Section):
     event_type: str | None = Field(
         None, description="log column that holds the kind of event; none: `event_type` if the log has it"
     )
+    features: tuple[str, ...] = Field((), max_length=256, description="log columns of numbers, to be standardized")
+    timestamp_unit: Literal["s", "ms", "us"] = Field(
+        "s", description="unit of timestamps that are numbers; text in ISO 8601 and Parquet's own times need none"
+    )
+    header: tuple[str, ...] | None = Field(
+        None, min_length=3, description="names of the columns of a text log without a header line, in order"
+    )
+
+    @model_validator(mode="after")
+    def _features_are_distinct(self) -> "ColumnsConfig":
+        if len(set(self.features)) < len(self.features):
+            raise ValueError("features names a column twice")
+        return self
+
+
+class CleanConfig(Section):
+    """Rules that drop events, in this order; each has its count in the manifest as rows.dropped_RULE."""
+
+    min_timestamp: float | None = Field(None, description="events before it are dropped, seconds since 1970; none: off")
+    max_timestamp: float | None = Field(None, description="events after it are dropped, seconds since 1970; none: off")
+    min_rating: float | None = Field(None, description="events rated lower are dropped; none: off")
+    max_rating: float | None = Field(None, description="events rated higher are dropped; none: off")
+    duplicates: bool = Field(True, description="of events equal in every column the first stays")
+    max_user_events_per_day: int | None = Field(
+        None, ge=1, description="users with more events than this within any 24 hours are dropped as bots; none: off"
+    )
+    repeat_window_s: float | None = Field(
+        None,
+        gt=0,
+        description="an event on an item that its user had within this many seconds before is dropped; none: off",
+    )
+    min_item_events: int = Field(
+        1,
+        ge=1,
+        description="items with fewer events are dropped, and with data.min_user_events for users this repeats until "
+        "nothing changes (the k-core)",
+    )
+
+
+class PrivacyConfig(Section):
+    pseudonymize: bool = Field(
+        False, description=f"user ids become HMAC-SHA-256 under the key of ${PSEUDONYM_KEY_VARIABLE} or of key_file"
+    )
+    key_file: str | None = Field(
+        None, description="file that holds that key, its whole content without the last newline"
+    )
+    forget: str | None = Field(
+        None, description="text file of user ids, one a line, as the log spells them: their events are dropped unread"
+    )
 
 
 class DataConfig(Section):
-    source: str = Field(
+    source: str | tuple[str, ...] = Field(
         MOVIELENS_100K,
-        description=f"raw log: a CSV, TSV, JSON Lines or Parquet file, a folder of them, or `{MOVIELENS_100K}`",
+        description="raw log: a CSV, TSV, JSON Lines or Parquet file, a folder, a glob, or a list of these, on a "
+        f"mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
     )
     items: str | None = Field(
         None, description="CSV, TSV or Parquet of item titles (item_id, title); none: item ids stand for titles"
@@ -48,13 +99,19 @@ class DataConfig(Section):
     )
     out: str | None = Field(None, description="folder that holds dataset versions; none: HOME/datasets")
     columns: ColumnsConfig = ColumnsConfig()
+    clean: CleanConfig = CleanConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     min_user_events: int = Field(3, ge=3, description="users with fewer events are dropped, events")
+    min_item_count: int = Field(
+        1, ge=1, description="items with fewer training events stay out of the vocabulary, as cold items, events"
+    )
     max_quarantined_share: float = Field(
         0.0, ge=0.0, le=1.0, description="largest share of unreadable rows that ingest sets aside instead of failing"
     )
-    split: Literal["leave_one_out", "temporal"] = Field(
+    split: Literal["leave_one_out", "temporal", "random"] = Field(
         "leave_one_out",
-        description="leave_one_out: last event tests, last but one validates; temporal: global cut times",
+        description="leave_one_out: last event tests, last but one validates; temporal: global cut times; random: 80% "
+        "of the events train, 10% validate, 10% test (for ratings)",
     )
     valid_from: float | None = Field(
         None, description="temporal split: validation starts here, seconds since 1970; none: the 80% quantile"
@@ -63,7 +120,10 @@ class DataConfig(Section):
         None, description="temporal split: test starts here, seconds since 1970; none: the 90% quantile"
     )
     num_shards: int | None = Field(
-        None, ge=1, description="Parquet shards of the dataset; none: one a 64 MB of log, at least 4"
+        None, ge=1, le=65_535, description="Parquet shards of the dataset; none: by the size of the log, at least 4"
+    )
+    keep_staged: bool = Field(
+        True, description="keep the log's parsed events beside the versions, so that --append reads new files only"
     )
 
     @model_validator(mode="after")
@@ -231,6 +291,10 @@ class IngestJobConfig(JobConfig):
     """Read a raw interaction log and commit it as a dataset version: Parquet shards and a manifest."""
 
     data: DataConfig = DataConfig()
+    append: bool = Field(
+        False,
+        description="read only files that the newest version in data.out was not made from, and keep its item numbers",
+    )
 
 
 class TrainJobConfig(JobConfig):

@@ -1,26 +1,27 @@
-"""Pure functions from a log's raw columns to histories: parse, clean, sort, split, count, number, encode.
+"""Pure functions from a log's raw columns to typed events, cut times, and the vocabulary.
 
 Every function takes whole columns and returns whole columns; none reads a file, and none loops over rows in Python.
-Legend: `E` events, `U` users, `V` items. Timestamps are seconds since 1970-01-01 UTC throughout.
+Legend: `E` events, `V` items. Timestamps are seconds since 1970-01-01 UTC throughout.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from mgray.schema import EVENT_TYPE, HISTORY_SCHEMA, ITEM_ID, RATING, TIMESTAMP, UNKNOWN, USER_ID, VOCABULARY_SCHEMA
+from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID, VOCABULARY_SCHEMA
 
-SplitKind = Literal["leave_one_out", "temporal"]
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 
 _ISO_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%:z"
 _BLANK = r"^\s*$"
 
 
 class Parsed(NamedTuple):
-    events: pl.DataFrame  # [E] the columns of EVENT_SCHEMA
+    events: pl.DataFrame  # [E] user_id, item_id text, timestamp, rating and features Float64, event_type text
     bad: pl.DataFrame  # rows set aside: line, reason, raw (QUARANTINE_SCHEMA without the file)
 
 
@@ -35,18 +36,18 @@ def id_text(column: pl.Series) -> pl.Series:
     return pl.select(pl.when(~text.str.contains(_BLANK)).then(text).alias(column.name)).to_series()
 
 
-def epoch_seconds(column: pl.Series) -> pl.Series:
+def epoch_seconds(column: pl.Series, unit: str = "s") -> pl.Series:
     """Float64 seconds since 1970 UTC from numbers, dates, or text that is a number or ISO 8601 (without offset: UTC).
 
-    What cannot be read, and what is not finite, is null.
+    unit: of numbers, a key of UNITS. What cannot be read, and what is not finite, is null.
     """
     if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
         return column.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6
     if column.dtype.is_numeric():
-        seconds = column.cast(pl.Float64)
+        seconds = column.cast(pl.Float64) / UNITS[unit]
     else:
         text = column.cast(pl.String).str.strip_chars()
-        seconds = text.cast(pl.Float64, strict=False)
+        seconds = text.cast(pl.Float64, strict=False) / UNITS[unit]
         if seconds.null_count() > text.null_count():
             seconds = seconds.fill_null(_iso_seconds(text))
     return pl.select(pl.when(seconds.is_finite()).then(seconds).alias(column.name)).to_series()
@@ -66,11 +67,11 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
     return spelled.str.to_datetime(_ISO_FORMAT, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
 
 
-def parse_events(rows: pl.DataFrame) -> Parsed:
+def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
     """Raw columns to typed events, and the rows that cannot be read with their reasons.
 
-    `rows` [E]: `line` and `order` Int64; user_id, item_id, timestamp and, where the log has them, rating and
-    event_type, each text or typed; optionally `problem` (text: what the reader found wrong, else null) and `raw`
+    `rows` [E]: `line` Int64; user_id, item_id, timestamp and, where the log has them, rating, event_type and columns
+    "feature:NAME", each text or typed; optionally `problem` (text: what the reader found wrong, else null) and `raw`
     (the row as the log spells it; without it, the row's JSON). len(events) + len(bad) == E.
     """
     if "problem" not in rows.columns:
@@ -80,17 +81,27 @@ def parse_events(rows: pl.DataFrame) -> Parsed:
     rating_text = rating.cast(pl.String).str.strip_chars()
     rating_value = rating_text.cast(pl.Float64, strict=False)
     kind = rows[EVENT_TYPE].cast(pl.String) if EVENT_TYPE in rows.columns else nothing
+    names = [name for name in rows.columns if name.startswith(FEATURE)]
+    feature_text = {name: rows[name].cast(pl.String).str.strip_chars() for name in names}
     parsed = pl.DataFrame(
         {
             USER_ID: id_text(rows[USER_ID]),
             ITEM_ID: id_text(rows[ITEM_ID]),
-            TIMESTAMP: epoch_seconds(rows[TIMESTAMP]),
-            RATING: rating_value.cast(pl.Float32, strict=False),
+            TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit),
+            RATING: rating_value,
             EVENT_TYPE: pl.select(pl.when(~kind.str.contains(_BLANK)).then(kind)).to_series(),
-            "order": rows["order"],
             "has_rating": rating_text.is_not_null() & ~rating_text.str.contains(_BLANK),
+            **{name: text.cast(pl.Float64, strict=False).fill_nan(None) for name, text in feature_text.items()},
         }
     )
+    no_numbers = [
+        pl.when(
+            feature_text[name].is_not_null()
+            & ~feature_text[name].str.contains(_BLANK)
+            & ~pl.col(name).is_finite().fill_null(False)
+        ).then(pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name]))
+        for name in names
+    ]
     given_time = rows[TIMESTAMP].cast(pl.String)
     reason = parsed.select(
         pl.coalesce(
@@ -105,69 +116,40 @@ def parse_events(rows: pl.DataFrame) -> Parsed:
             pl.when(pl.col("has_rating") & ~pl.col(RATING).is_finite().fill_null(False)).then(
                 pl.format("rating '{}' is not a number", rating_text)
             ),
+            *no_numbers,
         ).alias("reason")
     ).to_series()
     good = reason.is_null()
     bad = rows.filter(~good).with_columns(reason.filter(~good))
     if "raw" not in bad.columns:
-        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE) if c in bad.columns]
+        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *names) if c in bad.columns]
         bad = bad.with_columns(pl.struct(given).struct.json_encode().alias("raw"))
     return Parsed(parsed.filter(good).drop("has_rating"), bad.select("line", "reason", pl.col("raw").fill_null("")))
 
 
-def stable_bucket(ids: pl.Series, num_buckets: int) -> npt.NDArray[np.int64]:
-    """Bucket 0..num_buckets-1 of each id [E], the same on every machine and in every version of every library.
-
-    A polynomial hash of the UTF-8 bytes and murmur3's finalizer, in wrapping 64-bit arithmetic: polars' and pandas'
-    own hashes may change with their versions, and with them the shard that a user is in and the fingerprint.
-    """
-    if not len(ids):
-        return np.zeros(0, np.int64)
-    distinct = ids.unique()
-    array = distinct.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
-    offsets = np.frombuffer(array.buffers()[1], np.int64)[array.offset : array.offset + len(array) + 1]
-    data = np.frombuffer(array.buffers()[2], np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
-    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
-    assert lengths.min() > 0, "ids are never empty"
-    place = np.arange(len(data)) - np.repeat(starts, lengths)
-    powers = np.cumprod(np.full(int(lengths.max()), 0x100000001B3, np.uint64))
-    value = np.add.reduceat((data + np.uint64(1)) * powers[place], starts)
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        value = (value ^ (value >> np.uint64(33))) * np.uint64(factor)
-    bucket = ((value ^ (value >> np.uint64(33))) % np.uint64(num_buckets)).astype(np.int64)
-    table = pl.DataFrame({"id": distinct, "bucket": bucket})
-    return ids.to_frame("id").join(table, on="id", how="left", maintain_order="left")["bucket"].to_numpy()
-
-
-def drop_duplicates(events: pl.DataFrame) -> pl.DataFrame:
-    """[E] -> [<= E]: of events equal in everything but `order`, the first of the log stays."""
-    same = [USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE]
-    return events.sort("order").unique(subset=same, keep="first", maintain_order=True)
-
-
-def sort_events(events: pl.DataFrame) -> pl.DataFrame:
-    """[E] by user, time, and place in the log where times are equal."""
-    return events.sort(USER_ID, TIMESTAMP, "order")
-
-
-def drop_short_users(events: pl.DataFrame, min_user_events: int) -> pl.DataFrame:
-    """[E] -> [<= E]: the events of users who have at least `min_user_events` of them, in the order given."""
-    return events.filter(pl.len().over(USER_ID) >= min_user_events)
-
-
 def temporal_cuts(
-    times: pl.DataFrame, valid_from: float | None = None, test_from: float | None = None
+    times: Sequence[npt.NDArray[np.float64]], valid_from: float | None = None, test_from: float | None = None
 ) -> tuple[float, float]:
     """Cut times, seconds since 1970: those given, else the exact 80% and 90% quantiles.
 
-    `times`: `timestamp` and `count`, in any order, a timestamp any number of times. The q-quantile of n events is the
-    timestamp at index floor(q * n) of the sorted log, so that a log of distinct times has exactly that share before it.
+    times: any number of sorted arrays, which may be maps of files: no more than a few values of each are read. The
+    q-quantile of n events is the timestamp at index floor(q * n) of the sorted log, so that a log of distinct times has
+    exactly that share before it.
     """
-    ranked = times.group_by(TIMESTAMP).agg(pl.col("count").sum()).sort(TIMESTAMP)
-    ends = ranked["count"].cum_sum().to_numpy()
+    times = [part for part in times if len(part)]
+    total = sum(len(part) for part in times)
 
     def quantile(tenths: int) -> float:
-        return float(ranked[TIMESTAMP][int(np.searchsorted(ends, int(ends[-1]) * tenths // 10, side="right"))])
+        wanted = total * tenths // 10
+        # Bisection over the bit patterns of floats, which are ordered as the floats are once negative ones are flipped.
+        low, high = _ordered(min(part[0] for part in times)), _ordered(max(part[-1] for part in times))
+        while low < high:
+            middle = (low + high) // 2
+            if sum(int(np.searchsorted(part, _float(middle), side="right")) for part in times) > wanted:
+                high = middle
+            else:
+                low = middle + 1
+        return _float(low)
 
     return (
         quantile(8) if valid_from is None else valid_from,
@@ -175,70 +157,55 @@ def temporal_cuts(
     )
 
 
-def assign_splits(
-    events: pl.DataFrame, kind: SplitKind, valid_from: float | None = None, test_from: float | None = None
-) -> pl.DataFrame:
-    """Adds `position` in the user's history, `train_end` and `valid_end` (Int32, [E]) to events that are sorted.
+def _ordered(value: float) -> int:
+    bits = int(np.float64(value + 0.0).view(np.int64))
+    return bits if bits >= 0 else -(bits & 0x7FFFFFFFFFFFFFFF)
 
-    Events [0, train_end) of a user train, [train_end, valid_end) validate, the rest test. `leave_one_out`: the last
-    event tests, the last but one validates. `temporal`: an event at or after a cut is behind it; a user whose first
-    event is behind `valid_from` has train_end 0.
+
+def _float(ordered: int) -> float:
+    value = np.int64(abs(ordered)).view(np.float64)
+    return float(value if ordered >= 0 else -value)
+
+
+class Vocabularies(NamedTuple):
+    warm: pa.Table  # VOCABULARY_SCHEMA [V]
+    cold: pa.Table  # item_id, num_train_events: items that train, but in fewer than `min_count` events
+    numbers: npt.NDArray[np.int32]  # number of each item given; 0: none
+
+
+def build_vocabulary(
+    item_ids: pa.Array,
+    counts: npt.NDArray[np.int64],
+    titles: pl.DataFrame | None = None,
+    min_count: int = 1,
+    known: Sequence[str] = (),
+) -> Vocabularies:
+    """Distinct raw ids and how many events of the training part each has -> numbers 1..V.
+
+    By falling count, ties by raw id, byte by byte. `known`: raw ids that have the numbers 1, 2, ... already and keep
+    them, whatever their counts; the others follow. `titles`: item_id, title; the first title of an id counts.
     """
-    if kind == "leave_one_out":
-        train_end, valid_end = pl.len() - 2, pl.len() - 1
-    else:
-        train_end = (pl.col(TIMESTAMP) < valid_from).sum()
-        valid_end = (pl.col(TIMESTAMP) < test_from).sum()
-    return events.with_columns(
-        pl.int_range(pl.len(), dtype=pl.Int32).over(USER_ID).alias("position"),
-        train_end.cast(pl.Int32).over(USER_ID).alias("train_end"),
-        valid_end.cast(pl.Int32).over(USER_ID).alias("valid_end"),
+    items = pl.DataFrame({ITEM_ID: pl.Series(pl.from_arrow(item_ids), dtype=pl.String), "num_train_events": counts})
+    items = items.with_row_index("code")
+    before = pl.DataFrame(
+        {ITEM_ID: pl.Series(known, dtype=pl.String), "place": pl.Series(range(len(known)), dtype=pl.Int64)}
     )
-
-
-def count_train_items(events: pl.DataFrame) -> pl.DataFrame:
-    """[E] with splits -> item_id, num_train_events: how often each item occurs in the training part."""
-    train = events.filter(pl.col("position") < pl.col("train_end"))
-    return train.group_by(ITEM_ID).agg(pl.len().cast(pl.Int64).alias("num_train_events"))
-
-
-def build_vocabulary(counts: pl.DataFrame, titles: pl.DataFrame | None = None) -> pa.Table:
-    """Counts (item_id, num_train_events; an item any number of times) -> VOCABULARY_SCHEMA [V].
-
-    Numbers 1..V by falling count, ties by raw id, byte by byte. `titles`: item_id, title; the first title of an id
-    counts, and an item without one has null.
-    """
-    total = counts.group_by(ITEM_ID).agg(pl.col("num_train_events").sum())
-    total = total.sort(["num_train_events", ITEM_ID], descending=[True, False])
+    items = items.join(before, on=ITEM_ID, how="full" if known else "left", coalesce=True)
+    items = items.with_columns(pl.col("num_train_events").fill_null(0))
+    trained = items.filter((pl.col("num_train_events") > 0) | pl.col("place").is_not_null())
+    trained = trained.sort(["place", "num_train_events", ITEM_ID], descending=[False, True, False], nulls_last=True)
+    is_warm = pl.col("place").is_not_null() | (pl.col("num_train_events") >= min_count)
+    cold = trained.filter(~is_warm).select(ITEM_ID, "num_train_events")
+    warm = trained.filter(is_warm).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("item"))
+    numbers = np.zeros(len(counts), np.int32)
+    found = warm.drop_nulls("code")
+    numbers[found["code"].to_numpy()] = found["item"].to_numpy()
     if titles is None:
         titles = pl.DataFrame(schema={ITEM_ID: pl.String, "title": pl.String})
     titles = titles.unique(subset=ITEM_ID, keep="first", maintain_order=True)
-    numbered = total.with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("item"))
-    joined = numbered.join(titles, on=ITEM_ID, how="left", maintain_order="left")
-    return _to_arrow(joined, VOCABULARY_SCHEMA)
-
-
-def encode_histories(
-    events: pl.DataFrame, vocabulary: pl.DataFrame, has_ratings: bool, has_event_types: bool
-) -> pa.Table:
-    """Sorted events with splits [E] -> HISTORY_SCHEMA [U], users by id; items outside `vocabulary` become UNKNOWN.
-
-    `has_ratings` and `has_event_types` are facts of the whole log: without them the column is null for every user.
-    """
-    numbers = vocabulary.select(ITEM_ID, pl.col("item").cast(pl.Int32))
-    encoded = events.join(numbers, on=ITEM_ID, how="left", maintain_order="left")
-    histories = encoded.group_by(USER_ID, maintain_order=True).agg(
-        pl.col("item").fill_null(UNKNOWN).alias("items"),
-        pl.col(TIMESTAMP).alias("timestamps"),
-        pl.col(RATING).alias("ratings"),
-        pl.col(EVENT_TYPE).alias("event_types"),
-        pl.col("train_end", "valid_end").first(),
-    )
-    if not has_ratings:
-        histories = histories.with_columns(pl.lit(None, pl.List(pl.Float32)).alias("ratings"))
-    if not has_event_types:
-        histories = histories.with_columns(pl.lit(None, pl.List(pl.String)).alias("event_types"))
-    return _to_arrow(histories, HISTORY_SCHEMA)
+    titled = warm.join(titles, on=ITEM_ID, how="left", maintain_order="left")
+    schema = pa.schema([VOCABULARY_SCHEMA.field(ITEM_ID), VOCABULARY_SCHEMA.field("num_train_events")])
+    return Vocabularies(_to_arrow(titled, VOCABULARY_SCHEMA), _to_arrow(cold, schema), numbers)
 
 
 def _to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:

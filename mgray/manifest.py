@@ -12,6 +12,7 @@ from mgray.errors import InputError
 from mgray.schema import SCHEMA_VERSION
 
 MANIFEST_FILE = "manifest.json"
+UNSEALED = {"created", "staged", "report_file", "fingerprint"}  # true of this making of the version only
 
 
 class _Record(BaseModel):
@@ -38,6 +39,19 @@ class Vocabulary(_Record):
     sha256: str
 
 
+class EventType(_Record):
+    name: str
+    events: int
+
+
+class Feature(_Record):
+    """A numeric column, standardized by the moments of the training part."""
+
+    name: str
+    mean: float
+    std: float
+
+
 class Split(_Record):
     kind: str
     valid_from: float | None  # seconds since 1970; none for leave_one_out
@@ -53,9 +67,10 @@ class Manifest(_Record):
     ingest_key: str  # digest of what the dataset is made from: source digests, settings, schema version
     config: dict[str, Any]
     sources: list[SourceFile]
-    rows: dict[str, int]  # read, written, dropped_duplicates, dropped_short_users, quarantined
+    rows: dict[str, int]  # read, written, dropped_RULE of every rule that is on, quarantined
     users: int
-    items: int
+    items: int  # of the vocabulary
+    cold_items: int = 0  # in the training part, in too few events for the vocabulary
     train_events: int
     valid_events: int
     test_events: int
@@ -64,10 +79,16 @@ class Manifest(_Record):
     has_ratings: bool
     has_event_types: bool
     vocabulary: Vocabulary
+    cold_items_file: str | None = None
+    event_types: list[EventType] = []  # type number i at index i
+    features: list[Feature] = []
+    median_history: float = 0.0  # events of a user
     shards: list[Shard]
     quarantine_file: str | None
     split: Split
-    fingerprint: str  # digest of every field above but `created`, so of every byte of the data
+    staged: list[str] = []  # units of parsed events that the version was made from, for an ingest that appends
+    report_file: str | None = None
+    fingerprint: str  # digest of every field above but UNSEALED ones, so of every byte of the data
 
     @property
     def version_key(self) -> str:
@@ -75,8 +96,10 @@ class Manifest(_Record):
 
     def files(self) -> dict[str, int | None]:
         """Every file of the version, with its bytes where they are on record."""
-        plain = [self.vocabulary.file] + ([self.quarantine_file] if self.quarantine_file else [])
-        return dict.fromkeys(plain, None) | {shard.file: shard.bytes for shard in self.shards}
+        given = [self.vocabulary.file, self.cold_items_file, self.quarantine_file, self.report_file]
+        return dict.fromkeys((name for name in given if name), None) | {
+            shard.file: shard.bytes for shard in self.shards
+        }
 
     def check_conservation(self) -> None:
         lost = self.rows["read"] - sum(count for name, count in self.rows.items() if name != "read")
@@ -143,7 +166,7 @@ def file_sha256(path: Path) -> str:
 def seal(fields: dict[str, Any]) -> Manifest:
     """A manifest with its fingerprint filled in, checked for row conservation."""
     draft = Manifest(**fields, fingerprint="")
-    content = draft.model_dump(mode="json", exclude={"created", "fingerprint"})
+    content = draft.model_dump(mode="json", exclude=UNSEALED)
     manifest = draft.model_copy(update={"fingerprint": digest(content)})
     manifest.check_conservation()
     return manifest

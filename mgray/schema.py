@@ -6,9 +6,10 @@ Legend used in every module: `B` sequences, `L` positions, `D` width, `G` granul
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 PAD = 0  # the item number of a padded position; real items are 1..V
+TRAIN, VALID, TEST = 0, 1, 2  # the part that an event belongs to
 UNKNOWN = -1  # an item outside the vocabulary: never an input, always a miss as a target
 
 USER_ID = "user_id"
@@ -17,19 +18,7 @@ TIMESTAMP = "timestamp"
 RATING = "rating"
 EVENT_TYPE = "event_type"
 REQUIRED_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
-
-# A standardized event, after parsing and before grouping. `order` is the event's place in the log (file, then
-# line), the tie-breaker of equal timestamps: without a stable order a quarter of MovieLens' test items change.
-EVENT_SCHEMA = pa.schema(
-    [
-        pa.field(USER_ID, pa.large_string(), nullable=False),
-        pa.field(ITEM_ID, pa.large_string(), nullable=False),
-        pa.field(TIMESTAMP, pa.float64(), nullable=False),  # seconds since 1970-01-01 UTC
-        pa.field(RATING, pa.float32()),  # null where the log has none
-        pa.field(EVENT_TYPE, pa.large_string()),  # null where the log has none
-        pa.field("order", pa.int64(), nullable=False),
-    ]
-)
+FEATURE = "feature:"  # + the log's column name: the role of a numeric feature
 
 # One row a user, oldest event first. Events [0, train_end) train, [train_end, valid_end) validate, the rest test.
 HISTORY_SCHEMA = pa.schema(
@@ -38,7 +27,11 @@ HISTORY_SCHEMA = pa.schema(
         pa.field("items", pa.large_list(pa.int32()), nullable=False),  # 1..V, or UNKNOWN
         pa.field("timestamps", pa.large_list(pa.float64()), nullable=False),  # seconds since 1970-01-01 UTC
         pa.field("ratings", pa.large_list(pa.float32())),  # null where the log has none
-        pa.field("event_types", pa.large_list(pa.large_string())),  # null where the log has none
+        pa.field(
+            "event_types", pa.large_list(pa.int16())
+        ),  # numbers of the manifest's list; null where the log has none
+        pa.field("features", pa.large_list(pa.float32())),  # [events * F], standardized; null where none is configured
+        pa.field("parts", pa.large_list(pa.int8())),  # random split only: TRAIN, VALID or TEST of each event
         pa.field("train_end", pa.int32(), nullable=False),
         pa.field("valid_end", pa.int32(), nullable=False),
     ]

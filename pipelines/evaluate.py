@@ -130,6 +130,8 @@ def publish(
     path.write_text(render_html(data), encoding="utf-8")
     mlflow.log_artifact(str(path))
     mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")
+    if dataset.manifest.report_file is not None:
+        mlflow.log_artifact(str(dataset.folder / dataset.manifest.report_file), "ingest")
 
     out.print(metrics_table(trained["metrics"], figures))
     for sentence in report.verdict(trained["metrics"], figures):

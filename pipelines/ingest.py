@@ -1,47 +1,53 @@
 """Ingest on Ray Data: a raw log becomes a committed dataset version (Parquet shards, vocabulary, manifest).
 
-Four passes, each a Ray Data map with one task a row: scan (a file: digest, ranges), read (a range: parse, stage by
-bucket of user), clean (a bucket: duplicates, order, short users, splits, counts), write (a bucket: encode, shard).
-The shuffle between read and clean goes through files of the staging folder, so no pass holds the log in memory.
-The driver holds: the list of ranges, the vocabulary's counts, and for a temporal split without given cuts one row a
-distinct timestamp of the log.
+Passes, each a Ray Data map with one task a row: scan (files: digest, ranges), read (a unit: parse, stage by bucket of
+user), items (a partition of the items: their codes), clean (a bucket: the rules, order, splits, counts), where a k-core
+is asked for core (a bucket, again until nothing changes) and finish, write (a bucket: encode, shard).
+The shuffle between read and clean goes through files of the staged units, so no pass holds the log in memory.
+The driver holds: the list of ranges, and the items with their counts.
+
+A version is committed by a rename. After a kill at any moment the same command goes on: staged units, and what the
+tasks of every pass left behind in the version's staging folder, are found by name and not made again.
 """
 
 import json
-import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 import ray.data
 from rich.console import Console
 
-from mgray import __version__, features
+from mgray import features, moments
 from mgray.config import DataConfig, IngestJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
-from mgray.manifest import Manifest, commit, digest, file_sha256, read_manifest, seal
-from mgray.schema import QUARANTINE_SCHEMA, SCHEMA_VERSION
+from mgray.ingest_report import IngestReport, ingest_table
+from mgray.manifest import Manifest, commit, read_manifest
+from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
+from pipelines.ingest_plan import Plan, make_plan
+from pipelines.ingest_summary import REPORT_FILE, make_report, seal_version, write_report
+from pipelines.lock import HeldError, hold
 from pipelines.progress import PhaseProgress, Timer, console
-from pipelines.readers import Range
-from pipelines.sources import Source, read_titles, resolve
-from pipelines.versions import committed, publish, staging_folder
+from pipelines.versions import committed, publish, resumable_folder
 
 RANGE_BYTES = 32 << 20
-SHARD_BYTES = 64 << 20
-MIN_SHARDS = 4
 QUARANTINE_FILE = "quarantine/part-0.parquet"
+LOCK_TIMEOUT_S = 24 * 3600.0
+SECONDS_BETWEEN_LOOKS = 1.0
 
-Progress = Callable[[str, int, int], None]  # phase, tasks done, tasks in all
+Progress = Callable[..., None]  # phase, tasks done, tasks in all, detail
 
 
 class IngestResult(NamedTuple):
@@ -49,70 +55,75 @@ class IngestResult(NamedTuple):
     manifest: Manifest
     reused: bool  # the version was there already
     seconds: dict[str, float]  # by phase
+    report: IngestReport | None = None  # of a version that was made now
 
 
 def ingest(
-    config: DataConfig, home: Path, progress: Progress | None = None, range_bytes: int = RANGE_BYTES
+    config: DataConfig,
+    home: Path,
+    progress: Progress | None = None,
+    range_bytes: int = RANGE_BYTES,
+    append: bool | Path = False,
 ) -> IngestResult:
     """The dataset version of a log: committed now, or the one that the same log and settings made before.
 
+    append: of the log, read only files that the newest version of the output place (or the version in the folder given)
+    was not made from, and keep that version's item numbers; without such a version, all are read.
     Ray must be initialized. Raises InputError for anything wrong in the log, the settings or the output place; then
-    nothing is committed, what was written is removed, and versions committed before are as they were.
+    nothing is committed, and versions committed before are as they were.
     """
     if config.dataset is not None:
         return IngestResult(Path(config.dataset), read_manifest(config.dataset), True, {})
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    # it warns that progress bars are off, which is what was asked for
-    run = _Run({}, progress or (lambda phase, done, total: None))
-
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    run = _Run({}, progress or (lambda *_: None))
     out = Path(config.out).expanduser() if config.out else home / "datasets"
     check_writable(out, "--data.out")
-    with run.phase("resolve"):
-        source = resolve(config.source, config.items, config.columns, home)
-        titles = read_titles(source.titles_file) if source.titles_file else None
-    scans = run.map("scan", partial(_scan, source, range_bytes), len(source.files))
-    sources = _source_records(source, scans)
-    settings = config.model_dump(
-        include={"columns", "min_user_events", "split", "valid_from", "test_from"}, mode="json"
-    )
-    log_bytes = sum(scan["bytes"] for scan in scans)
-    settings["num_shards"] = config.num_shards or max(MIN_SHARDS, -(-log_bytes // SHARD_BYTES))
-    named = [[record["path"], record["sha256"]] for record in sources]
-    key = digest({"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION})
-    folder = out / key[:16]
-    manifest = committed(folder, key, read_manifest)
-    if manifest is not None:
-        if manifest.quarantine_file is not None:
-            first = pq.read_table(folder / manifest.quarantine_file, partitioning=None).slice(0, 1).to_pylist()[0]
-            _check_quarantine(manifest.rows["quarantined"], manifest.rows["read"], first, config.max_quarantined_share)
-        return IngestResult(folder, manifest, True, run.seconds)
+    plan = make_plan(config, home, out, run, range_bytes, append)
+    folder = out / plan.key[:16]
+    found = _reusable(folder, plan, config)
+    if found is not None:
+        return IngestResult(folder, found, True, run.seconds)
+    lock = out / f".{plan.key[:16]}.lock"
+    with _alone(lock, plan, run.progress):
+        found = _reusable(folder, plan, config)
+        if found is not None:  # the one that was waited for made it
+            return IngestResult(folder, found, True, run.seconds)
+        with resumable_folder(out, plan.key) as staging:
+            facts = _build(config, plan, staging, run)
+            manifest = seal_version(plan, facts)
+            shutil.rmtree(staging / "work")
+            num_bytes = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
+            report = make_report(plan, facts, manifest, folder, num_bytes, run.seconds)
+            write_report(staging / REPORT_FILE, report)
+            commit(manifest, staging)
+            manifest = publish(staging, folder, manifest, read_manifest)
+        plan.forget_others()
+        if not config.keep_staged:
+            for unit in plan.units:
+                shutil.rmtree(plan.staged / unit.key, ignore_errors=True)
+    return IngestResult(folder, manifest, False, run.seconds, report)
 
-    ranges = tuple((index, Range(*part)) for index, scan in enumerate(scans) for part in scan["ranges"])
-    with staging_folder(out, key) as staging:
-        job = tasks.IngestJob(
-            source.files,
-            ranges,
-            staging,
-            settings["num_shards"],
-            config.min_user_events,
-            config.split,
-            config.valid_from,
-            config.test_from,
-        )
-        facts = _build(config, job, titles, run)
-        facts |= {
-            "schema_version": SCHEMA_VERSION,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "mgray_version": __version__,
-            "ingest_key": key,
-            "config": settings,
-            "sources": sources,
-        }
-        shutil.rmtree(staging / "work")
-        manifest = seal(facts)
-        commit(manifest, staging)
-        manifest = publish(staging, folder, manifest, read_manifest)
-    return IngestResult(folder, manifest, False, run.seconds)
+
+def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
+    manifest = committed(folder, plan.key, read_manifest)
+    if manifest is not None and manifest.quarantine_file is not None:
+        first = pq.read_table(folder / manifest.quarantine_file, partitioning=None).slice(0, 1).to_pylist()[0]
+        _check_quarantine(manifest.rows["quarantined"], manifest.rows["read"], first, config.max_quarantined_share)
+    return manifest
+
+
+@contextmanager
+def _alone(path: Path, plan: Plan, progress: Progress) -> Iterator[None]:
+    """Of two ingests of one log into one place, one works and the other says so and waits."""
+    while True:
+        try:
+            with hold(path, "another ingest of this log", LOCK_TIMEOUT_S):
+                yield
+                return
+        except HeldError as error:
+            progress("waiting", 0, 1, str(error).partition(";")[0])
+            time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 class _Run(NamedTuple):
@@ -123,114 +134,188 @@ class _Run(NamedTuple):
     def phase(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 3)
+        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
-    def map(self, name: str, task: Callable[[int], tasks.Result], count: int) -> list[tasks.Result]:
-        """Runs task(0..count-1), one Ray Data task each; results in order. Raises the first InputError met."""
+    def map(
+        self, name: str, task: Callable[[int], tasks.Result], count: int, done: Path | None = None, stage: str = ""
+    ) -> list[tasks.Result]:
+        """Runs task(0..count-1), one Ray Data task each; results in order. Raises the first InputError met.
+
+        done: a folder in which each result is left as a file, so that the next run after a kill finds it.
+        """
+        stage = stage or name
 
         def run_one(row: dict[str, Any]) -> dict[str, Any]:
-            return {"index": row["id"], "result": json.dumps(tasks.guarded(task, int(row["id"])))}
+            index = int(row["id"])
+            if done is None:
+                result = tasks.guarded(task, index)
+            else:
+                result = tasks.once(done / f"{stage}-{index:06d}.json", task, index)
+            return {"index": index, "result": json.dumps(result)}
 
         results: dict[int, tasks.Result] = {}
         with self.phase(name):
+            started, rows = time.perf_counter(), 0
             self.progress(name, 0, count)
             if not count:
                 return []
             dataset = ray.data.range(count, override_num_blocks=count).map(run_one)
             for row in dataset.iter_rows():
-                results[row["index"]] = json.loads(row["result"])
-                if "error" in results[row["index"]]:
-                    raise InputError(results[row["index"]]["error"])
-                self.progress(name, len(results), count)
+                result = json.loads(row["result"])
+                if "error" in result:
+                    raise InputError(result["error"])
+                results[row["index"]] = result
+                rows += result.get("rows", result.get("good", 0))
+                seconds = time.perf_counter() - started
+                left = seconds * (count - len(results)) / len(results)
+                speed = f"{rows / seconds:,.0f} rows/s  " if rows else ""
+                self.progress(name, len(results), count, f"{speed}{left:.0f} s left" if len(results) < count else speed)
         return [results[index] for index in range(count)]
 
 
-def _scan(source: Source, range_bytes: int, index: int) -> tasks.Result:
-    return tasks.scan_file(source.files[index], range_bytes)
-
-
-def _source_records(source: Source, scans: list[tasks.Result]) -> list[dict[str, Any]]:
-    """Names relative to the log's folder, never absolute: the same log has the same fingerprint wherever it lies."""
-    records = [
-        {"path": file.name, "bytes": scan["bytes"], "sha256": scan["sha256"]}
-        for file, scan in zip(source.files, scans, strict=True)
-    ]
-    titles = source.titles_file
-    if titles is not None:
-        records.append({"path": titles.name, "bytes": titles.stat().st_size, "sha256": file_sha256(titles)})
-    return records
-
-
-def _build(config: DataConfig, job: tasks.IngestJob, titles: pl.DataFrame | None, run: _Run) -> dict[str, Any]:
+def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str, Any]:
     """Reads, cleans and writes into the staging folder; returns the manifest's facts of the data."""
-    read = run.map("read", partial(tasks.read_part, job), len(job.ranges))
+    done = staging / "work"
+    job = tasks.IngestJob(staging, plan.staged, plan.units, plan.layers, config.columns.timestamp_unit, plan.rules)
+    read = _read(job, plan, run)
     num_good, num_bad = sum(r["good"] for r in read), sum(r["bad"] for r in read)
+    forgotten = sum(r["forgotten"] for r in read)
     if num_good + num_bad == 0:
-        raise InputError(f"--data.source {config.source}: the log is empty (no rows); give a log with events")
+        raise InputError(f"--data.source {plan.source}: the log is empty (no rows); give a log with events")
     if num_bad:
-        bad = [job.piece("bad", index) for index, result in enumerate(read) if result["bad"]]
-        first = tasks.read_arrow(bad[0]).row(0, named=True)
+        first = next(r["first_bad"] for r in read if r["bad"])
         _check_quarantine(num_bad, num_good + num_bad, first, config.max_quarantined_share)
-        _write_quarantine(bad, job.folder / QUARANTINE_FILE)
-    if job.split == "temporal" and num_good:
-        job = _with_cuts(job)
-
-    clean = run.map("clean", partial(tasks.clean_bucket, job), job.num_buckets)
-    for index in range(len(job.ranges)):
-        job.piece("events", index).unlink()
-    total = {key: sum(c[key] for c in clean) for key, value in clean[0].items() if type(value) is int}
-    assert total.pop("read") == num_good, "every readable event reaches one bucket"
-    if not total["written"]:
+        bad = [plan.staged / unit.key / "bad.arrow" for unit, r in zip(plan.units, read, strict=True) if r["bad"]]
+        _write_quarantine(bad, staging / QUARANTINE_FILE)
+    job = _with_pieces(job, read)
+    if job.rules.split == "temporal" and job.pieces:
+        job = _with_cuts(job, run)
+    items = run.map("items", partial(tasks.merge_items, job), job.layers.num_partitions if job.pieces else 0, done)
+    starts = np.concatenate([[0], np.cumsum([part["items"] for part in items])]).astype(int).tolist()
+    job = job._replace(partition_starts=tuple(starts[:-1]), num_items=starts[-1])
+    buckets = job.layers.num_buckets if job.pieces else 0
+    clean = run.map("clean", partial(tasks.clean_bucket, job), buckets, done)
+    dropped: Counter[str] = Counter({"forgotten": forgotten} if plan.layers.forgotten else {})
+    for result in clean:
+        dropped.update(result["dropped"])
+    assert sum(result["read"] for result in clean) == num_good - forgotten, "every readable event reaches one bucket"
+    finish = _core(job, dropped, run, done) if job.has_core and buckets else clean
+    written = sum(result["written"] for result in finish)
+    if not written:
         raise InputError(
-            f"--data.source {config.source}: no user has {job.min_user_events} events or more "
+            f"--data.source {plan.source}: no user has {job.rules.min_user_events} events or more "
             f"({num_good} readable events); give a longer log or lower --data.min_user_events"
         )
-    times = {
-        "first_timestamp": min(c["first_timestamp"] for c in clean if c["written"]),
-        "last_timestamp": max(c["last_timestamp"] for c in clean if c["written"]),
-    }
-    for part in ("train", "valid", "test"):
-        if not total[f"{part}_events"]:
+    parts = np.sum([result["parts"] for result in finish], axis=0).tolist()
+    first_time = min(r["first_timestamp"] for r in finish if r["written"])
+    last_time = max(r["last_timestamp"] for r in finish if r["written"])
+    for name, events in zip(("train", "valid", "test"), parts, strict=True):
+        if not events and (job.rules.split == "temporal" or name == "train"):
             raise InputError(
-                f"--data.source {config.source}: the cuts valid_from={job.valid_from} and test_from={job.test_from} "
-                f"leave the {part} part empty; the log runs from {times['first_timestamp']} to "
-                f"{times['last_timestamp']}: set --data.valid_from and --data.test_from within it"
+                f"--data.source {plan.source}: the cuts valid_from={job.rules.valid_from} and "
+                f"test_from={job.rules.test_from} leave the {name} part empty; the log runs from {first_time} to "
+                f"{last_time}: set --data.valid_from and --data.test_from within it"
             )
     with run.phase("vocabulary"):
-        counts = pl.concat([tasks.read_arrow(job.piece("counts", b)) for b in range(job.num_buckets)])
-        vocabulary = features.build_vocabulary(counts, titles)
-        _, sha256, draft = tasks.write_parquet(vocabulary, job.folder, "vocabulary")
-        os.replace(draft, job.folder / "vocabulary.parquet")
-    job = job._replace(
-        has_ratings=any(c["has_ratings"] for c in clean), has_event_types=any(c["has_event_types"] for c in clean)
+        vocabulary = _vocabulary(config, job, plan, staging)
+    measured = moments.combine(
+        (moments.Moments(*map(np.asarray, r["moments"])) for r in finish), len(job.layers.features)
     )
-    written = run.map("write", partial(tasks.write_shard, job), job.num_buckets)
-    parts = ("users", "train_events", "valid_events", "test_events")
+    job = job._replace(
+        has_ratings=any(r["has_ratings"] for r in finish),
+        has_event_types=any(sum(r["event_types"]) for r in finish),
+        features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),
+    )
+    shards = run.map("write", partial(tasks.write_shard, job), buckets, done)
     return {
-        "rows": {"read": num_good + num_bad, "quarantined": num_bad}
-        | {key: total[key] for key in ("written", "dropped_duplicates", "dropped_short_users")},
-        "items": vocabulary.num_rows,
-        "has_ratings": job.has_ratings,
-        "has_event_types": job.has_event_types,
-        "vocabulary": {"file": "vocabulary.parquet", "items": vocabulary.num_rows, "sha256": sha256},
-        "shards": [result["shard"] for result in written if result["shard"]],
+        "rows": {"read": num_good + num_bad, "quarantined": num_bad, "written": written}
+        | {f"dropped_{rule}": count for rule, count in dropped.items()},
+        "job": job,
+        "finish": finish,
+        "read": read,
+        "users": sum(r["users"] for r in finish),
+        "events": parts,
+        "times": (first_time, last_time),
+        "vocabulary": vocabulary,
+        "shards": [result["shard"] for result in shards if result["shard"]],
         "quarantine_file": QUARANTINE_FILE if num_bad else None,
-        "split": {"kind": job.split, "valid_from": job.valid_from, "test_from": job.test_from},
-        **{key: total[key] for key in parts},
-        **times,
     }
 
 
-def _with_cuts(job: tasks.IngestJob) -> tasks.IngestJob:
+def _read(job: tasks.IngestJob, plan: Plan, run: _Run) -> list[tasks.Result]:
+    """What every unit holds. Of an ingest that appends, those of the files that were read before come first."""
+    skip = len(plan.read_before)
+    fresh = run.map("read", lambda index: tasks.read_unit(job, index + skip), len(plan.units) - skip)
+    return [*plan.read_before, *fresh]
+
+
+def _with_pieces(job: tasks.IngestJob, read: list[tasks.Result]) -> tasks.IngestJob:
+    """Pieces in the order of the log; event types by name, each piece's own numbers mapped to them."""
+    names = sorted({name for result in read for name in result["event_types"]})
+    number = {name: place for place, name in enumerate(names)}
+    pieces: list[tuple[str, int, int]] = []
+    maps: list[tuple[int, ...]] = []
+    for unit, result in zip(job.units, read, strict=True):
+        own = tuple(number[name] for name in result["event_types"])
+        for place, rows in enumerate(result["pieces"]):
+            pieces.append((unit.key, place, rows))
+            maps.append(own)
+    times = [r[key] for r in read if r["pieces"] for key in ("first_time", "last_time")] or [0.0]
+    return job._replace(pieces=tuple(pieces), event_types=tuple(maps), times=(min(times), max(times)))
+
+
+def _with_cuts(job: tasks.IngestJob, run: _Run) -> tasks.IngestJob:
     """The cuts that the config gives, else quantiles over every readable event of the log, dropped ones too."""
-    times = pl.concat([tasks.read_arrow(job.piece("times", index)) for index in range(len(job.ranges))])
-    valid_from, test_from = features.temporal_cuts(times, job.valid_from, job.test_from)
+    rules = job.rules
+    given = rules.valid_from is not None and rules.test_from is not None
+    if not given:
+        run.map("cuts", partial(tasks.sort_times, job), len(job.units))
+    times = [] if given else [np.load(job.work("times", i, "npy"), mmap_mode="r") for i in range(len(job.units))]
+    valid_from, test_from = features.temporal_cuts(times, rules.valid_from, rules.test_from)
     if valid_from >= test_from:
         raise InputError(
             f"temporal split: valid_from ({valid_from}) is not before test_from ({test_from}); "
             "set both --data.valid_from and --data.test_from"
         )
-    return job._replace(valid_from=valid_from, test_from=test_from)
+    return job._replace(rules=rules._replace(valid_from=valid_from, test_from=test_from))
+
+
+def _core(job: tasks.IngestJob, dropped: Counter[str], run: _Run, done: Path) -> list[tasks.Result]:
+    """Turns of the k-core until the items stay; then the splits. Adds what the last turn dropped."""
+    buckets = job.layers.num_buckets
+    alive = tasks.add_counts(job, "first") >= job.rules.min_item_events
+    turn = 0
+    while True:
+        np.save(job.folder / "work" / f"alive-{turn}.npy", alive)
+        turns = run.map("core", partial(tasks.core_bucket, job, turn), buckets)
+        left = tasks.add_counts(job, "core") >= job.rules.min_item_events
+        turn += 1
+        if (left == alive).all():
+            break
+        alive = left
+    for result in turns:
+        dropped.update(result["dropped"])
+    return run.map("finish", partial(tasks.finish_bucket, job), buckets, done)
+
+
+def _vocabulary(config: DataConfig, job: tasks.IngestJob, plan: Plan, staging: Path) -> dict[str, Any]:
+    ids = pa.concat_arrays([tasks.read_batch(job.work("items", p), 0)["id"] for p in range(job.layers.num_partitions)])
+    counts = tasks.add_counts(job, "counts")
+    built = features.build_vocabulary(ids, counts, plan.titles, config.min_item_count, plan.known_items)
+    np.save(job.folder / "work" / "numbers.npy", built.numbers)
+    _, sha256, draft = tasks.write_parquet(built.warm, staging, "vocabulary")
+    draft.replace(staging / "vocabulary.parquet")
+    if built.cold.num_rows:
+        _, _, draft = tasks.write_parquet(built.cold, staging, "cold")
+        draft.replace(staging / "cold_items.parquet")
+    names = pl.DataFrame(pl.from_arrow(built.warm.sort_by([("num_train_events", "descending")])))
+    return {
+        "items": built.warm.num_rows,
+        "cold_items": built.cold.num_rows,
+        "sha256": sha256,
+        "by_count": names["num_train_events"].to_numpy(),
+        "top": names.head(20).select(pl.coalesce("title", ITEM_ID), "num_train_events").rows(),
+    }
 
 
 def _check_quarantine(num_bad: int, num_read: int, first: dict[str, Any], max_share: float) -> None:
@@ -243,11 +328,12 @@ def _check_quarantine(num_bad: int, num_read: int, first: dict[str, Any], max_sh
 
 
 def _write_quarantine(pieces: list[Path], path: Path) -> None:
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     with pq.ParquetWriter(path, QUARANTINE_SCHEMA, compression="zstd") as writer:
         for piece in pieces:
-            frame = tasks.read_arrow(piece).to_arrow(compat_level=pl.CompatLevel.oldest())
-            writer.write_table(frame.cast(QUARANTINE_SCHEMA))
+            with pa.memory_map(str(piece)) as source:
+                for batch in pa.ipc.open_file(source).read_all().to_batches():
+                    writer.write_batch(batch)
 
 
 def describe(found: IngestResult) -> str:
@@ -259,10 +345,16 @@ def describe(found: IngestResult) -> str:
     )
 
 
-def obtain_dataset(data: DataConfig, home: Path, out: Console, timer: Timer) -> tuple[Dataset, bool]:
+def obtain_dataset(
+    data: DataConfig, home: Path, out: Console, timer: Timer, append: bool | Path = False
+) -> tuple[Dataset, bool]:
     """The dataset version that a job works on, and whether it was there already; says so on stderr."""
+    if data.split == "random" and data.dataset is None:
+        raise InputError(
+            "data.split: random has no order in time, which predicting the next item needs; choose another"
+        )
     with timer.phase("ingest"), PhaseProgress(out) as progress:
-        found = ingest(data, home, progress.update)
+        found = ingest(data, home, progress.update, append=append)
     out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     return Dataset(found.path), found.reused
 
@@ -273,14 +365,17 @@ def run_ingest(config: IngestJobConfig) -> dict[str, Any]:
     home = job_home(config)
     connect()
     with PhaseProgress(out) as progress:
-        found = ingest(config.data, home, progress.update)
-    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+        found = ingest(config.data, home, progress.update, append=config.append)
     manifest = found.manifest
+    if found.report is not None:
+        out.print(ingest_table(found.report))
+    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     return {
         "dataset": {"path": str(found.path), "fingerprint": manifest.fingerprint, "reused": found.reused},
         "rows": manifest.rows,
         "users": manifest.users,
         "items": manifest.items,
         "events": {"train": manifest.train_events, "valid": manifest.valid_events, "test": manifest.test_events},
+        "report": str(found.path / manifest.report_file) if manifest.report_file else None,
         "seconds": {name: round(value, 2) for name, value in found.seconds.items()},
     }

@@ -1,55 +1,97 @@
 """The tasks of an ingest, each a function of (job, index): what a Ray Data worker runs. Results are JSON values.
 
-Errors that the user can mend come back as {"error": text}: a traceback through Ray would bury them. Every file is
-written under a name of its own and renamed, so a task that Ray runs again overwrites its own work and nothing else.
+Errors that the user can mend come back as {"error": text}: a traceback through Ray would bury them. A task that Ray, or
+the next run after a kill, runs again overwrites its own work and nothing else; one that is done is not run again.
 """
 
 import hashlib
+import itertools
+import json
 import os
 import socket
 import uuid
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mgray import features
+from mgray import histories, moments
 from mgray.errors import InputError
-from mgray.schema import EVENT_SCHEMA, EVENT_TYPE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
-from pipelines.readers import Range, read_range, scan
-from pipelines.sources import LogFile
+from mgray.histories import Events
+from mgray.ids import merge_ids
+from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
+from pipelines.readers import READ_ERRORS, Range, read_range, scan
+from pipelines.sources import Layout, LogFile, read_layout
+from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_done, write_batches
 from pipelines.versions import place_error
 
 ROW_GROUP_USERS = 1024  # a reader of a shard holds one row group at a time
-MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
-FILE_BITS = 40  # `order` is the file's place in the log << 40 | line
+BLOCK_BYTES = 32 << 20  # of decompressed text that a task holds at a time
+# Half the time and two thirds of the bytes of Parquet's defaults, which try a dictionary of distinct times first.
+HISTORY_ENCODING: dict[str, Any] = {
+    "use_dictionary": ["ratings.list.element", "event_types.list.element", "parts.list.element"],
+    "column_encoding": {"timestamps.list.element": "BYTE_STREAM_SPLIT"},
+}
+TIME_BINS = 60  # of the picture of events over time
 
 _SHARED = "logs and --data.out must be on storage that every node sees under the same path"
 
 Result = dict[str, Any]
 
 
+class Unit(NamedTuple):
+    """What one read task reads: ranges, in the order of the log."""
+
+    key: str  # digest of the bytes and of the settings that shape its staged rows
+    parts: tuple[tuple[LogFile, Layout, Range], ...]
+
+
+class Rules(NamedTuple):
+    """What of mgray.config a clean task needs: CleanConfig's fields, and the split's."""
+
+    min_timestamp: float | None
+    max_timestamp: float | None
+    min_rating: float | None
+    max_rating: float | None
+    duplicates: bool
+    max_user_events_per_day: int | None
+    repeat_window_s: float | None
+    min_item_events: int
+    min_user_events: int
+    split: histories.SplitKind
+    valid_from: float | None = None
+    test_from: float | None = None
+
+
 class IngestJob(NamedTuple):
     """What every task of one ingest knows."""
 
-    files: tuple[LogFile, ...]
-    ranges: tuple[tuple[int, Range], ...]  # (index of the file, range), in the order of the log
     folder: Path  # the version's staging folder, on storage that every node sees
-    num_buckets: int
-    min_user_events: int
-    split: features.SplitKind
-    valid_from: float | None = None
-    test_from: float | None = None
+    staged: Path  # the folder of staged units
+    units: tuple[Unit, ...]
+    layers: Layers
+    unit: str  # of timestamps that are numbers
+    rules: Rules
+    pieces: tuple[tuple[str, int, int], ...] = ()  # (unit's key, number in it, rows), in the order of the log
+    partition_starts: tuple[int, ...] = ()  # code of each item partition's first item
+    num_items: int = 0
+    event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's
+    times: tuple[float, float] = (0.0, 0.0)  # first and last of the log
     has_ratings: bool = False
     has_event_types: bool = False
+    features: tuple[tuple[float, float], ...] = ()  # mean, standard deviation
 
-    def piece(self, kind: str, index: int) -> Path:
-        return self.folder / "work" / f"{kind}-{index:06d}.arrow"
+    def work(self, kind: str, index: int, suffix: str = "arrow") -> Path:
+        return self.folder / "work" / f"{kind}-{index:05d}.{suffix}"
+
+    @property
+    def has_core(self) -> bool:
+        return self.rules.min_item_events > 1
 
 
 def guarded(task: Callable[..., Result], *args: Any) -> Result:
@@ -65,124 +107,327 @@ def guarded(task: Callable[..., Result], *args: Any) -> Result:
         return {"error": str(mendable)}
 
 
-def scan_file(file: LogFile, range_bytes: int) -> Result:
-    """Digest, size and ranges of one file."""
+def once(done: Path, task: Callable[..., Result], *args: Any) -> Result:
+    """The result that an earlier run of this task left in the file `done`, else the task's, which is left there."""
     try:
-        found = scan(file, range_bytes)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {_SHARED}") from error
-    return {"bytes": found.bytes, "sha256": found.sha256, "ranges": [list(part) for part in found.ranges]}
+        found: Result = json.loads(done.read_text())
+    except (FileNotFoundError, ValueError):
+        found = guarded(task, *args)
+        if "error" not in found:
+            draft = done.with_name(f".{done.name}.{uuid.uuid4().hex}")
+            draft.write_text(json.dumps(found))
+            os.replace(draft, done)
+    return found
 
 
-def read_part(job: IngestJob, index: int) -> Result:
-    """Reads and parses one range, and stages its events by bucket of user: one record batch a bucket, in one file."""
-    file_index, part = job.ranges[index]
-    file = job.files[file_index]
+def scan_files(files: tuple[LogFile, ...], columns: Any, range_bytes: int) -> Result:
+    """Layout, digest, size and ranges of each file."""
+    found = []
+    for file in files:
+        layout = read_layout(file, columns)
+        try:
+            one = scan(file, layout, range_bytes)
+        except READ_ERRORS as error:
+            raise InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {_SHARED}") from error
+        found.append({"bytes": one.bytes, "sha256": one.sha256, "layout": layout._asdict(), "ranges": one.ranges})
+    return {"files": found, "bytes": sum(one["bytes"] for one in found)}
+
+
+def read_unit(job: IngestJob, index: int) -> Result:
+    """Parses one unit and stages its events, unless that was done before."""
+    unit = job.units[index]
     _check_shared(job)
-    try:
-        rows = read_range(file, part)
-    except (OSError, EOFError, zlib.error, pa.ArrowInvalid) as error:
-        raise InputError(f"{file.path}: cannot be read ({error}); mend or remove the file") from error
-    rows = rows.with_columns((pl.lit(file_index, pl.Int64) * 2**FILE_BITS + pl.col("line")).alias("order"))
-    events, bad = features.parse_events(rows)
-    result: Result = {"good": events.height, "bad": bad.height}
-    if bad.height:
-        bad = bad.with_columns(pl.lit(file.name).alias("file"), pl.col("raw").str.head(MAX_RAW_CHARS))
-        _write_arrow(job.piece("bad", index), [_arrow(bad, QUARANTINE_SCHEMA)])
-    if job.split == "temporal":
-        times = events.group_by(TIMESTAMP).agg(pl.len().cast(pl.Int64).alias("count"))
-        _write_arrow(job.piece("times", index), [times.to_arrow()])
-    buckets = features.stable_bucket(events[USER_ID], job.num_buckets)
-    ordered = _arrow(events[np.argsort(buckets, kind="stable")], EVENT_SCHEMA)
-    ends = np.cumsum(np.bincount(buckets, minlength=job.num_buckets))
-    starts = ends - np.bincount(buckets, minlength=job.num_buckets)
-    slices = [ordered.slice(start, end - start) for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
-    _write_arrow(job.piece("events", index), slices)
-    return result
+    folder = job.staged / unit.key
+    found = read_done(folder)
+    if found is not None:
+        return found
+    draft = job.staged / f".{unit.key}.{uuid.uuid4().hex}"
+    draft.mkdir(parents=True)
+    writer = PieceWriter(draft, job.layers)
+    for file, layout, part in unit.parts:
+        try:
+            for block in read_range(file, layout, part, job.unit, BLOCK_BYTES):
+                writer.add(block, file.name)
+        except READ_ERRORS as error:
+            raise InputError(f"{file.path}: cannot be read ({error}); mend or remove the file") from error
+    return commit_unit(draft, folder, writer.close())
+
+
+def sort_times(job: IngestJob, index: int) -> Result:
+    """The sorted times of a unit's events, for the quantiles of a temporal split."""
+    own = [(key, number) for key, number, _ in job.pieces if key == job.units[index].key]
+    times = [np.zeros(0)]
+    for key, number in own:
+        with pa.memory_map(str(job.staged / key / f"rows-{number}.arrow")) as source:
+            times.append(pa.ipc.open_file(source).read_all()["time"].to_numpy())
+    _save(job.work("times", index, "npy"), np.sort(np.concatenate(times)))
+    return {}
+
+
+def merge_items(job: IngestJob, partition: int) -> Result:
+    """The distinct items of one partition, and for each piece the code in it of each of the piece's own items."""
+    batches = [read_batch(job.staged / key / f"items-{number}.arrow", partition) for key, number, _ in job.pieces]
+    table = pa.Table.from_batches(batches)
+    merged = merge_ids(table["hash"].to_numpy(), table["id"].combine_chunks())
+    write_batches(job.work("items", partition), pa.schema([("id", pa.string())]), [pa.record_batch({"id": merged.ids})])
+    codes = pa.record_batch({"code": merged.codes})
+    starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])]).tolist()
+    slices = (codes.slice(low, high - low) for low, high in itertools.pairwise(starts))
+    write_batches(job.work("codes", partition), codes.schema, slices)
+    return {"items": len(merged.ids)}
+
+
+def _item_codes(job: IngestJob, piece: int) -> npt.NDArray[np.int32]:
+    """The run's code of each of a piece's own items."""
+    parts = [
+        read_batch(job.work("codes", partition), piece)["code"].to_numpy() + np.int32(start)
+        for partition, start in enumerate(job.partition_starts)
+    ]
+    return np.concatenate(parts)
+
+
+def _read_bucket(job: IngestJob, bucket: int) -> tuple[Events, pa.Array, npt.NDArray[np.uint64]]:
+    """The events of a bucket's users in the order of the log; the users' ids and hashes, in the order of the ids."""
+    rows = [read_batch(job.staged / key / f"rows-{number}.arrow", bucket) for key, number, _ in job.pieces]
+    users = [read_batch(job.staged / key / f"users-{number}.arrow", bucket) for key, number, _ in job.pieces]
+    table = pa.Table.from_batches(users)
+    merged = merge_ids(table["hash"].to_numpy(), table["id"].combine_chunks())
+    by_id = pc.sort_indices(merged.ids).to_numpy()
+    rank = np.empty(len(by_id), np.int32)
+    rank[by_id] = np.arange(len(by_id), dtype=np.int32)
+    codes = rank[merged.codes]
+    count, features = sum(batch.num_rows for batch in rows), len(job.layers.features)
+    events = Events(
+        np.empty(count, np.int32),
+        np.empty(count, np.int32),
+        np.empty(count, np.float64),
+        np.full(count, np.nan, np.float32),
+        np.full(count, -1, np.int16),
+        np.empty((count, features), np.float64),
+    )
+    at = first_user = 0
+    for piece, (batch, own_users) in enumerate(zip(rows, users, strict=True)):
+        here = slice(at, at + batch.num_rows)
+        events.user[here] = codes[first_user:][batch["user"].to_numpy()]
+        events.item[here] = _item_codes(job, piece)[batch["item"].to_numpy()]
+        events.time[here] = batch["time"].to_numpy()
+        if "rating" in batch.schema.names:
+            events.rating[here] = batch["rating"].to_numpy()
+        if "event_type" in batch.schema.names:
+            own = np.asarray((-1, *job.event_types[piece]), np.int16)
+            events.event_type[here] = own[batch["event_type"].to_numpy() + 1]
+        for place in range(features):
+            events.features[here, place] = batch[f"feature_{place}"].to_numpy()
+        at, first_user = at + batch.num_rows, first_user + own_users.num_rows
+    return events, merged.ids.take(pa.array(by_id)), merged.hashes[by_id]
 
 
 def clean_bucket(job: IngestJob, bucket: int) -> Result:
-    """Cleans, sorts and splits the events of one bucket's users, whole histories in memory, and stages the result.
-
-    A bucket is about 64 MB of the log unless data.num_shards says otherwise; a task's peak is several times that.
-    """
+    """Applies the rules to the events of one bucket's users, whole histories in memory, and stages the result."""
     _check_shared(job)
-    batches = []
-    for index in range(len(job.ranges)):
-        with pa.memory_map(str(job.piece("events", index))) as source:
-            batches.append(pa.ipc.open_file(source).get_batch(bucket))
-    events = pl.DataFrame(pl.from_arrow(pa.Table.from_batches(batches)))
-    distinct = features.drop_duplicates(events)
-    kept = features.drop_short_users(features.sort_events(distinct), job.min_user_events)
-    kept = features.assign_splits(kept, job.split, job.valid_from, job.test_from)
-    _write_arrow(job.piece("clean", bucket), [kept.to_arrow()])
-    _write_arrow(job.piece("counts", bucket), [features.count_train_items(kept).to_arrow()])
-    in_train = kept["position"] < kept["train_end"]
-    in_valid = ~in_train & (kept["position"] < kept["valid_end"])
-    num_train, num_valid = int(in_train.sum()), int(in_valid.sum())
+    events, ids, hashes = _read_bucket(job, bucket)
+    rules = job.rules
+    dropped: dict[str, int] = {}
+    read = len(events.user)
+
+    def drop(rule: str, keep: npt.NDArray[np.bool_]) -> None:
+        nonlocal events
+        lost = len(keep) - int(np.count_nonzero(keep))
+        dropped[rule] = dropped.get(rule, 0) + lost
+        if lost:
+            events = events.take(keep)
+
+    if rules.min_timestamp is not None or rules.max_timestamp is not None:
+        low, high = rules.min_timestamp, rules.max_timestamp
+        drop(
+            "timestamps",
+            (events.time >= (-np.inf if low is None else low)) & (events.time <= (np.inf if high is None else high)),
+        )
+    if rules.min_rating is not None or rules.max_rating is not None:
+        low, high = rules.min_rating, rules.max_rating
+        wrong = (events.rating < (-np.inf if low is None else low)) | (
+            events.rating > (np.inf if high is None else high)
+        )
+        drop("ratings", ~wrong)  # no rating, NaN, is neither
+    events = events.take(histories.order_events(events.user, events.time))
+    if rules.duplicates:
+        drop("duplicates", histories.are_first(events))
+    if rules.max_user_events_per_day is not None:
+        offsets = histories.user_offsets(events.user, len(ids))
+        bots = histories.are_bots(offsets, events.time, rules.max_user_events_per_day)
+        drop("bots", ~bots[events.user])
+    if rules.repeat_window_s is not None:
+        drop("repeats", ~histories.are_repeats(events, rules.repeat_window_s))
+    if not job.has_core:
+        lengths = np.bincount(events.user, minlength=len(ids))
+        drop("short_users", (lengths >= rules.min_user_events)[events.user])
+    _stage_clean(job, bucket, events, ids, hashes)
+    if job.has_core:
+        _save_counts(job, "first", bucket, events.item)
+    result: Result = {"read": read, "rows": read, "dropped": dropped, "kept": len(events.user)}
+    return result if job.has_core else result | finish_bucket(job, bucket)
+
+
+def _stage_clean(job: IngestJob, bucket: int, events: Events, ids: pa.Array, hashes: npt.NDArray[np.uint64]) -> None:
+    """Users who are left with their histories' lengths, and their events."""
+    lengths = np.bincount(events.user, minlength=len(ids))
+    left = np.flatnonzero(lengths)
+    columns = {"item": events.item, "time": events.time, "rating": events.rating, "event_type": events.event_type}
+    columns |= {f"feature_{place}": events.features[:, place] for place in range(events.features.shape[1])}
+    rows = pa.record_batch({name: pa.array(column) for name, column in columns.items()})
+    users = pa.record_batch(
+        {"id": ids.take(pa.array(left)), "hash": pa.array(hashes[left]), "length": pa.array(lengths[left])}
+    )
+    write_batches(job.work("clean", bucket), rows.schema, [rows])
+    write_batches(job.work("users", bucket), users.schema, [users])
+
+
+class _Clean(NamedTuple):
+    rows: pa.RecordBatch
+    ids: pa.Array
+    hashes: npt.NDArray[np.uint64]
+    offsets: histories.Ints
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        return self.rows[name].to_numpy()
+
+    @property
+    def features(self) -> npt.NDArray[np.float64]:
+        names = [name for name in self.rows.schema.names if name.startswith("feature_")]
+        return np.column_stack([self.column(name) for name in names]) if names else np.zeros((len(self.rows), 0))
+
+
+def _read_clean(job: IngestJob, bucket: int) -> _Clean:
+    """What is left of a bucket: of the k-core only what its last turn kept."""
+    rows, users = read_batch(job.work("clean", bucket), 0), read_batch(job.work("users", bucket), 0)
+    lengths, ids, hashes = users["length"].to_numpy(), users["id"], users["hash"].to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    kept_file = job.work("kept", bucket, "npy")
+    if job.has_core and kept_file.exists():
+        kept = np.load(kept_file)
+        lengths = histories.sums(offsets, kept)
+        left = lengths > 0
+        rows, ids, hashes = rows.filter(pa.array(kept)), ids.filter(pa.array(left)), hashes[left]
+        offsets = np.concatenate([[0], np.cumsum(lengths[left])])
+    return _Clean(rows, ids, hashes, offsets)
+
+
+def core_bucket(job: IngestJob, turn: int, bucket: int) -> Result:
+    """One turn of the k-core: events on items that are out, then those of users with too few left."""
+    rows, users = read_batch(job.work("clean", bucket), 0), read_batch(job.work("users", bucket), 0)
+    offsets = np.concatenate([[0], np.cumsum(users["length"].to_numpy())])
+    item = rows["item"].to_numpy()
+    alive = np.load(job.folder / "work" / f"alive-{turn}.npy", mmap_mode="r")
+    kept, on_alive = histories.core_step(offsets, item, alive, job.rules.min_user_events)
+    _save(job.work("kept", bucket, "npy"), kept)
+    _save_counts(job, "core", bucket, item[kept])
     return {
-        "read": events.height,
-        "dropped_duplicates": events.height - distinct.height,
-        "dropped_short_users": distinct.height - kept.height,
-        "written": kept.height,
-        "users": kept[USER_ID].n_unique(),
-        "train_events": num_train,
-        "valid_events": num_valid,
-        "test_events": kept.height - num_train - num_valid,
-        "first_timestamp": kept[TIMESTAMP].min(),
-        "last_timestamp": kept[TIMESTAMP].max(),
-        "has_ratings": kept[RATING].null_count() < kept.height,
-        "has_event_types": kept[EVENT_TYPE].null_count() < kept.height,
+        "rows": len(item),
+        "kept": int(np.count_nonzero(kept)),
+        "dropped": {
+            "rare_items": int(np.count_nonzero(~on_alive)),
+            "short_users": int(np.count_nonzero(on_alive & ~kept)),
+        },
     }
+
+
+def finish_bucket(job: IngestJob, bucket: int) -> Result:
+    """Splits a bucket's histories, counts the items of the training part and measures its features."""
+    clean = _read_clean(job, bucket)
+    time, item = clean.column("time"), clean.column("item")
+    parts, _, _ = _parts(job, clean)
+    train = parts == TRAIN
+    _save_counts(job, "counts", bucket, item[train])
+    measured = moments.measure(clean.features[train])
+    lengths, length_counts = np.unique(np.diff(clean.offsets), return_counts=True)
+    first, last = job.times
+    bins = ((time - first) * (TIME_BINS / max(last - first, 1e-9))).astype(np.int64)
+    kinds = clean.column("event_type")
+    return {
+        "written": len(item),
+        "users": len(clean.ids),
+        "parts": [int(np.count_nonzero(parts == part)) for part in (TRAIN, VALID, TEST)],
+        "first_timestamp": float(time.min()) if len(time) else None,
+        "last_timestamp": float(time.max()) if len(time) else None,
+        "has_ratings": not bool(np.isnan(clean.column("rating")).all()),
+        "lengths": [lengths.tolist(), length_counts.tolist()],
+        "by_time": np.bincount(np.clip(bins, 0, TIME_BINS - 1), minlength=TIME_BINS).tolist(),
+        "event_types": np.bincount(kinds[kinds >= 0].astype(np.int64)).tolist(),
+        "moments": [column.tolist() for column in measured],
+    }
+
+
+def _parts(job: IngestJob, clean: _Clean) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """(part of each event, train_end, valid_end)."""
+    rules, time = job.rules, clean.column("time")
+    train_end, valid_end = histories.split_ends(clean.offsets, time, rules.split, rules.valid_from, rules.test_from)
+    if rules.split == "random":
+        return histories.random_parts(clean.offsets, time, clean.hashes), train_end, valid_end
+    return histories.parts_of(clean.offsets, train_end, valid_end), train_end, valid_end
 
 
 def write_shard(job: IngestJob, bucket: int) -> Result:
     """Encodes one bucket's histories by the vocabulary and writes them as a Parquet shard named by its digest."""
-    events = read_arrow(job.piece("clean", bucket))
-    if not events.height:
-        return {"shard": None}
-    vocabulary = pl.DataFrame(pl.from_arrow(pq.read_table(job.folder / "vocabulary.parquet", partitioning=None)))
-    wanted = vocabulary.join(events.select(ITEM_ID).unique(), on=ITEM_ID, how="semi")
-    table = features.encode_histories(events, wanted, job.has_ratings, job.has_event_types)
-    size, sha256, draft = write_parquet(table, job.folder, f"part-{bucket:05d}")
+    clean = _read_clean(job, bucket)
+    if not len(clean.ids):
+        return {"shard": None, "rows": 0}
+    numbers = np.load(job.folder / "work" / "numbers.npy", mmap_mode="r")[clean.column("item")]
+    parts, train_end, valid_end = _parts(job, clean)
+    table = histories.history_table(
+        clean.ids,
+        clean.offsets,
+        np.where(numbers > 0, numbers, np.int32(UNKNOWN)),
+        clean.column("time"),
+        clean.column("rating") if job.has_ratings else None,
+        clean.column("event_type") if job.has_event_types else None,
+        moments.standardize(clean.features, *np.array(job.features).T) if job.features else None,
+        parts if job.rules.split == "random" else None,
+        train_end,
+        valid_end,
+    )
+    size, sha256, draft = write_parquet(table, job.folder, f"part-{bucket:05d}", **HISTORY_ENCODING)
     name = f"part-{bucket:05d}-{sha256[:16]}.parquet"
     os.replace(draft, job.folder / name)
-    record = {"file": name, "users": table.num_rows, "events": events.height, "bytes": size, "sha256": sha256}
-    return {"shard": record}
+    events = len(clean.rows)
+    shard = {"file": name, "users": table.num_rows, "events": events, "bytes": size, "sha256": sha256}
+    return {"shard": shard, "rows": events}
 
 
 def write_parquet(
-    table: pa.Table, folder: Path, name: str, row_group_rows: int = ROW_GROUP_USERS
+    table: pa.Table, folder: Path, name: str, row_group_rows: int = ROW_GROUP_USERS, **options: Any
 ) -> tuple[int, str, Path]:
     """Writes a draft file, on disk for good when this returns: its bytes, its sha256, its path (to rename)."""
     draft = folder / f".{name}.{uuid.uuid4().hex}"
     # our own write of one table: row order is certain, and the same rows give the same bytes
-    pq.write_table(table, draft, compression="zstd", row_group_size=row_group_rows)
+    pq.write_table(table, draft, compression="zstd", row_group_size=row_group_rows, **options)
     with draft.open("rb") as file:
         os.fsync(file.fileno())
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return draft.stat().st_size, sha256, draft
 
 
-def read_arrow(path: Path) -> pl.DataFrame:
-    with pa.memory_map(str(path)) as source:
-        return pl.DataFrame(pl.from_arrow(pa.ipc.open_file(source).read_all()))
-
-
-def _arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    return frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema).combine_chunks()
-
-
-def _write_arrow(path: Path, tables: list[pa.Table]) -> None:
-    """One record batch a table, empty ones too, so that a reader can take the batch of its bucket alone."""
+def _save(path: Path, values: npt.NDArray[Any]) -> None:
     draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
-    schema = tables[0].schema
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
-        for table in tables:
-            batches = table.combine_chunks().to_batches()
-            writer.write_batch(batches[0] if batches else pa.RecordBatch.from_pylist([], schema=schema))
+    with draft.open("wb") as file:
+        np.save(file, values)
     os.replace(draft, path)
+
+
+def _save_counts(job: IngestJob, kind: str, bucket: int, item: npt.NDArray[np.int32]) -> None:
+    """Items that occur, and how often: a batch that `add_counts` reads."""
+    counts = np.bincount(item, minlength=1)
+    codes = np.flatnonzero(counts)
+    batch = pa.record_batch({"code": pa.array(codes.astype(np.int32)), "count": pa.array(counts[codes])})
+    write_batches(job.work(kind, bucket), batch.schema, [batch])
+
+
+def add_counts(job: IngestJob, kind: str) -> npt.NDArray[np.int64]:
+    """Events of each item over all buckets, [number of items]."""
+    total = np.zeros(job.num_items, np.int64)
+    for bucket in range(job.layers.num_buckets):
+        batch = read_batch(job.work(kind, bucket), 0)
+        total[batch["code"].to_numpy()] += batch["count"].to_numpy()
+    return total
 
 
 def _check_shared(job: IngestJob) -> None:

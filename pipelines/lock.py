@@ -1,4 +1,4 @@
-"""One retraining at a time: a lock file in HOME that names its holder, and heals when the holder is gone."""
+"""One at a time: a lock file that names its holder, and heals when the holder is gone."""
 
 import fcntl
 import json
@@ -18,6 +18,10 @@ from mgray.errors import InputError
 LOCK_FILE = "retrain.lock"
 
 
+class HeldError(InputError):
+    """Another process holds the lock."""
+
+
 class Lock:
     """Held by this process. A lock that outlived its time may have gone to another: ask before what must be alone."""
 
@@ -30,12 +34,18 @@ class Lock:
 
 @contextmanager
 def retrain_lock(home: Path, timeout_s: float) -> Iterator[Lock]:
-    """Hold HOME/retrain.lock. Raises InputError, at once, where another retraining holds it.
+    """Hold HOME/retrain.lock. Raises HeldError, at once, where another retraining holds it."""
+    with hold(home / LOCK_FILE, "another retraining", timeout_s) as lock:
+        yield lock
+
+
+@contextmanager
+def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
+    """Hold the lock file `path`. Raises HeldError, at once, where another process holds it; `what` says what that is.
 
     A lock is left behind, and is taken over, where its process is dead on this host, where its pid is another
     process by now, or where it is older than `timeout_s`. On another host only age can tell.
     """
-    path = home / LOCK_FILE
     lock = Lock(
         path,
         {
@@ -47,12 +57,12 @@ def retrain_lock(home: Path, timeout_s: float) -> Iterator[Lock]:
         },
     )
     # Two that find the same stale lock must not take it over one after the other: the guard makes look-and-take one.
-    with _guard(home):
+    with _guard(path):
         holder = _read(path)
         if holder is not None and not _is_left(holder, timeout_s):
             age = time.time() - holder["locked_at"]
-            raise InputError(
-                f"another retraining runs already (process {holder['pid']} on {holder['host']}, since {age:.0f} s); "
+            raise HeldError(
+                f"{what} runs already (process {holder['pid']} on {holder['host']}, since {age:.0f} s); "
                 f"wait for it, or remove {path} if it is gone"
             )
         draft = path.with_name(f".{path.name}.{lock.content['token']}")
@@ -61,15 +71,15 @@ def retrain_lock(home: Path, timeout_s: float) -> Iterator[Lock]:
     try:
         yield lock
     finally:
-        with _guard(home):
+        with _guard(path):
             if lock.is_held():
                 path.unlink()
 
 
 @contextmanager
-def _guard(home: Path) -> Iterator[None]:
+def _guard(path: Path) -> Iterator[None]:
     """A kernel lock for the moment of looking and writing; the kernel lets go of it when its process ends."""
-    with (home / f".{LOCK_FILE}.guard").open("w") as file:
+    with path.with_name(f".{path.name}.guard").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -1,14 +1,17 @@
 """Which files of the log are new: known by their bytes, whatever they are called."""
 
+import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mgray.config import DataConfig
+from mgray.errors import InputError
 from mgray.manifest import Manifest, file_sha256
-from pipelines.sources import resolve
+from pipelines.sources import LogFile, open_random, resolve
 
 HASHING_THREADS = 4
+CHUNK_BYTES = 4 << 20
 
 
 class Files(NamedTuple):
@@ -24,9 +27,9 @@ class Files(NamedTuple):
 
 def sort_files(config: DataConfig, home: Path, manifest: Manifest | None) -> Files:
     """Which files of data.source the champion's dataset was not made from. Raises InputError as ingest does."""
-    source = resolve(config.source, config.items, config.columns, home)
+    source = resolve(config, home)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        digests = list(pool.map(file_sha256, (file.path for file in source.files)))
+        digests = list(pool.map(_sha256, source.files))
     past = {record.sha256: record.path for record in manifest.sources} if manifest else {}
     if source.titles_file is not None:
         past.pop(file_sha256(source.titles_file), None)
@@ -34,3 +37,14 @@ def sort_files(config: DataConfig, home: Path, manifest: Manifest | None) -> Fil
     new = [name for name, sha in zip(names, digests, strict=True) if sha not in past]
     missing = sorted(name for sha, name in past.items() if sha not in digests)
     return Files(new, [name for name in names if name not in new], missing)
+
+
+def _sha256(file: LogFile) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open_random(file.path) as raw:
+            while chunk := raw.read(CHUNK_BYTES):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"{file.path}: cannot be read ({error}); mend that") from error
+    return digest.hexdigest()

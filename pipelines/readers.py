@@ -1,20 +1,32 @@
-"""Reads log files by ranges: digests and cuts a file into ranges, and a range into raw columns with line numbers."""
+"""Reads log files by ranges: digests a file and cuts it into ranges, and reads a range into typed events.
+
+Text has two paths. The fast one hands whole blocks to Arrow's CSV reader, after checks that leave it no room to guess
+(no stray quote, no lone carriage return, no NUL). Where Arrow refuses, or an id is blank, the careful one reads the
+block by records, and names the line and the reason of each row that cannot be read. A test holds them equal.
+"""
 
 import gzip
 import hashlib
-from pathlib import Path
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mgray.schema import ITEM_ID, TIMESTAMP, USER_ID
-from pipelines.sources import SEPARATORS, LogFile
+from mgray.features import UNITS, epoch_seconds, id_text, parse_events
+from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from pipelines.records import json_columns, separated_columns, split_records
+from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
 
 CHUNK_BYTES = 4 << 20
+RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
 BOM = b"\xef\xbb\xbf"
+READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid)
 
 
 class Range(NamedTuple):
@@ -23,6 +35,7 @@ class Range(NamedTuple):
     start: int
     stop: int | None
     first_line: int  # of the range's first row
+    bytes: int  # about how much there is to read
 
 
 class Scan(NamedTuple):
@@ -31,7 +44,14 @@ class Scan(NamedTuple):
     ranges: list[Range]
 
 
-def scan(file: LogFile, range_bytes: int) -> Scan:
+class Block(NamedTuple):
+    """Rows of a log: `events` has user_id, item_id, event_type as text, timestamp, rating and features as float64."""
+
+    events: pa.Table
+    bad: pl.DataFrame | None  # line, reason, raw
+
+
+def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
     """One pass over a file's bytes: its digest, and ranges of about `range_bytes` that end where a row ends.
 
     A newline inside a CSV's quotes ends no row: a cut needs an even number of quotes before it. A compressed file is
@@ -39,9 +59,9 @@ def scan(file: LogFile, range_bytes: int) -> Scan:
     """
     sha256 = hashlib.sha256()
     cuts: list[tuple[int, int]] = []  # offset, lines before it
-    split = file.format != "parquet" and not file.compressed
-    next_cut, offset, num_lines, num_quotes = file.data_start + range_bytes, 0, 0, 0
-    with file.path.open("rb") as stream:
+    split = file.format != "parquet" and not file.compression
+    next_cut, offset, num_lines, num_quotes = layout.data_start + range_bytes, 0, 0, 0
+    with open_random(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             sha256.update(chunk)
             done = 0  # bytes of the chunk whose quotes are counted
@@ -57,21 +77,27 @@ def scan(file: LogFile, range_bytes: int) -> Scan:
                     continue
                 cuts.append((offset + end, num_lines + chunk.count(b"\n", 0, end)))
                 next_cut = offset + end + range_bytes
-            num_quotes += chunk.count(b'"', done) if file.format == "csv" else 0
-            num_lines += chunk.count(b"\n")
+            if split:
+                num_quotes += chunk.count(b'"', done) if file.format == "csv" else 0
+                num_lines += chunk.count(b"\n")
             offset += len(chunk)
     if file.format == "parquet":
         return Scan(offset, sha256.hexdigest(), _row_group_ranges(file.path, range_bytes))
-    if file.compressed:
-        return Scan(offset, sha256.hexdigest(), [Range(file.data_start, None, file.first_line)])
-    starts = [(file.data_start, file.first_line - 1), *(cut for cut in cuts if cut[0] < offset)]
+    if file.compression:
+        return Scan(offset, sha256.hexdigest(), [Range(layout.data_start, None, layout.first_line, 4 * offset)])
+    starts = [(layout.data_start, layout.first_line - 1), *(cut for cut in cuts if cut[0] < offset)]
     stops = [start for start, _ in starts[1:]] + [offset]
-    ranges = [Range(start, stop, lines + 1) for (start, lines), stop in zip(starts, stops, strict=True) if start < stop]
+    ranges = [
+        Range(start, stop, lines + 1, stop - start)
+        for (start, lines), stop in zip(starts, stops, strict=True)
+        if start < stop
+    ]
     return Scan(offset, sha256.hexdigest(), ranges)
 
 
-def _row_group_ranges(path: Path, range_bytes: int) -> list[Range]:
-    metadata = pq.read_metadata(path)
+def _row_group_ranges(path: str, range_bytes: int) -> list[Range]:
+    with open_random(path) as source:
+        metadata = pq.read_metadata(source)
     ranges: list[Range] = []
     start, size, row, first_row = 0, 0, 1, 1
     for index in range(metadata.num_row_groups):
@@ -79,138 +105,242 @@ def _row_group_ranges(path: Path, range_bytes: int) -> list[Range]:
         size += group.total_byte_size
         row += group.num_rows
         if size >= range_bytes or index + 1 == metadata.num_row_groups:
-            ranges.append(Range(start, index + 1, first_row))
+            ranges.append(Range(start, index + 1, first_row, size))
             start, size, first_row = index + 1, 0, row
     return ranges
 
 
-def read_range(file: LogFile, part: Range) -> pl.DataFrame:
-    """The rows of a range: `line`, a column a role (text, or typed from Parquet), and from text `raw` and `problem`.
+def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_bytes: int) -> Iterator[Block]:
+    """The events of a range, in blocks of about `block_bytes` of text. Blank lines are no rows.
 
-    Blank lines are no rows. Raises OSError, EOFError, zlib.error or pa.ArrowInvalid where the bytes cannot be read.
+    unit: of timestamps that are numbers. Raises one of READ_ERRORS where the bytes cannot be read.
     """
     if file.format == "parquet":
-        stop = pq.read_metadata(file.path).num_row_groups if part.stop is None else part.stop
-        names = list(dict.fromkeys(file.columns.values()))
-        with pq.ParquetFile(file.path) as parquet:
-            table = parquet.read_row_groups(range(part.start, stop), columns=names)
-        frame = pl.DataFrame(pl.from_arrow(table))
-        columns = {role: frame[name].rename(role) for role, name in file.columns.items()}
-        lines = pl.int_range(part.first_line, part.first_line + frame.height, dtype=pl.Int64, eager=True)
-        return pl.DataFrame({"line": lines, **columns})
-    if file.compressed:
-        with gzip.open(file.path) as packed:
-            data = packed.read()[part.start :]
-    else:
-        with file.path.open("rb") as plain:
-            plain.seek(part.start)
-            data = plain.read(-1 if part.stop is None else part.stop - part.start)
-    if part.start == 0:
-        data = data.removeprefix(BOM)
-    records = split_records(data, part.first_line, quoted=file.format == "csv")
+        yield from _read_parquet(file, layout, part, unit)
+        return
+    line = part.first_line
+    for number, data in enumerate(_text_blocks(file, layout, part, block_bytes)):
+        block = data.removeprefix(BOM) if part.start == 0 and not number else data
+        yield from _read_text(block, file, layout, line, unit)
+        line += data.count(b"\n") if file.compression else 0  # of anything else there is one block
+
+
+def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -> Iterator[bytes]:
+    """Bytes of whole rows."""
+    if not file.compression:
+        with open_random(file.path) as stream:
+            stream.seek(part.start)
+            yield stream.read(None if part.stop is None else part.stop - part.start)
+        return
+    with open_stream(file) as stream:
+        _skip(stream, part.start)
+        left = b""
+        while chunk := stream.read(block_bytes):
+            data = left + chunk
+            end = _last_row_end(data, quoted=file.format == "csv")
+            if end:
+                yield data[:end]
+            left = data[end:]
+        if left:
+            yield left
+
+
+def _skip(stream: pa.NativeFile, count: int) -> None:
+    while count > 0:
+        got = len(stream.read(min(count, CHUNK_BYTES)))
+        if not got:
+            return
+        count -= got
+
+
+def _last_row_end(data: bytes, quoted: bool) -> int:
+    end = data.rfind(b"\n") + 1
+    while quoted and end and data.count(b'"', 0, end) % 2:
+        end = data.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
+def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Iterator[Block]:
+    if file.format != "jsonl":
+        table = _read_fast(data, file, layout, unit)
+        if table is not None:
+            yield Block(table, None)
+            return
+        if b'"' not in data or file.format != "csv":
+            # One odd row shall not make a whole range slow.
+            while len(data) > RETRY_BYTES:
+                end = data.find(b"\n", RETRY_BYTES) + 1
+                if not end:
+                    break
+                piece, data = data[:end], data[end:]
+                table = _read_fast(piece, file, layout, unit)
+                yield Block(table, None) if table is not None else _read_careful(piece, file, layout, first_line, unit)
+                first_line += piece.count(b"\n")
+    if data:
+        yield _read_careful(data, file, layout, first_line, unit)
+
+
+def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Block:
+    records = split_records(data, first_line, quoted=file.format == "csv")
     if file.format == "jsonl":
-        return _json_columns(records, file.columns)
-    return _separated_columns(records, file)
+        rows = json_columns(records, layout.columns)
+    else:
+        rows = separated_columns(records, SEPARATORS[file.format], layout.header, layout.columns, file.format == "csv")
+    return _parse(rows, unit)
 
 
-def split_records(data: bytes, first_line: int, quoted: bool) -> pl.DataFrame:
-    """Text of rows to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
-
-    With `quoted`, a row goes on past newlines inside double quotes; its line is its first one.
-    """
-    array = np.frombuffer(data, np.uint8)
-    newlines = np.flatnonzero(array == ord("\n"))
-    ends, lines = newlines, np.arange(len(newlines))
-    if quoted and b'"' in data:
-        outside = np.searchsorted(np.flatnonzero(array == ord('"')), newlines) % 2 == 0
-        ends, lines = newlines[outside], lines[outside]
-    lines = np.concatenate([[0], lines + 1]) + first_line
-    offsets = np.concatenate([[0], ends + 1, [len(data)] if not len(ends) or ends[-1] + 1 < len(data) else []])
-    offsets = offsets.astype(np.int64)
-    try:
-        data.decode()
-        valid, kind = data, pa.large_string()
-    except UnicodeDecodeError:
-        valid, kind = data, pa.large_binary()
-    text = pa.Array.from_buffers(kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(valid)])
-    column = pl.Series("raw", pl.from_arrow(text))
-    problem = pl.repeat(None, len(column), dtype=pl.String, eager=True)
-    if kind == pa.large_binary():
-        decoded = _decode_lossy(data, offsets)
-        problem = pl.select(
-            pl.when(decoded.cast(pl.Binary) != column).then(pl.lit("the row is not valid UTF-8"))
-        ).to_series()
-        column = decoded
-    records = pl.DataFrame(
-        {"line": lines[: len(column)], "raw": column.str.strip_chars_end("\r\n"), "problem": problem},
-        schema_overrides={"line": pl.Int64},
-    )
-    # a TSV row of tabs alone is a row of empty fields, not a blank line
-    return records.filter(~pl.col("raw").str.contains("^ *$"))
+def _parse(rows: pl.DataFrame, unit: str) -> Block:
+    events, bad = parse_events(rows, unit)
+    return Block(events.to_arrow(compat_level=pl.CompatLevel.oldest()), bad if bad.height else None)
 
 
-def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
-    """Rows with U+FFFD in place of what is no UTF-8. Newlines stay, and so does the number of rows."""
-    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
-    lossy = data.decode(errors="replace").encode()
-    lossy_ends = np.flatnonzero(np.frombuffer(lossy, np.uint8) == ord("\n"))
-    assert len(ends) == len(lossy_ends), "a newline is never part of a broken sequence"
-    moved = np.concatenate([[0], lossy_ends + 1, [len(lossy)]])
-    places = np.searchsorted(np.concatenate([[0], ends + 1]), offsets[:-1])
-    starts = np.concatenate([moved[places], [len(lossy)]]).astype(np.int64)
-    array = pa.Array.from_buffers(pa.large_string(), len(starts) - 1, [None, pa.py_buffer(starts), pa.py_buffer(lossy)])
-    return pl.Series("raw", pl.from_arrow(array))
-
-
-def _separated_columns(records: pl.DataFrame, file: LogFile) -> pl.DataFrame:
+def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Table | None:
+    """The rows of a text block by Arrow's CSV reader; None where that could differ from what `_read_careful` says."""
     separator = SEPARATORS[file.format]
-    raw = records["raw"]
-    fields = raw.str.split(separator)
-    problem = records["problem"]
-    if file.format == "csv":
-        has_quotes = raw.str.contains('"', literal=True)
-        if has_quotes.any():
-            quoted, wrong = _unquote(raw.filter(has_quotes), separator)
-            places = has_quotes.arg_true()
-            table = fields.to_frame("fields").with_row_index("row")
-            fields = table.update(pl.DataFrame({"row": places, "fields": quoted}), on="row")["fields"]
-            problem = problem.scatter(places.filter(wrong), "its quotes do not match")
-    expected = len(file.header)
-    wrong_number = pl.when(fields.list.len() != expected).then(
-        pl.format("{} fields where the header names {}", fields.list.len(), pl.lit(expected))
-    )
-    columns = {
-        role: fields.list.get(file.header.index(name), null_on_oob=True).rename(role)
-        for role, name in file.columns.items()
-    }
-    return records.with_columns(pl.coalesce(problem, wrong_number).alias("problem"), *columns.values())
+    if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
+        return None
+    has_quotes = file.format == "csv" and b'"' in data
+    if has_quotes and not _is_well_quoted(data, separator):
+        return None
+    if len(separator) > 1:
+        if b"\t" in data:
+            return None
+        data, separator = data.replace(separator.encode(), b"\t"), "\t"
+    names = [str(number) for number in range(len(layout.header))]  # a header may repeat a name
+    places = {role: layout.header.index(name) for role, name in layout.columns.items()}
+    first_time = _first_field(data, separator, places[TIMESTAMP], has_quotes)
+    types = {USER_ID: pa.string(), ITEM_ID: pa.string(), EVENT_TYPE: pa.string()}
+    types[TIMESTAMP] = pa.float64() if _is_number(first_time) else pa.string()
+    by_place: dict[str, pa.DataType] = {}
+    for role, place in places.items():
+        wanted = types.get(role, pa.float64())
+        if by_place.setdefault(str(place), wanted) != wanted:
+            return None  # one column of the log in two roles that read it unlike
+    try:
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=1 << 20, column_names=names),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter=separator,
+                quote_char='"' if has_quotes else False,
+                double_quote=has_quotes,
+                newlines_in_values=has_quotes,
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=by_place, include_columns=list(by_place), null_values=[""], strings_can_be_null=False
+            ),
+        )
+    except (pa.ArrowInvalid, pa.ArrowKeyError):
+        return None
+    table = pa.table({role: table[str(place)] for role, place in places.items()})
+    return _checked(table, unit)
 
 
-def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
-    """Rows with quotes to lists of fields without them, and which rows break the rule (RFC 4180)."""
-    led = separator + raw  # so that every field, the first one too, begins with a separator
-    parts = led.str.extract_all(f'{separator}(?:"(?:[^"]|"")*"|[^"{separator}]*)')
-    wrong = parts.list.join("") != led
-    field = pl.element().str.slice(1)
-    plain = pl.when(field.str.starts_with('"')).then(
-        field.str.slice(1, field.str.len_chars() - 2).str.replace_all('""', '"', literal=True)
-    )
-    return parts.list.eval(plain.otherwise(field)), wrong
+def _first_field(data: bytes, separator: str, place: int, has_quotes: bool) -> str:
+    for line in data[: 1 << 16].split(b"\n", 2)[:2]:
+        fields = line.rstrip(b"\r").split(separator.encode())
+        if line.strip() and place < len(fields):
+            return fields[place].decode(errors="replace").strip('"' if has_quotes else None)
+    return ""
 
 
-def _json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
-    raw = records["raw"]
-    found: dict[str, pl.Series] = {}
-    for role, name in columns.items():
-        key = name.replace("\\", "\\\\").replace("'", "\\'")
-        value = raw.str.json_path_match(f"$['{key}']").rename(role)
-        # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
-        found[role] = value.str.replace(r"^(-?\d+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
-    frame = records.with_columns(*found.values())
-    missing = frame.select(pl.any_horizontal(pl.col(USER_ID, ITEM_ID, TIMESTAMP).is_null())).to_series()
-    no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(
-        pl.lit("the row is not a JSON object")
-    )
-    inexact = pl.any_horizontal(pl.col(USER_ID, ITEM_ID).str.contains(r"^-?\d(\.\d+)?e[+]?\d+$"))
-    too_large = pl.when(inexact).then(pl.lit("an id is a number too large to be exact: write it as text"))
-    return frame.with_columns(pl.coalesce("problem", no_object, too_large).alias("problem"))
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_well_quoted(data: bytes, separator: str) -> bool:
+    """Whether quotes obey RFC 4180: each pair opens at a field's start and closes at its end, or doubles."""
+    text = np.frombuffer(data, np.uint8)
+    quotes = np.flatnonzero(text == ord('"'))
+    if len(quotes) % 2:
+        return False
+    opening, closing = quotes[::2], quotes[1::2]
+    borders = np.zeros(256, bool)
+    borders[[ord(separator), ord("\n"), ord("\r")]] = True
+    doubled = opening[1:] == closing[:-1] + 1
+    starts_field = (opening == 0) | borders[text[opening - 1]]
+    starts_field[1:] |= doubled
+    ends_field = (closing == len(text) - 1) | borders[text[np.minimum(closing + 1, len(text) - 1)]]
+    ends_field[:-1] |= doubled
+    return bool(starts_field.all() and ends_field.all())
+
+
+def _checked(table: pa.Table, unit: str) -> pa.Table | None:
+    """Typed columns, ids as dictionaries; None where an id is blank or a number is none."""
+    for role in (USER_ID, ITEM_ID):
+        ids = table[role].combine_chunks()
+        if isinstance(ids, pa.ChunkedArray):  # no chunk at all
+            ids = pa.chunked_array(ids).combine_chunks() if ids.num_chunks else pa.array([], pa.string())
+        ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
+        if ids.null_count or ids.dictionary.null_count or _any(pc.match_substring_regex(ids.dictionary, r"^\s*$")):
+            return None
+        table = table.set_column(table.column_names.index(role), role, ids)
+    time = table[TIMESTAMP]
+    if pa.types.is_string(time.type):
+        seconds = epoch_seconds(pl.Series(TIMESTAMP, pl.from_arrow(time)), unit)
+        time = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
+    elif UNITS[unit] != 1:
+        time = pc.divide(time, UNITS[unit])
+    if time.null_count or not _all(pc.is_finite(time)):
+        return None
+    table = table.set_column(table.column_names.index(TIMESTAMP), TIMESTAMP, time)
+    for name in table.column_names:
+        if (name == RATING or name.startswith(FEATURE)) and not _all(pc.is_finite(table[name].drop_null())):
+            return None
+    return table
+
+
+def _any(values: pa.Array) -> bool:
+    return bool(pc.any(values, min_count=0).as_py())
+
+
+def _all(values: pa.Array) -> bool:
+    return bool(pc.all(values, min_count=0).as_py())
+
+
+def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iterator[Block]:
+    names = list(dict.fromkeys(layout.columns.values()))
+    with open_random(file.path) as source, pq.ParquetFile(source) as parquet:
+        stop = parquet.num_row_groups if part.stop is None else part.stop
+        table = parquet.read_row_groups(range(part.start, stop), columns=names)
+    fast = _fast_columns(table, layout, unit)
+    if fast is not None:
+        yield Block(fast, None)
+        return
+    frame = pl.DataFrame(pl.from_arrow(table))
+    columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
+    lines = pl.int_range(part.first_line, part.first_line + frame.height, dtype=pl.Int64, eager=True)
+    yield _parse(pl.DataFrame({"line": lines, **columns}), unit)
+
+
+def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None:
+    """Parquet's typed columns as events; ids become text once a distinct value. None: some row needs a reason."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for role, name in layout.columns.items():
+        column = table[name]
+        if role in (USER_ID, ITEM_ID):
+            encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+            encoded = encoded.unify_dictionaries().combine_chunks()
+            if not len(encoded):
+                return None
+            encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
+            text = id_text(pl.Series(name, pl.from_arrow(encoded.dictionary)))
+            if encoded.null_count or text.null_count() or text.n_unique() < len(text):
+                return None
+            words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+            columns[role] = pa.DictionaryArray.from_arrays(encoded.indices, words)
+        elif role == TIMESTAMP:
+            seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit)
+            columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
+        elif role == EVENT_TYPE:
+            columns[role] = column.cast(pa.string())
+        elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            columns[role] = column.cast(pa.float64())
+        else:
+            return None
+    # seconds by now, whatever the unit was
+    return _checked(pa.table(columns), "s")

@@ -177,9 +177,13 @@ class _Retraining:
         return Files(names if is_new else [], [] if is_new else names, [])
 
     def _data(self, champion: _Champion | None) -> tuple[Dataset, Drift | None, bool]:
-        """The dataset of all files, and how far its new events are from the champion's data."""
+        """The dataset of all files, and how far its new events are from the champion's data.
+
+        Files that the champion's data was made from are not read again where its staged events are still there.
+        """
         data = self.config.data.model_copy(update={"out": str(self.scratch / "datasets")} if self.dry else {})
-        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer)
+        past = dataset_folder(champion.manifest, self.datasets) if champion and champion.manifest else None
+        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer, append=past or False)
         if champion is None:
             return dataset, None, reused
         with self.timer.phase("drift"):
@@ -191,7 +195,6 @@ class _Retraining:
                     f"{champion.version.name} version {champion.version.version} knows, so its item ids are others; "
                     "set data.columns.item_id right, or give another --tracking.model_name"
                 )
-            past = dataset_folder(champion.manifest, self.datasets) if champion.manifest else None
             drift = measure_drift(summarize(Dataset(past)), current) if past else None
         self.say(describe(drift))
         return dataset, drift, reused

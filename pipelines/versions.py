@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from typing import Protocol, TypeVar
 
 from mgray.errors import InputError
 from mgray.manifest import MANIFEST_FILE
+
+ABANDONED_AFTER_S = 7 * 86_400.0
 
 
 class VersionManifest(Protocol):
@@ -67,6 +70,38 @@ def staging_folder(out: Path, key: str, option: str = "--data.out") -> Iterator[
         raise mendable from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(out: Path, key: str, option: str = "--data.out") -> Iterator[Path]:
+    """A staging folder named by what is made in it: a killed job's is found again. An exception removes it.
+
+    The caller holds a lock on `key`. Those that nobody came back to for a week go first.
+    """
+    for left in out.glob(".staging-*"):
+        if "@" not in left.name and left.name != f".staging-{key[:16]}" and _age_s(left) > ABANDONED_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
+    staging = out / f".staging-{key[:16]}"
+    (staging / "work").mkdir(parents=True, exist_ok=True)
+    os.utime(staging)
+    try:
+        yield staging
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        mendable = place_error(error, option)
+        if mendable is None:
+            raise
+        raise mendable from error
+    except Exception:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def publish(

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mgray.manifest import digest, file_sha256, read_manifest
+from mgray.manifest import UNSEALED, digest, file_sha256, read_manifest
 from mgray.schema import HISTORY_SCHEMA, UNKNOWN, VOCABULARY_SCHEMA
 
 NUM_EVENTS = 3000
@@ -35,9 +35,9 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
 
     # files: exactly those that the manifest names, with its digests
     on_disk = {path.name for path in folder.iterdir()}
-    assert on_disk == {"manifest.json", "vocabulary.parquet", *(shard.file for shard in manifest.shards)}
+    assert on_disk == {"manifest.json", "report.html", "vocabulary.parquet", *(shard.file for shard in manifest.shards)}
     assert file_sha256(folder / manifest.vocabulary.file) == manifest.vocabulary.sha256
-    content = manifest.model_dump(mode="json", exclude={"created", "fingerprint"})
+    content = manifest.model_dump(mode="json", exclude=UNSEALED)
     assert manifest.fingerprint == digest(content)
 
     vocabulary = pq.read_table(folder / manifest.vocabulary.file)

@@ -1,0 +1,51 @@
+"""Mean and variance of columns, in parts that combine without loss (Chan, Golub and LeVeque 1979)."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+
+class Moments(NamedTuple):
+    """Of F columns: how many numbers, their means, their sums of squared deviations; all [F] float64."""
+
+    numbers: Floats
+    mean: Floats
+    squares: Floats
+
+    @property
+    def std(self) -> Floats:
+        """Population standard deviation [F]; 0 where there is no number."""
+        return np.sqrt(self.squares / np.maximum(self.numbers, 1))
+
+
+def measure(values: Floats) -> Moments:
+    """values: [E, F]; NaN is no number."""
+    real = ~np.isnan(values)
+    count = real.sum(0).astype(np.float64)
+    mean = np.where(real, values, 0.0).sum(0) / np.maximum(count, 1)
+    squares = (np.where(real, values - mean, 0.0) ** 2).sum(0)
+    return Moments(count, mean, squares)
+
+
+def combine(parts: Iterable[Moments], num_columns: int) -> Moments:
+    """The moments of all parts' numbers together, in the order given."""
+    total = Moments(*(np.zeros(num_columns) for _ in range(3)))
+    for part in parts:
+        count = np.maximum(total.numbers + part.numbers, 1)
+        delta = part.mean - total.mean
+        total = Moments(
+            total.numbers + part.numbers,
+            total.mean + delta * part.numbers / count,
+            total.squares + part.squares + delta**2 * total.numbers * part.numbers / count,
+        )
+    return total
+
+
+def standardize(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:
+    """[E, F] to zero mean and unit variance; a missing number becomes 0, the mean, and a constant column all 0."""
+    scale = np.where(np.asarray(std) > 0, std, 1.0)
+    return np.nan_to_num((values - mean) / scale, nan=0.0).astype(np.float32)

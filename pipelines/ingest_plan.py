@@ -1,0 +1,316 @@
+"""What an ingest will do: the units to read, the version's key, and what is there already."""
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import polars as pl
+import pyarrow.parquet as pq
+
+from mgray.config import PSEUDONYM_KEY_VARIABLE, DataConfig, PrivacyConfig
+from mgray.errors import InputError
+from mgray.manifest import MANIFEST_FILE, Manifest, digest, file_sha256, read_manifest
+from mgray.schema import ITEM_ID, SCHEMA_VERSION
+from pipelines import ingest_tasks as tasks
+from pipelines.ingest_tasks import Rules, Unit
+from pipelines.readers import Range
+from pipelines.sources import Layout, LogFile, Source, read_titles, resolve
+from pipelines.staging import Layers, key_fingerprint, read_done
+
+STAGED_FOLDER = ".staged"
+SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a time
+MIN_SHARDS, MAX_SHARDS = 4, 4096
+MAX_RANGES = 4096  # of a log: more would make the pieces of a bucket too small to read well
+PARTITION_BYTES = 1 << 30  # of text an item partition
+MAX_PARTITIONS = 64
+SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
+
+
+class Runner(Protocol):
+    """Runs tasks on Ray Data and times phases: pipelines.ingest._Run."""
+
+    def phase(self, name: str) -> Any: ...
+
+    def map(self, name: str, task: Callable[[int], tasks.Result], count: int) -> list[tasks.Result]: ...
+
+
+class Plan(NamedTuple):
+    source: str  # as the user gave it
+    key: str
+    sources: list[dict[str, Any]]  # path, bytes, sha256 of every file that the version is made from
+    settings: dict[str, Any]  # what shapes the version, for its manifest
+    titles: pl.DataFrame | None
+    units: tuple[Unit, ...]
+    read_before: list[tasks.Result]  # of the first units, in an ingest that appends
+    known_items: list[str]  # raw ids that have numbers already, by number
+    staged: Path
+    layers: Layers
+    rules: Rules
+    log_bytes: int
+
+    def forget_others(self) -> None:
+        """With a forget list: staged units of other ingests in this place may hold the forgotten, so they go."""
+        if not self.layers.forgotten:
+            return
+        own = {unit.key for unit in self.units}
+        for folder in self.staged.iterdir():
+            if folder.name not in own:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Base(NamedTuple):
+    """The version that an ingest appends to."""
+
+    folder: Path
+    manifest: Manifest
+
+
+def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_bytes: int, append: bool | Path) -> Plan:
+    """Raises InputError for a source, a setting or a base version that does not do."""
+    shown = config.source if isinstance(config.source, str) else ", ".join(config.source)
+    with run.phase("resolve"):
+        source = resolve(config, home)
+        titles = read_titles(source.titles_file) if source.titles_file else None
+    log_bytes = sum(file.bytes for file in source.files)
+    range_bytes = max(range_bytes, log_bytes // MAX_RANGES)
+    batches = _batches(source.files, range_bytes)
+    scans = run.map("scan", partial(_scan, batches, config, range_bytes), len(batches))
+    files = [one for scanned in scans for one in scanned["files"]]
+    sources = [
+        {"path": file.name, "bytes": one["bytes"], "sha256": one["sha256"]}
+        for file, one in zip(source.files, files, strict=True)
+    ]
+    privacy, key, forgotten = _privacy(config.privacy)
+    settings = config.model_dump(
+        include={"columns", "clean", "min_user_events", "min_item_count", "split", "valid_from", "test_from"},
+        mode="json",
+    )
+    settings |= {"privacy": privacy}
+    base = _find_base(config, out, settings, append)
+    if base is not None:
+        settings["num_shards"] = base.manifest.config["num_shards"]
+        settings["num_partitions"] = base.manifest.config["num_partitions"]
+    else:
+        shards = max(MIN_SHARDS, min(MAX_SHARDS, -(-log_bytes // SHARD_BYTES)))
+        settings["num_shards"] = config.num_shards or shards
+        settings["num_partitions"] = max(1, min(MAX_PARTITIONS, log_bytes // PARTITION_BYTES))
+    layers = Layers(settings["num_shards"], settings["num_partitions"], config.columns.features, key, forgotten)
+    staged = out / STAGED_FOLDER
+    staged.mkdir(exist_ok=True)
+    new = list(range(len(files)))
+    old_units: list[Unit] = []
+    if base is not None:
+        new = _new_files(base, source, sources)
+        old_units = [Unit(key, ()) for key in base.manifest.staged]
+        _link_units(base, staged)
+    shaping = {name: settings[name] for name in ("columns", "privacy", "num_shards", "num_partitions")}
+    fresh = _units(source.files, files, new, range_bytes, shaping | {"schema_version": SCHEMA_VERSION})
+    read_before = [read_done(staged / unit.key) for unit in old_units]
+    if base is not None:
+        before = [record.model_dump() for record in base.manifest.sources if record.path not in _titles_of(base)]
+        sources = before + [sources[index] for index in new]
+    records, file_of_titles = list(sources), source.titles_file
+    if file_of_titles is not None:
+        size, sha256 = file_of_titles.stat().st_size, file_sha256(file_of_titles)
+        records.append({"path": file_of_titles.name, "bytes": size, "sha256": sha256})
+    settings["titles"] = file_of_titles.name if file_of_titles else None
+    named = [[record["path"], record["sha256"]] for record in records]
+    made_from: dict[str, Any] = {"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION}
+    known: list[str] = []
+    if base is not None:
+        made_from["known_items"] = base.manifest.vocabulary.sha256
+        vocabulary = pq.read_table(base.folder / base.manifest.vocabulary.file, partitioning=None)
+        known = vocabulary.sort_by("item")[ITEM_ID].to_pylist()
+    clean = config.clean.model_dump()
+    return Plan(
+        shown,
+        digest(made_from),
+        records,
+        settings,
+        titles,
+        (*old_units, *fresh),
+        [done for done in read_before if done is not None],
+        known,
+        staged,
+        layers,
+        Rules(
+            **clean,
+            min_user_events=config.min_user_events,
+            split=config.split,
+            valid_from=config.valid_from,
+            test_from=config.test_from,
+        ),
+        log_bytes,
+    )
+
+
+def _batches(files: tuple[LogFile, ...], range_bytes: int) -> list[tuple[LogFile, ...]]:
+    """Files that one scan task takes: one, or many small ones."""
+    batches: list[list[LogFile]] = []
+    size = 0
+    for file in files:
+        if not batches or size + file.bytes > range_bytes or len(batches[-1]) >= SCAN_FILES:
+            batches.append([])
+            size = 0
+        batches[-1].append(file)
+        size += file.bytes
+    return [tuple(batch) for batch in batches]
+
+
+def _scan(batches: list[tuple[LogFile, ...]], config: DataConfig, range_bytes: int, index: int) -> tasks.Result:
+    return tasks.scan_files(batches[index], config.columns, range_bytes)
+
+
+def _units(
+    files: tuple[LogFile, ...],
+    scans: list[dict[str, Any]],
+    chosen: list[int],
+    range_bytes: int,
+    shaping: dict[str, Any],
+) -> list[Unit]:
+    """Ranges of the chosen files in the order of the log, small ones together."""
+    groups: list[list[tuple[LogFile, Layout, Range]]] = []
+    names: list[list[Any]] = []
+    size = 0
+    for index in chosen:
+        layout = Layout(**scans[index]["layout"])
+        for given in scans[index]["ranges"]:
+            part = Range(*given)
+            if not groups or size + part.bytes > range_bytes or len(groups[-1]) >= UNIT_PARTS:
+                groups.append([])
+                names.append([])
+                size = 0
+            groups[-1].append((files[index], layout, part))
+            names[-1].append([files[index].name, scans[index]["sha256"], part.start, part.stop])
+            size += part.bytes
+    return [
+        Unit(digest({"parts": parts, **shaping})[:32], tuple(group)) for group, parts in zip(groups, names, strict=True)
+    ]
+
+
+def _privacy(config: PrivacyConfig) -> tuple[dict[str, Any], bytes | None, tuple[str, ...]]:
+    """(what of it shapes the data, for the manifest, which holds neither key nor ids; the key; forgotten ids)."""
+    key: bytes | None = None
+    if config.pseudonymize:
+        where = f"${PSEUDONYM_KEY_VARIABLE}"
+        try:
+            if config.key_file is not None:
+                where = f"data.privacy.key_file {config.key_file}"
+                key = Path(config.key_file).expanduser().read_bytes().rstrip(b"\r\n")
+            else:
+                key = os.environ.get(PSEUDONYM_KEY_VARIABLE, "").encode()
+        except OSError as error:
+            raise InputError(f"{where}: {error.strerror}; give the file of the pseudonyms' key") from error
+        if len(key) < 16:
+            raise InputError(
+                f"{where}: a key of {len(key)} bytes; data.privacy.pseudonymize needs one of at least 16, such as "
+                "`openssl rand -hex 32` gives"
+            )
+    forgotten: tuple[str, ...] = ()
+    if config.forget is not None:
+        try:
+            text = Path(config.forget).expanduser().read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"data.privacy.forget {config.forget}: {error}; give a text file of user ids") from error
+        forgotten = tuple(sorted({line for line in text.splitlines() if line.strip()}))
+    shapes = {
+        "pseudonymize": config.pseudonymize,
+        "key_fingerprint": key_fingerprint(key) if key is not None else None,
+        "forgotten": digest(forgotten) if forgotten else None,
+    }
+    return shapes, key, forgotten
+
+
+def _find_base(config: DataConfig, out: Path, settings: dict[str, Any], append: bool | Path) -> _Base | None:
+    """The version to append to. A folder that was given and does not do is passed over: all files are read then."""
+    if append is False:
+        return None
+    if isinstance(append, Path):
+        try:
+            base = _Base(append, read_manifest(append))
+        except InputError:
+            return None
+        return base if _why_not(base, settings) is None else None
+    versions = []
+    for file in out.glob(f"*/{MANIFEST_FILE}"):
+        try:
+            versions.append(_Base(file.parent, read_manifest(file.parent)))
+        except InputError:
+            continue
+    alike = [base for base in versions if _difference(base.manifest.config, settings) is None]
+    if not alike and versions:
+        newest = max(versions, key=lambda base: base.manifest.created)
+        raise InputError(
+            f"--append: no version in {out} was made with these settings (the newest differs in "
+            f"data.{_difference(newest.manifest.config, settings)}); give its settings, or leave --append out"
+        )
+    if not alike:
+        return None
+    base = max(alike, key=lambda one: one.manifest.created)
+    reason = _why_not(base, settings)
+    if reason is not None:
+        raise InputError(f"--append: {base.folder}: {reason}; ingest all files, without --append")
+    return base
+
+
+def _why_not(base: _Base, settings: dict[str, Any]) -> str | None:
+    difference = _difference(base.manifest.config, settings)
+    if difference is not None:
+        return f"data.{difference} is another"
+    gone = [key for key in base.manifest.staged if read_done(_staged_of(base) / key) is None]
+    if gone or not base.manifest.staged:
+        return f"its staged events in {_staged_of(base)} are gone"
+    return None
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first setting, dotted, that shapes the data and is not the same."""
+    for name, value in new.items():
+        if name in ("num_shards", "num_partitions", "titles"):
+            continue
+        if isinstance(value, dict) and isinstance(old.get(name), dict):
+            for key in value:
+                if old[name].get(key) != value[key]:
+                    return f"{name}.{key}"
+        elif old.get(name) != value:
+            return name
+    return None
+
+
+def _staged_of(base: _Base) -> Path:
+    return base.folder.parent / STAGED_FOLDER
+
+
+def _titles_of(base: _Base) -> set[str]:
+    titles = base.manifest.config.get("titles")
+    return {titles} if titles else set()
+
+
+def _new_files(base: _Base, source: Source, sources: list[dict[str, Any]]) -> list[int]:
+    """Places of the files that the base was not made from. A file that changed since is an error."""
+    known = {record.sha256 for record in base.manifest.sources}
+    names = {record.path: record.sha256 for record in base.manifest.sources}
+    new = []
+    for place, record in enumerate(sources):
+        if record["sha256"] in known:
+            continue
+        if record["path"] in names:
+            raise InputError(
+                f"{source.files[place].path}: changed since it was ingested into {base.folder.name}, and an append "
+                "reads new files only; put new events into a file of their own, or ingest all files again without --append"
+            )
+        new.append(place)
+    return new
+
+
+def _link_units(base: _Base, staged: Path) -> None:
+    """The base's units under this ingest's place, where that is another (a dry run's)."""
+    theirs = _staged_of(base)
+    if theirs.resolve() == staged.resolve():
+        return
+    for key in base.manifest.staged:
+        if not (staged / key).exists():
+            (staged / key).symlink_to((theirs / key).resolve(), target_is_directory=True)

@@ -1,0 +1,252 @@
+"""pipelines.filesystems on s3:// (a real S3 protocol server on loopback) and gs:// (a few answers of its JSON API)."""
+
+import hashlib
+import json
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import boto3
+import polars as pl
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow import fs
+
+from mgray.config import ColumnsConfig, DataConfig
+from mgray.errors import InputError
+from pipelines.filesystems import connect, parse_uri
+from pipelines.new_files import sort_files
+from pipelines.sources import Source, open_random, open_stream, read_layout, read_titles, resolve
+
+CSV = b"user_id,item_id,timestamp\na,x,1\nb,y,2\n"
+COLUMNS = ColumnsConfig()
+ZST = pa.Codec("zstd").compress(CSV, asbytes=True)
+OBJECTS = {
+    "logs/a.csv": CSV,
+    "logs/2024/b c#%20?.csv": CSV + b"c,z,3\n",
+    "logs/2024/*.tsv": CSV.replace(b",", b"\t"),
+    "logs/2024/other.tsv": CSV.replace(b",", b"\t"),
+    "logs/2025/ü.csv.zst": ZST + ZST,
+    "logs/2025/_tmp/c.csv": CSV,
+    "logs/2025/.hidden.csv": CSV,
+    "logs/2025/README.md": b"no log",
+    "logs/empty.csv": b"",
+    "ml/ratings.csv": b"userId,movieId,rating,timestamp\n1,2,3.5,4\n",
+    "ml/movies.csv": b"movieId,title,genres\n2,Heat (1995),Crime\n",
+    "ml/tags.csv": b"userId,movieId,tag,timestamp\n1,2,x,4\n",
+}
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    s3 = boto3.client("s3", endpoint_url=url, **keys)
+    s3.create_bucket(Bucket="bucket")
+    for key, data in OBJECTS.items():
+        s3.put_object(Bucket="bucket", Key=key, Body=data)
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The environment that an S3 user sets."""
+    _set_keys(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    return endpoint
+
+
+def _set_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+def find(*sources: str, home: Path = Path("/nowhere"), items: str | None = None) -> Source:
+    return resolve(DataConfig(source=sources[0] if len(sources) == 1 else sources, items=items), home)
+
+
+def names(*sources: str) -> list[str]:
+    return [file.name for file in find(*sources).files]
+
+
+def test_a_folder_of_s3(s3: str) -> None:
+    files = find("s3://bucket/logs/").files
+    expected = ["2024/*.tsv", "2024/b c#%20?.csv", "2024/other.tsv", "2025/ü.csv.zst", "a.csv"]
+    assert [file.name for file in files] == expected
+    assert [file.path for file in files] == [f"s3://bucket/logs/{name}" for name in expected]
+    assert [file.bytes for file in files] == [len(OBJECTS[f"logs/{name}"]) for name in expected]
+    assert names("s3://bucket/logs") == expected
+
+
+def test_globs_and_lists_of_s3(s3: str, tmp_path: Path) -> None:
+    assert names("s3://bucket/logs/*.csv") == ["a.csv"]
+    assert names("s3://bucket/logs/202[45]/*.csv*") == ["2024/b c#%20?.csv", "2025/ü.csv.zst"]
+    assert names("s3://bucket/logs/**/*.csv") == ["2024/b c#%20?.csv", "a.csv"]
+    assert names("s3://bucket/logs/202?") == ["2024/*.tsv", "2024/b c#%20?.csv", "2024/other.tsv", "2025/ü.csv.zst"]
+    assert names("s3://bucket/logs/2024/*.tsv") == ["*.tsv"], "what exists by that name is no glob"
+    assert names("s3://bucket/logs/a.csv", "s3://bucket/logs/2025", "s3://bucket/logs/*.csv") == [
+        "2025/ü.csv.zst",
+        "a.csv",
+    ]
+    (tmp_path / "local.csv").write_bytes(CSV)
+    local = str(tmp_path / "local.csv")
+    assert names("s3://bucket/logs/a.csv", local) == [f"file{local}", "s3/bucket/logs/a.csv"]
+
+
+def test_layouts_bytes_and_streams_of_s3(s3: str) -> None:
+    for file in find("s3://bucket/logs").files:
+        data = OBJECTS[f"logs/{file.name}"]
+        copy = pickle.loads(pickle.dumps(file))  # as Ray sends it to a task
+        layout = read_layout(copy, COLUMNS)
+        assert (layout.header, layout.data_start) == (["user_id", "item_id", "timestamp"], CSV.index(b"\n") + 1)
+        with open_random(copy.path) as raw:
+            assert raw.size() == len(data)
+            assert raw.read_at(5, 7) == data[7:12]
+            raw.seek(10)
+            assert raw.read() == data[10:]
+        with open_stream(copy) as stream:
+            text = b"".join(iter(lambda stream=stream: stream.read(7), b""))
+        assert text == (CSV + CSV if copy.compression else data)
+
+
+def test_parquet_of_s3(s3: str, endpoint: str) -> None:
+    table = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1], "price": [2.5]})
+    filesystem = fs.S3FileSystem(access_key="key", secret_key="secret", endpoint_override=endpoint)
+    with filesystem.open_output_stream("bucket/parquet/log.parquet") as out:
+        table.write_parquet(out)
+    (file,) = find("s3://bucket/parquet").files
+    assert read_layout(file, ColumnsConfig(features=("price",))).columns["feature:price"] == "price"
+
+
+def test_options_in_the_uri_stay_with_each_file(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _set_keys(monkeypatch)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # the URI's own wins
+    host = endpoint.removeprefix("http://")
+    for options in (f"endpoint_override={host}&scheme=http", f"endpoint_override={endpoint}&region=eu-west-1"):
+        for file in find(f"s3://bucket/logs/?{options}").files:
+            assert file.path.endswith(f"?{options}")
+            assert read_layout(file, COLUMNS).first_line == 2
+        assert names(f"s3://bucket/logs/202?/*.csv?{options}") == ["2024/b c#%20?.csv"]
+
+
+def test_titles_of_s3_are_copied(s3: str, tmp_path: Path) -> None:
+    source = find("s3://bucket/ml", home=tmp_path)
+    assert [file.name for file in source.files] == ["ratings.csv"]
+    assert source.titles_file is not None
+    assert source.titles_file.is_relative_to(tmp_path / "raw")
+    assert read_titles(source.titles_file).rows() == [("2", "Heat (1995)")]
+    given = find("s3://bucket/ml/ratings.csv", home=tmp_path, items="s3://bucket/ml/movies.csv").titles_file
+    assert given == source.titles_file
+    with pytest.raises(InputError, match=r"--data.items s3://bucket/ml/none.csv: cannot be copied"):
+        find("s3://bucket/ml/ratings.csv", home=tmp_path, items="s3://bucket/ml/none.csv")
+
+
+def test_new_files_of_s3(s3: str, tmp_path: Path) -> None:
+    found = sort_files(DataConfig(source="s3://bucket/logs/202?/*.csv*"), tmp_path, None)
+    assert found.new == ["2024/b c#%20?.csv", "2025/ü.csv.zst"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("s3://nowhere/logs", "no such bucket"),
+        ("s3://nowhere/logs/*.csv", "no such bucket"),
+        ("s3://bucket/nowhere", "no such file or folder"),
+        ("s3://bucket/logs/*.jsonl", "no file matches"),
+        ("s3://bucket/logs/2025/README.md", "unsupported extension '.md'"),
+        ("s3://bucket/logs/empty.csv", "the log is empty"),
+        ("s3:///logs", "no bucket"),
+        ("s3://bucket/logs?scheme=gopher", "cannot be listed"),
+        ("s3://bucket/logs?endpoint_override=http://127.0.0.1:9", "cannot be listed"),
+        ("hdfs://host/logs", "hdfs:// is not supported"),
+    ],
+)
+def test_bad_remote_sources_are_one_clear_line(s3: str, source: str, message: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(InputError) as caught:
+        find(source)
+    assert time.perf_counter() - start < 20
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_silent_endpoint_is_given_up(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.filesystems.SILENCE_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(InputError, match=r"cannot be listed.*check the name, the endpoint"):
+            find(f"s3://bucket/logs?endpoint_override=http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "s3://AKIAKEY:TOPSECRET@bucket/logs",
+        "s3://AKIAKEY:TOP/SECRET@bucket/logs",
+        "s3://AKIAKEY@bucket/logs",
+        "s3://bucket/logs?endpoint_override=http://AKIAKEY:SECRET@127.0.0.1:9",
+        "gs://AKIAKEY:SECRET@bucket/logs",
+    ],
+)
+def test_secrets_in_a_uri_are_refused_and_not_shown(source: str) -> None:
+    with pytest.raises(InputError, match="a URI with credentials") as caught:
+        find(source)
+    assert "KEY@" not in str(caught.value)
+    assert "AKIA" not in str(caught.value)
+    assert "SECRET" not in str(caught.value)
+
+
+class GoogleStorage(BaseHTTPRequestHandler):
+    """Three answers of Cloud Storage's JSON API: an object's metadata, a listing, an object's bytes."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path, query = urlsplit(self.path).path, urlsplit(self.path).query
+        kind, status, body = "application/json", 200, json.dumps({"error": {"code": 404, "message": "none"}}).encode()
+        about = {"kind": "storage#object", "bucket": "bucket", "name": "logs/a.csv", "size": str(len(CSV))}
+        if path.endswith("/b/bucket/o"):
+            body = json.dumps({"kind": "storage#objects", "items": [about]}).encode()
+        elif not path.endswith("a.csv"):
+            status = 404
+        elif "alt=media" in query or "/storage/v1/" not in path:
+            kind, body = "text/csv", CSV
+        else:
+            body = json.dumps(about).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_folder_of_gs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), GoogleStorage) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.server_port}")
+        remote = parse_uri("gs://bucket/logs")
+        assert remote is not None
+        assert isinstance(connect(remote), fs.GcsFileSystem)
+        (file,) = find("gs://bucket/logs").files
+        assert file[:3] == ("gs://bucket/logs/a.csv", "a.csv", len(CSV))
+        assert read_layout(file, COLUMNS).first_line == 2
+        with open_random(file.path) as raw:
+            assert hashlib.sha256(raw.read()).digest() == hashlib.sha256(CSV).digest()
+        assert names(f"gs://anonymous@bucket/logs?endpoint_override=127.0.0.1:{server.server_port}&scheme=http") == [
+            "a.csv"
+        ]
+        server.shutdown()
