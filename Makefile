@@ -44,7 +44,7 @@ ui: install  ## MLflow's UI on the runs of ./var, at http://127.0.0.1:5000
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet $(PIP_TOOLS)
-	build/lock/bin/pip-compile --quiet --extra dev --generate-hashes --strip-extras --no-annotate --no-header \
+	build/lock/bin/pip-compile --quiet --extra dev --extra server --generate-hashes --strip-extras --no-annotate --no-header \
 		--unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 
 clean:  ## remove caches and build leftovers; .venv and var stay

@@ -340,7 +340,7 @@ class PredictConfig(Section):
     use_gpu: Literal["auto"] | bool = Field("auto", description="one GPU a worker; auto: where the cluster has enough")
     batch_events: int = Field(8192, ge=1, description="padded events of a scoring batch")
     part_users: int = Field(
-        4096, ge=1, description="users of a Parquet part, about (a shard's row groups are not split): a worker's task"
+        16_384, ge=1, description="users of a Parquet part, about (a shard's row groups are not split): a worker's task"
     )
 
 

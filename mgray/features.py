@@ -67,6 +67,12 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
     return spelled.str.to_datetime(_ISO_FORMAT, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
 
 
+def _numbers(column: pl.Series) -> pl.Series:
+    """Float64 of numbers, whose value is kept as it is, or of text; null where it is no number."""
+    given = column if column.dtype.is_numeric() else column.cast(pl.String).str.strip_chars()
+    return given.cast(pl.Float64, strict=False)
+
+
 def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
     """Raw columns to typed events, and the rows that cannot be read with their reasons.
 
@@ -79,7 +85,6 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
     nothing = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
     rating = rows[RATING] if RATING in rows.columns else nothing
     rating_text = rating.cast(pl.String).str.strip_chars()
-    rating_value = rating_text.cast(pl.Float64, strict=False)
     kind = rows[EVENT_TYPE].cast(pl.String) if EVENT_TYPE in rows.columns else nothing
     names = [name for name in rows.columns if name.startswith(FEATURE)]
     feature_text = {name: rows[name].cast(pl.String).str.strip_chars() for name in names}
@@ -88,10 +93,10 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
             USER_ID: id_text(rows[USER_ID]),
             ITEM_ID: id_text(rows[ITEM_ID]),
             TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit),
-            RATING: rating_value,
+            RATING: _numbers(rating),
             EVENT_TYPE: pl.select(pl.when(~kind.str.contains(_BLANK)).then(kind)).to_series(),
             "has_rating": rating_text.is_not_null() & ~rating_text.str.contains(_BLANK),
-            **{name: text.cast(pl.Float64, strict=False).fill_nan(None) for name, text in feature_text.items()},
+            **{name: _numbers(rows[name]).fill_nan(None) for name in names},
         }
     )
     no_numbers = [
@@ -113,7 +118,8 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
                 .then(pl.lit("timestamp is empty"))
                 .otherwise(pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given_time))
             ),
-            pl.when(pl.col("has_rating") & ~pl.col(RATING).is_finite().fill_null(False)).then(
+            # as float32, which histories hold
+            pl.when(pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)).then(
                 pl.format("rating '{}' is not a number", rating_text)
             ),
             *no_numbers,

@@ -150,7 +150,7 @@ def random_parts(offsets: Ints, time: Times, hashes: npt.NDArray[np.uint64], see
 
 
 def core_step(offsets: Ints, item: npt.NDArray[np.int32], alive_items: Mask, min_user_events: int) -> tuple[Mask, Mask]:
-    """One turn of the k-core: (events on items that are alive, of users with enough of them [E]; the former alone [E])."""
+    """One turn of the k-core: (events on alive items, of users with enough of them [E]; the former alone [E])."""
     on_alive = alive_items[item]
     enough = sums(offsets, on_alive) >= min_user_events
     return on_alive & np.repeat(enough, np.diff(offsets)), on_alive

@@ -26,6 +26,7 @@ from pipelines import cluster, tracking
 from pipelines.ingest import ingest
 from pipelines.progress import PhaseProgress, console
 from pipelines.registry import TRAINING_KEY_TAG, training_key
+from pipelines.shown import command_line, shown_uri
 
 EXAMPLE_FILMS = 10
 
@@ -96,7 +97,7 @@ def publish(
     data = report.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=tracking.command_line(),
+        command=command_line(),
         facts={
             "run": run_id,
             "model": f"{config.tracking.model_name} version {version}" if version else "not registered",
@@ -143,7 +144,7 @@ def publish(
     out.print(f"  then the runs: {tracking.runs_link(config.tracking, uri)}", highlight=False, soft_wrap=True)
     return {
         "run_id": run_id,
-        "tracking_uri": tracking.shown_uri(uri),
+        "tracking_uri": shown_uri(uri),
         "model": model,
         "metrics": trained["metrics"],
         "baselines": figures,
@@ -207,7 +208,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
         out.print(sentence, highlight=False, markup=False)
     return {
         "model": {"name": name, "version": version},
-        "tracking_uri": tracking.shown_uri(uri),
+        "tracking_uri": shown_uri(uri),
         "split": config.split,
         "dataset": {"path": str(found.path), "fingerprint": found.manifest.fingerprint},
         "metrics": metrics.compute(),

@@ -84,7 +84,7 @@ def ingest(
     found = _reusable(folder, plan, config)
     if found is not None:
         return IngestResult(folder, found, True, run.seconds)
-    lock = out / f".{plan.key[:16]}.lock"
+    lock = plan.staged / f"{plan.key[:16]}.lock"
     with _alone(lock, plan, run.progress):
         found = _reusable(folder, plan, config)
         if found is not None:  # the one that was waited for made it

@@ -57,7 +57,7 @@ class Plan(NamedTuple):
             return
         own = {unit.key for unit in self.units}
         for folder in self.staged.iterdir():
-            if folder.name not in own:
+            if folder.is_dir() and folder.name not in own:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -300,7 +300,7 @@ def _new_files(base: _Base, source: Source, sources: list[dict[str, Any]]) -> li
         if record["path"] in names:
             raise InputError(
                 f"{source.files[place].path}: changed since it was ingested into {base.folder.name}, and an append "
-                "reads new files only; put new events into a file of their own, or ingest all files again without --append"
+                "reads new files only; put new events into a file of their own, or ingest all files without --append"
             )
         new.append(place)
     return new

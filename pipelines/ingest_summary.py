@@ -15,7 +15,7 @@ from mgray.manifest import Manifest, seal
 from mgray.schema import SCHEMA_VERSION
 from pipelines.ingest_plan import Plan
 from pipelines.ingest_tasks import TIME_BINS
-from pipelines.tracking import command_line
+from pipelines.shown import command_line
 
 REPORT_FILE = "report.html"
 RULES = ("forgotten", "timestamps", "ratings", "duplicates", "bots", "repeats", "rare_items", "short_users")

@@ -38,6 +38,7 @@ from pipelines import cluster, tracking
 from pipelines.ingest import describe, ingest
 from pipelines.predict_tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
 from pipelines.progress import PhaseProgress, Timer, console
+from pipelines.shown import shown_uri
 from pipelines.sources import read_item_ids
 from pipelines.versions import committed, publish, staging_folder
 
@@ -199,7 +200,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     )
     return {
         "model": {"name": model.record.name, "version": model.record.version, "run_id": model.record.run_id},
-        "tracking_uri": tracking.shown_uri(uri),
+        "tracking_uri": shown_uri(uri),
         "dataset": {"path": str(found.path), "fingerprint": dataset.manifest.fingerprint, "reused": found.reused},
         "path": str(folder),
         "reused": reused,

@@ -12,6 +12,7 @@ from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console
 from pipelines.registry import KEPT, PROMOTED, Registry, Version, dataset_folder
+from pipelines.shown import shown_uri
 from pipelines.versions import staging_folder
 from pipelines.window import Comparison, compare
 
@@ -30,7 +31,7 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
     registry = Registry(uri, config.tracking.model_name)
     version, champion = registry.find(config.version), registry.champion()
     result: dict[str, Any] = {
-        "tracking_uri": tracking.shown_uri(uri),
+        "tracking_uri": shown_uri(uri),
         "champion": champion.label if champion else None,
         "challenger": version.label,
     }
@@ -133,7 +134,7 @@ def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:
     console().print(f"{now.name}: champion was version {was.version}, is version {now.version}", highlight=False)
     return {
         "action": "rolled_back",
-        "tracking_uri": tracking.shown_uri(uri),
+        "tracking_uri": shown_uri(uri),
         "champion": now.label,
         "former": was.label,
         "history": registry.history(),

@@ -64,7 +64,8 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
     with open_random(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             sha256.update(chunk)
-            done = 0  # bytes of the chunk whose quotes are counted
+            # bytes of the chunk whose quotes are counted; the header's are no rows'
+            done = min(max(layout.data_start - offset, 0), len(chunk))
             while split and next_cut <= offset + len(chunk):
                 end = chunk.find(b"\n", max(next_cut - 1 - offset, 0)) + 1
                 if not end:
@@ -155,8 +156,11 @@ def _skip(stream: pa.NativeFile, count: int) -> None:
 
 def _last_row_end(data: bytes, quoted: bool) -> int:
     end = data.rfind(b"\n") + 1
-    while quoted and end and data.count(b'"', 0, end) % 2:
-        end = data.rfind(b"\n", 0, end - 1) + 1
+    num_quotes = data.count(b'"', 0, end) if quoted else 0
+    while num_quotes % 2:
+        earlier = data.rfind(b"\n", 0, end - 1) + 1
+        num_quotes -= data.count(b'"', earlier, end)
+        end = earlier
     return end
 
 
@@ -199,6 +203,8 @@ def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Tabl
     separator = SEPARATORS[file.format]
     if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
+    if data.startswith(BOM):  # the first row's own text, as the file's mark is gone by now: Arrow would take it out
+        return None
     has_quotes = file.format == "csv" and b'"' in data
     if has_quotes and not _is_well_quoted(data, separator):
         return None
@@ -216,6 +222,8 @@ def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Tabl
         wanted = types.get(role, pa.float64())
         if by_place.setdefault(str(place), wanted) != wanted:
             return None  # one column of the log in two roles that read it unlike
+    if len(by_place) < len(names) and not _is_utf8(data):  # Arrow checks what it reads, and a row is bad as a whole
+        return None
     try:
         table = pyarrow.csv.read_csv(
             pa.BufferReader(data),
@@ -242,6 +250,13 @@ def _first_field(data: bytes, separator: str, place: int, has_quotes: bool) -> s
         if line.strip() and place < len(fields):
             return fields[place].decode(errors="replace").strip('"' if has_quotes else None)
     return ""
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 def _is_number(text: str) -> bool:
@@ -276,7 +291,8 @@ def _checked(table: pa.Table, unit: str) -> pa.Table | None:
         if isinstance(ids, pa.ChunkedArray):  # no chunk at all
             ids = pa.chunked_array(ids).combine_chunks() if ids.num_chunks else pa.array([], pa.string())
         ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
-        if ids.null_count or ids.dictionary.null_count or _any(pc.match_substring_regex(ids.dictionary, r"^\s*$")):
+        # the careful path's own test of what is blank: to RE2, Arrow's engine, a no-break space is text
+        if ids.null_count or id_text(pl.Series(role, pl.from_arrow(ids.dictionary))).null_count():
             return None
         table = table.set_column(table.column_names.index(role), role, ids)
     time = table[TIMESTAMP]
@@ -289,13 +305,11 @@ def _checked(table: pa.Table, unit: str) -> pa.Table | None:
         return None
     table = table.set_column(table.column_names.index(TIMESTAMP), TIMESTAMP, time)
     for name in table.column_names:
-        if (name == RATING or name.startswith(FEATURE)) and not _all(pc.is_finite(table[name].drop_null())):
-            return None
+        if name == RATING or name.startswith(FEATURE):
+            numbers = table[name].drop_null()
+            if not _all(pc.is_finite(numbers.cast(pa.float32()) if name == RATING else numbers)):
+                return None
     return table
-
-
-def _any(values: pa.Array) -> bool:
-    return bool(pc.any(values, min_count=0).as_py())
 
 
 def _all(values: pa.Array) -> bool:
@@ -307,14 +321,18 @@ def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iter
     with open_random(file.path) as source, pq.ParquetFile(source) as parquet:
         stop = parquet.num_row_groups if part.stop is None else part.stop
         table = parquet.read_row_groups(range(part.start, stop), columns=names)
-    fast = _fast_columns(table, layout, unit)
-    if fast is not None:
-        yield Block(fast, None)
-        return
-    frame = pl.DataFrame(pl.from_arrow(table))
-    columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
-    lines = pl.int_range(part.first_line, part.first_line + frame.height, dtype=pl.Int64, eager=True)
-    yield _parse(pl.DataFrame({"line": lines, **columns}), unit)
+    try:
+        fast = _fast_columns(table, layout, unit)
+        if fast is not None:
+            block = Block(fast, None)
+        else:
+            frame = pl.DataFrame(pl.from_arrow(table))
+            columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
+            lines = pl.int_range(part.first_line, part.first_line + frame.height, dtype=pl.Int64, eager=True)
+            block = _parse(pl.DataFrame({"line": lines, **columns}), unit)
+    except pl.exceptions.PolarsError as error:  # bytes that are no UTF-8, a duration
+        raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
+    yield block
 
 
 def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None:
@@ -336,8 +354,9 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None
         elif role == TIMESTAMP:
             seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
-        elif role == EVENT_TYPE:
-            columns[role] = column.cast(pa.string())
+        elif role == EVENT_TYPE:  # by polars, as the careful path: Arrow spells 1.0 as "1"
+            text = pl.Series(name, pl.from_arrow(column)).cast(pl.String)
+            columns[role] = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
             columns[role] = column.cast(pa.float64())
         else:

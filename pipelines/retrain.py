@@ -35,6 +35,7 @@ from pipelines.registry import (
     dataset_folder,
     training_key,
 )
+from pipelines.shown import shown_uri
 from pipelines.train import run_training
 from pipelines.versions import staging_folder
 from pipelines.window import Comparison, compare
@@ -92,7 +93,7 @@ class _Retraining:
             files = self._files(champion)
         base = {
             "dry_run": self.dry,
-            "tracking_uri": tracking.shown_uri(self.uri),
+            "tracking_uri": shown_uri(self.uri),
             "champion": champion.version.label if champion else None,
             "files": files.summary(),
         }

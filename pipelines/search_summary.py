@@ -16,6 +16,7 @@ from mgray.model import MGDSC
 from mgray.search_report import SearchReport, TrialRow, render_search, summary
 from pipelines import tracking
 from pipelines.search_folder import SearchFolder
+from pipelines.shown import command_line
 from pipelines.study import TrialRecord, importance
 
 BEST_FILE, REPORT_FILE, TRIALS_FILE = "best.yaml", "search.html", "trials.json"
@@ -112,7 +113,7 @@ def log_summary(
     report = SearchReport(
         title=f"mgray search: {search.name}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=tracking.command_line(),
+        command=command_line(),
         facts={
             "algorithm": config.search.algorithm,
             "scheduler": f"asha ({asha})" if marks else "none",

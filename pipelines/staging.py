@@ -198,7 +198,7 @@ def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
 def _split_ids(
     column: pa.DictionaryArray, count: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.int64], list[pa.RecordBatch]]:
-    """Distinct ids by bucket -> (each row's place among them [E], its bucket [E], buckets' begins, a batch a bucket)."""
+    """Distinct ids by bucket -> (each row's place among them [E], its bucket [E], buckets' starts, their batches)."""
     ids = column.dictionary
     codes = column.indices.to_numpy()
     used = np.zeros(len(ids), bool)

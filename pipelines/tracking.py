@@ -33,6 +33,7 @@ from mlflow.types.schema import Array
 from mgray import __version__
 from mgray.config import JobConfig, TrackingConfig, flatten
 from mgray.errors import InputError
+from pipelines.shown import command_line, shown_uri
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 CHALLENGER, CHAMPION = "challenger", "champion"
@@ -44,11 +45,6 @@ METRICS_IN_A_BATCH = 1000  # MLflow's own limit
 def metric_key(name: str) -> str:
     """MLflow allows no `@` in a metric's name: `hr@10` is `hr_at_10` there."""
     return name.replace("@", "_at_")
-
-
-def shown_uri(uri: str) -> str:
-    """The URI without the password that a database's may hold: what logs, params and the result line may show."""
-    return re.sub(r"(://[^:/@\s]+):[^@\s]*@", r"\1:***@", uri)
 
 
 def resolve_uri(config: TrackingConfig, home: Path) -> str:
@@ -133,10 +129,6 @@ def ui_command(uri: str) -> str:
     if uri.startswith("http"):
         return f"open {uri}"
     return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shown_uri(uri)}"
-
-
-def command_line() -> str:
-    return " ".join(["python", *map(shown_uri, sys.argv)])
 
 
 def git_commit() -> str | None:

@@ -28,6 +28,7 @@ from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console
 from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
+from pipelines.shown import shown_uri
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
 from pipelines.train import run_name, run_training
 from pipelines.trial import TrialInput, run_trial
@@ -165,7 +166,7 @@ class _Run:
             summary = log_summary(self.search, trials, best, self.base, self.dataset, self.metric, self.out)
             ended = sum(record.outcome != "running" for record in self.records())
             self.search.note(ended=self.config.search.num_trials if exhausted else ended)
-        result = {"run_id": run_id, "tracking_uri": tracking.shown_uri(self.uri), **summary}
+        result = {"run_id": run_id, "tracking_uri": shown_uri(self.uri), **summary}
         result |= {"dataset": {"path": str(self.dataset.folder), "fingerprint": self.dataset.manifest.fingerprint}}
         return result | self._train_best(best, run_id)
 

@@ -27,7 +27,7 @@ def write(path: Path, lines: list[str], header: str = HEADER) -> Path:
 
 def versions(out: Path) -> list[str]:
     """What lies in a place for dataset versions, but the staged events and locks that ingests keep there."""
-    return sorted(path.name for path in out.iterdir() if path.name != ".staged" and ".lock" not in path.name)
+    return sorted(path.name for path in out.iterdir() if path.name != ".staged")
 
 
 def digests(result) -> list[str]:

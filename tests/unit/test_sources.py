@@ -15,7 +15,7 @@ import pytest
 
 from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from mgray.manifest import file_sha256
+from mgray.manifest import Manifest, SourceFile, file_sha256
 from pipelines import presets
 from pipelines.new_files import sort_files
 from pipelines.readers import Range, read_range, scan
@@ -78,9 +78,9 @@ def events(path: Path, range_bytes: int) -> pa.Table:
 def compress(path: Path, data: bytes) -> bytes:
     """The bytes in two gzip members or zstd frames, as tools that write in parallel or append do."""
     half = len(data) // 2
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         return gzip.compress(data[:half]) + gzip.compress(data[half:])
-    if path.suffix in (".zst", ".zstd"):
+    if path.suffix.lower() in (".zst", ".zstd"):
         codec = pa.Codec("zstd")
         return codec.compress(data[:half], asbytes=True) + codec.compress(data[half:], asbytes=True)
     return data
@@ -570,14 +570,13 @@ def test_a_compressed_file_of_nothing_has_no_rows(tmp_path: Path) -> None:
             assert stream.read() == b""
 
 
-def test_a_layout_reads_the_beginning_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layout_reads_the_beginning_only(tmp_path: Path) -> None:
     path = tmp_path / "log.csv.gz"
     body = "".join(f"user{i},x{i * 7919 % 100_003},{i}\n" for i in range(200_000))
     path.write_bytes(gzip.compress(("user_id,item_id,timestamp\n" + body).encode()))
-    broken = path.read_bytes()[:200_000] + b"?" * 1000  # what lies behind is not even looked at
-    path.write_bytes(broken)
+    path.write_bytes(path.read_bytes()[:200_000] + b"?" * 1000)  # what lies behind is not even looked at
     assert read_layout(only(path), COLUMNS).data_start == len("user_id,item_id,timestamp\n")
-    with open_stream(only(path)) as stream, pytest.raises(OSError, match="zlib"):
+    with open_stream(only(path)) as stream, pytest.raises(OSError, match=r"zlib|Truncated"):
         stream.read()
 
 
@@ -612,8 +611,8 @@ def test_new_files_are_told_by_their_bytes(tmp_path: Path) -> None:
     found = sort_files(DataConfig(source=str(tmp_path)), tmp_path, None)
     assert found == (["a.csv", "b.csv"], [], [])
 
-    record = type("Record", (), {"sha256": file_sha256(path), "path": "old.csv"})
-    gone = type("Record", (), {"sha256": "0", "path": "gone.csv"})
-    manifest = type("Manifest", (), {"sources": [record, gone]})
+    known = SourceFile(path="old.csv", bytes=1, sha256=file_sha256(path))
+    gone = SourceFile(path="gone.csv", bytes=1, sha256="0")
+    manifest = Manifest.model_construct(sources=[known, gone])
     found = sort_files(DataConfig(source=str(tmp_path)), tmp_path, manifest)
     assert found == (["b.csv"], ["a.csv"], ["gone.csv"])
