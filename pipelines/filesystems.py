@@ -144,23 +144,18 @@ def _connect(scheme: str, bucket: str, options: str, environment: tuple[tuple[st
 
 
 def _list_remote(source: str, remote: Remote) -> Listing:
+    pattern: tuple[str, ...] = ()
     try:
         filesystem = connect(remote)
         root = filesystem.get_file_info(remote.key)
         if root.type == fs.FileType.File:
             return Listing("file", _remote_parts(remote, remote.key)[:-1], [_found(remote, root)])
-        pattern: tuple[str, ...] = ()
         folder = remote.key
         if root.type == fs.FileType.NotFound:
-            if filesystem.get_file_info(remote.bucket).type == fs.FileType.NotFound:
-                raise InputError(
-                    f"--data.source {source}: no such bucket, or none that these credentials may see; check its name, "
-                    f"{CREDENTIALS[remote.scheme]}"
-                )
             folder, pattern = _split_glob(remote.key)
-        infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True, allow_not_found=True))
-    except InputError:
-        raise
+        infos = filesystem.get_file_info(fs.FileSelector(folder, recursive=True))
+    except FileNotFoundError as error:
+        raise _nothing_there(source, pattern) from error
     except (OSError, ValueError) as error:  # pyarrow's errors of wrong options and of the network
         raise InputError(
             f"--data.source {source}: cannot be listed ({error}); check the name, the endpoint, the network and "

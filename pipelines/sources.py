@@ -87,13 +87,13 @@ def resolve(config: DataConfig, home: Path) -> Source:
     sources = (config.source,) if isinstance(config.source, str) else config.source
     if not sources:
         raise InputError(f"--data.source: an empty list; give a log's path, or {MOVIELENS_100K} for the sample")
-    titles = _given_titles(config.items, home) if config.items else None
+    titles, real_titles = _given_titles(config.items, home) if config.items else (None, None)
     logs: list[Found] = []
     bases: list[tuple[str, ...]] = []
     own_titles: dict[str, None] = {}
     for source in sources:
         listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, _is_log)
-        found, own = _choose_logs(source, listing, titles)
+        found, own = _choose_logs(source, listing, real_titles)
         logs += found
         bases.append(listing.base)
         own_titles |= dict.fromkeys([own] if own else [])
@@ -124,13 +124,15 @@ def _shown(sources: tuple[str, ...]) -> str:
     return sources[0] if len(sources) == 1 else f"({len(sources)} paths)"
 
 
-def _given_titles(items: str, home: Path) -> Path:
-    if parse_uri(items) is not None:
-        return _local_copy(items, home)
+def _given_titles(items: str, home: Path) -> tuple[Path, str]:
+    """A local file of titles, and what it is as a file of the log (Found.real)."""
+    remote = parse_uri(items)
+    if remote is not None:
+        return _local_copy(items, home), f"{remote.scheme}://{remote.key}"
     path = Path(items).expanduser()
     if not path.is_file():
         raise InputError(f"--data.items {items}: no such file; give a CSV, TSV or Parquet file with item_id and title")
-    return path
+    return path, os.path.realpath(path)
 
 
 def _local_copy(path: str, home: Path) -> Path:
@@ -146,12 +148,12 @@ def _local_copy(path: str, home: Path) -> Path:
         with open_random(path) as file:
             draft.write_bytes(file.read())
         os.replace(draft, target)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"--data.items {path}: cannot be copied to {folder} ({error}); mend that") from error
     return target
 
 
-def _choose_logs(source: str, listing: Listing, titles: Path | None) -> tuple[list[Found], str | None]:
+def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[list[Found], str | None]:
     """The logs among a listing's files, and the path of the titles that a known folder brings."""
     if listing.kind == "file":
         (file,) = listing.files
@@ -163,8 +165,7 @@ def _choose_logs(source: str, listing: Listing, titles: Path | None) -> tuple[li
     pair = known_pair(set(top)) if listing.kind == "folder" else None
     if pair is not None:
         return [top[pair[0]]], top[pair[1]].path if pair[1] else None
-    own = os.path.realpath(titles) if titles is not None else None
-    logs = [file for file in listing.files if _is_log(file.parts[-1]) and file.real != own]
+    logs = [file for file in listing.files if _is_log(file.parts[-1]) and file.real != titles]
     if not logs:
         names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
         where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"

@@ -37,6 +37,8 @@ OBJECTS = {
     "logs/empty.csv": b"",
     "ml/ratings.csv": b"userId,movieId,rating,timestamp\n1,2,3.5,4\n",
     "ml/movies.csv": b"movieId,title,genres\n2,Heat (1995),Crime\n",
+    "log_and_titles/a.csv": CSV,
+    "log_and_titles/titles.csv": b"item_id,title\nx,X\n",
     "ml/tags.csv": b"userId,movieId,tag,timestamp\n1,2,x,4\n",
 }
 
@@ -146,6 +148,8 @@ def test_titles_of_s3_are_copied(s3: str, tmp_path: Path) -> None:
     assert read_titles(source.titles_file).rows() == [("2", "Heat (1995)")]
     given = find("s3://bucket/ml/ratings.csv", home=tmp_path, items="s3://bucket/ml/movies.csv").titles_file
     assert given == source.titles_file
+    log = find("s3://bucket/log_and_titles", home=tmp_path, items="s3://bucket/log_and_titles/titles.csv")
+    assert [file.name for file in log.files] == ["a.csv"]
     with pytest.raises(InputError, match=r"--data.items s3://bucket/ml/none.csv: cannot be copied"):
         find("s3://bucket/ml/ratings.csv", home=tmp_path, items="s3://bucket/ml/none.csv")
 
@@ -158,8 +162,8 @@ def test_new_files_of_s3(s3: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("s3://nowhere/logs", "no such bucket"),
-        ("s3://nowhere/logs/*.csv", "no such bucket"),
+        ("s3://nowhere/logs", "NO_SUCH_BUCKET"),
+        ("s3://nowhere/logs/*.csv", "NO_SUCH_BUCKET"),
         ("s3://bucket/nowhere", "no such file or folder"),
         ("s3://bucket/logs/*.jsonl", "no file matches"),
         ("s3://bucket/logs/2025/README.md", "unsupported extension '.md'"),

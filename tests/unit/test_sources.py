@@ -462,9 +462,9 @@ def test_ten_thousand_files_are_listed_in_a_moment(tmp_path: Path) -> None:
         (tmp_path / f"{folder:02}").mkdir()
         for number in range(100):
             (tmp_path / f"{folder:02}" / f"{number:02}.csv").write_text(CSV)
-    start = time.perf_counter()
+    start = time.process_time()  # what else runs on the machine shall not count
     found = names(tmp_path)
-    assert time.perf_counter() - start < 5  # about 0.2 s on an idle core
+    assert time.process_time() - start < 3  # about 0.4 s
     assert len(found) == 10_000
     assert found == sorted(found)
 
