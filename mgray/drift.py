@@ -123,14 +123,19 @@ def measure_drift(reference: LogSummary, current: LogSummary) -> Drift:
     )
 
 
-def known_share(item_ids: Sequence[str], current: LogSummary) -> float:
-    """Share of a dataset's events on the given items: near zero where the log speaks of other ids. NaN: no events."""
+def known_share(item_ids: Sequence[str], current: LogSummary, past: LogSummary | None = None) -> float:
+    """Share of a dataset's events on the given items: near zero where the log speaks of other ids. NaN: no events.
+
+    past: an earlier dataset, whose events do not count.
+    """
     known = set(item_ids)
-    events = sum(
-        int(count) for item, count in zip(current.item_ids, current.item_events[1:], strict=True) if item in known
-    )
-    total = _total(current)
-    return events / total if total else math.nan
+
+    def count(log: LogSummary) -> int:
+        pairs = zip(log.item_ids, log.item_events[1:], strict=True)
+        return sum(int(events) for item, events in pairs if item in known)
+
+    total = _total(current) - (_total(past) if past else 0)
+    return (count(current) - (count(past) if past else 0)) / total if total > 0 else math.nan
 
 
 def _total(log: LogSummary) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID, VOCABULARY_SCHEMA
 
@@ -42,12 +43,12 @@ def epoch_seconds(column: pl.Series, unit: str = "s") -> pl.Series:
     unit: of numbers, a key of UNITS. What cannot be read, and what is not finite, is null.
     """
     if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
-        return column.cast(pl.Datetime("us")).dt.timestamp("us").cast(pl.Float64) / 1e6
+        return _divide(column.cast(pl.Datetime("us")).dt.timestamp("us"), 1e6)
     if column.dtype.is_numeric():
-        seconds = column.cast(pl.Float64) / UNITS[unit]
+        seconds = _divide(column, UNITS[unit])
     else:
         text = column.cast(pl.String).str.strip_chars()
-        seconds = text.cast(pl.Float64, strict=False) / UNITS[unit]
+        seconds = _divide(text.cast(pl.Float64, strict=False), UNITS[unit])
         if seconds.null_count() > text.null_count():
             seconds = seconds.fill_null(_iso_seconds(text))
     return pl.select(pl.when(seconds.is_finite()).then(seconds).alias(column.name)).to_series()
@@ -64,7 +65,13 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
     )
     has_offset = spelled.str.contains(r"T.*[+-]\d\d:?\d\d$")
     spelled = pl.select(pl.when(has_offset).then(spelled).otherwise(spelled + "+00:00")).to_series()
-    return spelled.str.to_datetime(_ISO_FORMAT, strict=False, time_unit="us").dt.timestamp("us").cast(pl.Float64) / 1e6
+    return _divide(spelled.str.to_datetime(_ISO_FORMAT, strict=False, time_unit="us").dt.timestamp("us"), 1e6)
+
+
+def _divide(column: pl.Series, by: float) -> pl.Series:
+    """Float64, by Arrow: polars multiplies by 1 / by, and is a last bit off what a block read otherwise has."""
+    numbers = column.cast(pl.Float64)
+    return numbers if by == 1 else pl.Series(column.name, pc.divide(numbers.to_arrow(), by))
 
 
 def _numbers(column: pl.Series) -> pl.Series:

@@ -89,10 +89,12 @@ def ingest(
         found = _reusable(folder, plan, config)
         if found is not None:  # the one that was waited for made it
             return IngestResult(folder, found, True, run.seconds)
-        with resumable_folder(out, plan.key) as staging:
+        with resumable_folder(out, plan.key) as staging, plan.clean_up():
             facts = _build(config, plan, staging, run)
             manifest = seal_version(plan, facts)
             shutil.rmtree(staging / "work")
+            for draft in staging.glob(".*"):  # of a task that was killed
+                draft.unlink()
             num_bytes = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
             report = make_report(plan, facts, manifest, folder, num_bytes, run.seconds)
             write_report(staging / REPORT_FILE, report)
@@ -116,13 +118,15 @@ def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
 @contextmanager
 def _alone(path: Path, plan: Plan, progress: Progress) -> Iterator[None]:
     """Of two ingests of one log into one place, one works and the other says so and waits."""
+    total = 0  # said at once the first time, as what is complete is; then now and then
     while True:
         try:
             with hold(path, "another ingest of this log", LOCK_TIMEOUT_S):
                 yield
                 return
         except HeldError as error:
-            progress("waiting", 0, 1, str(error).partition(";")[0])
+            progress("waiting", 0, total, str(error).partition(";")[0])
+            total = 1
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +20,7 @@ from pipelines.ingest_tasks import Rules, Unit
 from pipelines.readers import Range
 from pipelines.sources import Layout, LogFile, Source, read_titles, resolve
 from pipelines.staging import Layers, key_fingerprint, read_done
+from pipelines.versions import remove_abandoned
 
 STAGED_FOLDER = ".staged"
 SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a time
@@ -50,6 +52,18 @@ class Plan(NamedTuple):
     layers: Layers
     rules: Rules
     log_bytes: int
+
+    @contextmanager
+    def clean_up(self) -> Iterator[None]:
+        """What the user must mend makes the log another: units that were staged of it meanwhile go."""
+        before = {unit.key for unit in self.units if (self.staged / unit.key).exists()}
+        try:
+            yield
+        except InputError:
+            for unit in self.units:
+                if unit.key not in before:
+                    shutil.rmtree(self.staged / unit.key, ignore_errors=True)
+            raise
 
     def forget_others(self) -> None:
         """With a forget list: staged units of other ingests in this place may hold the forgotten, so they go."""
@@ -100,6 +114,7 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
     layers = Layers(settings["num_shards"], settings["num_partitions"], config.columns.features, key, forgotten)
     staged = out / STAGED_FOLDER
     staged.mkdir(exist_ok=True)
+    remove_abandoned(staged.glob(".*/"))  # drafts of units, by tasks that were killed
     new = list(range(len(files)))
     old_units: list[Unit] = []
     if base is not None:
@@ -124,10 +139,12 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
         made_from["known_items"] = base.manifest.vocabulary.sha256
         vocabulary = pq.read_table(base.folder / base.manifest.vocabulary.file, partitioning=None)
         known = vocabulary.sort_by("item")[ITEM_ID].to_pylist()
+    unchanged = base is not None and records == [record.model_dump() for record in base.manifest.sources]
     clean = config.clean.model_dump()
     return Plan(
         shown,
-        digest(made_from),
+        # nothing to append: the base is what is asked for, also where a kill hid that it was committed
+        base.manifest.ingest_key if base is not None and unchanged else digest(made_from),
         records,
         settings,
         titles,

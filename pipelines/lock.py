@@ -79,7 +79,7 @@ def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
 @contextmanager
 def _guard(path: Path) -> Iterator[None]:
     """A kernel lock for the moment of looking and writing; the kernel lets go of it when its process ends."""
-    with path.with_name(f".{path.name}.guard").open("w") as file:
+    with path.with_name(".guard").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
+import polars.selectors as cs
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -73,8 +74,9 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
                 if file.format == "csv":
                     num_quotes += chunk.count(b'"', done, end)
                     done = end
-                if num_quotes % 2:
-                    next_cut = offset + end + 1
+                if num_quotes % 2:  # no row ends before the next quote
+                    quote = chunk.find(b'"', end)
+                    next_cut = offset + (quote if quote >= 0 else len(chunk)) + 1
                     continue
                 cuts.append((offset + end, num_lines + chunk.count(b"\n", 0, end)))
                 next_cut = offset + end + range_bytes
@@ -131,7 +133,10 @@ def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -
     if not file.compression:
         with open_random(file.path) as stream:
             stream.seek(part.start)
-            yield stream.read(None if part.stop is None else part.stop - part.start)
+            data = stream.read(None if part.stop is None else part.stop - part.start)
+        if part.stop is not None and len(data) < part.stop - part.start:
+            raise EOFError("it became shorter while it was read")
+        yield data
         return
     with open_stream(file) as stream:
         _skip(stream, part.start)
@@ -158,7 +163,7 @@ def _last_row_end(data: bytes, quoted: bool) -> int:
     end = data.rfind(b"\n") + 1
     num_quotes = data.count(b'"', 0, end) if quoted else 0
     while num_quotes % 2:
-        earlier = data.rfind(b"\n", 0, end - 1) + 1
+        earlier = data.rfind(b"\n", 0, data.rfind(b'"', 0, end)) + 1
         num_quotes -= data.count(b'"', earlier, end)
         end = earlier
     return end
@@ -326,11 +331,11 @@ def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iter
         if fast is not None:
             block = Block(fast, None)
         else:
-            frame = pl.DataFrame(pl.from_arrow(table))
+            frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
             columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
             lines = pl.int_range(part.first_line, part.first_line + frame.height, dtype=pl.Int64, eager=True)
             block = _parse(pl.DataFrame({"line": lines, **columns}), unit)
-    except pl.exceptions.PolarsError as error:  # bytes that are no UTF-8, a duration
+    except (pl.exceptions.PolarsError, pa.ArrowNotImplementedError) as error:  # bytes that are no UTF-8, a duration
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
     yield block
 
@@ -358,7 +363,7 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None
             text = pl.Series(name, pl.from_arrow(column)).cast(pl.String)
             columns[role] = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-            columns[role] = column.cast(pa.float64())
+            columns[role] = column.cast(pa.float64(), safe=False)  # whole numbers from 2**53 on are rounded
         else:
             return None
     # seconds by now, whatever the unit was

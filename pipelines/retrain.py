@@ -188,15 +188,15 @@ class _Retraining:
         if champion is None:
             return dataset, None, reused
         with self.timer.phase("drift"):
-            current = summarize(dataset)
-            share = known_share(champion.model.vocabulary.item_ids, current)
+            current, before = summarize(dataset), summarize(Dataset(past)) if past else None
+            share = known_share(champion.model.vocabulary.item_ids, current, before)
             if share < MIN_KNOWN_SHARE:
                 raise InputError(
-                    f"{self.config.data.source}: only {share:.1%} of the events are on items that "
+                    f"{self.config.data.source}: only {share:.1%} of the new events are on items that "
                     f"{champion.version.name} version {champion.version.version} knows, so its item ids are others; "
                     "set data.columns.item_id right, or give another --tracking.model_name"
                 )
-            drift = measure_drift(summarize(Dataset(past)), current) if past else None
+            drift = measure_drift(before, current) if before else None
         self.say(describe(drift))
         return dataset, drift, reused
 

@@ -37,6 +37,7 @@ from pipelines.readers import Block
 DONE_FILE = "done.json"
 PIECE_BYTES = 64 << 20  # of decompressed text, about
 MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
+WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
 MAX_EVENT_TYPES = 32_767
 
 _ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
@@ -70,6 +71,8 @@ class PieceWriter:
     def add(self, block: Block, file_name: str) -> None:
         if block.bad is not None:
             bad = block.bad.with_columns(pl.lit(file_name).alias("file"), pl.col("raw").str.head(MAX_RAW_CHARS))
+            if self.layers.key is not None or self.layers.forgotten:
+                bad = bad.with_columns(pl.lit(WITHHELD).alias("raw"), pl.col("reason").str.replace(r"(?s)'.*'", "'…'"))
             self._bad.append(bad)
             self.bad += bad.height
             self.first_bad = self.first_bad or bad.row(0, named=True)
@@ -92,8 +95,8 @@ class PieceWriter:
             "pieces": self.pieces,
             "event_types": list(self.event_types),
             "has_ratings": self.has_ratings,
-            "first_time": self.first_time if self.good else None,
-            "last_time": self.last_time if self.good else None,
+            "first_time": self.first_time if self.pieces else None,
+            "last_time": self.last_time if self.pieces else None,
             "first_bad": self.first_bad,
         }
 

@@ -6,7 +6,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -78,9 +78,8 @@ def resumable_folder(out: Path, key: str, option: str = "--data.out") -> Iterato
 
     The caller holds a lock on `key`. Those that nobody came back to for a week go first.
     """
-    for left in out.glob(".staging-*"):
-        if "@" not in left.name and left.name != f".staging-{key[:16]}" and _age_s(left) > ABANDONED_AFTER_S:
-            shutil.rmtree(left, ignore_errors=True)
+    others = (left for left in out.glob(".staging-*") if "@" not in left.name and left.name != f".staging-{key[:16]}")
+    remove_abandoned(others)
     staging = out / f".staging-{key[:16]}"
     (staging / "work").mkdir(parents=True, exist_ok=True)
     os.utime(staging)
@@ -95,6 +94,13 @@ def resumable_folder(out: Path, key: str, option: str = "--data.out") -> Iterato
     except Exception:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+def remove_abandoned(folders: Iterable[Path]) -> None:
+    """Removes those that nobody put a file into for a week."""
+    for folder in folders:
+        if _age_s(folder) > ABANDONED_AFTER_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _age_s(folder: Path) -> float:

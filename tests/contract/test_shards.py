@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgray.manifest import UNSEALED, digest, file_sha256, read_manifest
-from mgray.schema import HISTORY_SCHEMA, UNKNOWN, VOCABULARY_SCHEMA
+from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
 
 NUM_EVENTS = 3000
 
@@ -106,6 +106,68 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
         times = sorted(moment for _, _, moment in rows)
         assert manifest.split.valid_from == times[NUM_EVENTS * 8 // 10]
         assert manifest.split.test_from == times[NUM_EVENTS * 9 // 10]
+
+
+def test_a_version_of_everything_keeps_its_contract(tmp_path: Path, run_ingest: Callable) -> None:
+    """Features, event types, random parts, cold items and quarantine: what a reader may rely on of each."""
+    draw = random.Random(1)
+    lines = [
+        f"u{draw.randrange(90)},i{int(draw.paretovariate(0.7)) % 300},{draw.randrange(500)},{draw.choice((1, 2, ''))},"
+        f"{draw.choice(('buy', 'view', ''))},{draw.choice(('', draw.randrange(9)))},{draw.random()}\n"
+        for _ in range(NUM_EVENTS)
+    ]
+    header = "user_id,item_id,timestamp,rating,event_type,price,dwell\n"
+    (tmp_path / "log.csv").write_text(header + "".join([*lines, "u1,i1,soon,,,,\n"]))
+    result = run_ingest(
+        tmp_path / "log.csv",
+        range_bytes=20_000,
+        num_shards=3,
+        split="random",
+        min_item_count=4,
+        max_quarantined_share=0.1,
+        columns={"features": ("price", "dwell")},
+    )
+    folder, manifest = result.path, read_manifest(result.path)
+    on_disk = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert on_disk == {"manifest.json", *manifest.files()}
+    assert {"cold_items.parquet", "report.html", "quarantine/part-0.parquet"} < on_disk
+    assert manifest.rows["read"] == NUM_EVENTS + 1
+    manifest.check_conservation()
+
+    vocabulary = pq.read_table(folder / manifest.vocabulary.file).to_pydict()
+    cold = pq.read_table(folder / manifest.cold_items_file)
+    assert cold.schema == pa.schema([VOCABULARY_SCHEMA.field("item_id"), VOCABULARY_SCHEMA.field("num_train_events")])
+    assert not set(cold["item_id"].to_pylist()) & set(vocabulary["item_id"])
+    assert min(vocabulary["num_train_events"]) >= 4 > max(cold["num_train_events"].to_pylist())
+
+    totals: Counter[int] = Counter()
+    kinds: Counter[int | None] = Counter()
+    features: list[float] = []
+    for shard in manifest.shards:
+        table = pq.read_table(folder / shard.file)
+        assert table.schema == HISTORY_SCHEMA
+        for row in table.to_pylist():
+            length = len(row["items"])
+            assert row["timestamps"] == sorted(row["timestamps"])
+            assert {len(row[name]) for name in ("timestamps", "ratings", "event_types", "parts")} == {length}
+            assert len(row["features"]) == 2 * length
+            assert set(row["ratings"]) <= {1.0, 2.0, None}
+            assert all(item == UNKNOWN or 1 <= item <= manifest.items for item in row["items"])
+            totals.update(row["parts"])
+            kinds.update(row["event_types"])
+            features += [x for x, part in zip(row["features"][1::2], row["parts"], strict=True) if part == TRAIN]
+    assert [totals[part] for part in (TRAIN, VALID, TEST)] == [
+        manifest.train_events,
+        manifest.valid_events,
+        manifest.test_events,
+    ]
+    assert sum(totals.values()) == manifest.rows["written"]
+    assert [kind.name for kind in manifest.event_types] == ["buy", "view"]
+    assert [kind.events for kind in manifest.event_types] == [kinds[0], kinds[1]]
+    assert set(kinds) == {0, 1, None}
+    # of the training part: mean 0, variance 1, within what float32 rounds
+    assert sum(features) / len(features) == pytest.approx(0, abs=1e-6)
+    assert sum(x * x for x in features) / len(features) == pytest.approx(1, rel=1e-6)
 
 
 def test_row_groups_are_modest(tmp_path: Path, run_ingest: Callable) -> None:

@@ -81,6 +81,9 @@ def test_known_share_tells_other_ids_apart() -> None:
     current = log_summary({"a": 6, "b": 2}, unknown=2)
     assert known_share(["a", "z"], current) == 0.6
     assert known_share(["1", "2"], current) == 0.0
+    # of the new events, 3 on a, 1 on b and 1 unknown, three fifths are on a known item
+    assert known_share(["a", "z"], current, log_summary({"a": 3, "b": 1}, unknown=1)) == 0.6
+    assert math.isnan(known_share(["a"], current, current))
 
 
 def test_summary_of_a_dataset(tmp_path: Path) -> None:

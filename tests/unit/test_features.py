@@ -1,38 +1,24 @@
 """mgray.features: numbers that a reader can derive by hand, and laws over drawn logs."""
 
+import numpy as np
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgray import features
-from mgray.schema import EVENT_SCHEMA, HISTORY_SCHEMA, UNKNOWN, VOCABULARY_SCHEMA
+from mgray.histories import order_events, parts_of, split_ends, user_offsets
+from mgray.ids import merge_ids, stable_hash
+from mgray.schema import TRAIN, VOCABULARY_SCHEMA
 
 DAY = 86400.0
-
-
-def events(*rows: tuple) -> pl.DataFrame:
-    """(user, item, timestamp[, rating]) in log order."""
-    return pl.DataFrame(
-        [
-            {
-                "user_id": row[0],
-                "item_id": row[1],
-                "timestamp": float(row[2]),
-                "rating": row[3] if len(row) > 3 else None,
-                "event_type": None,
-                "order": order,
-            }
-            for order, row in enumerate(rows)
-        ],
-        schema=pl.from_arrow(EVENT_SCHEMA.empty_table()).schema,
-    )
 
 
 def raw_rows(**columns: list) -> pl.DataFrame:
     count = len(next(iter(columns.values())))
     numbers = pl.int_range(1, count + 1, eager=True)
-    return pl.DataFrame({"line": numbers, "order": numbers, **columns})
+    return pl.DataFrame({"line": numbers, **columns})
 
 
 @pytest.mark.parametrize(
@@ -70,6 +56,16 @@ def test_typed_timestamps() -> None:
     assert features.epoch_seconds(pl.Series([7], dtype=pl.Int32)).to_list() == [7.0]
 
 
+@pytest.mark.parametrize(("unit", "per_second"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
+def test_units_are_of_numbers_alone(unit: str, per_second: int) -> None:
+    text = pl.Series(["86400", "1.5", "-1", "1970-01-02", "1970-01-01T00:00:01.5Z", "soon", None])
+    wanted = [DAY / per_second, 1.5 / per_second, -1 / per_second, DAY, 1.5, None, None]
+    assert features.epoch_seconds(text, unit).to_list() == wanted
+    assert features.epoch_seconds(pl.Series([1_500_000, None]), unit).to_list() == [1.5e6 / per_second, None]
+    assert features.epoch_seconds(pl.Series([1.5]), unit).to_list() == [1.5 / per_second]
+    assert features.epoch_seconds(pl.Series(["1970-01-02"]).str.to_date(), unit).to_list() == [DAY]
+
+
 def test_ids_are_text_whatever_the_log_has() -> None:
     assert features.id_text(pl.Series([12, None])).to_list() == ["12", None]
     assert features.id_text(pl.Series([12.0, -3.0, 1.5, float("nan"), None])).to_list() == [
@@ -90,7 +86,7 @@ def test_bad_rows_are_set_aside_with_their_reason() -> None:
         rating=["", "1", "1", "1", "1", "five", "inf"],
     ).with_columns(pl.format("raw {}", "line").alias("raw"))
     good, bad = features.parse_events(rows)
-    assert good["order"].to_list() == [1]
+    assert good.select("user_id", "item_id", "timestamp").rows() == [("u", "i", 1.0)]
     assert good["rating"].to_list() == [None]  # a blank rating is no rating, not a bad row
     assert bad["line"].to_list() == [2, 3, 4, 5, 6, 7]
     assert bad["raw"].to_list() == [f"raw {line}" for line in range(2, 8)]
@@ -109,139 +105,167 @@ def test_a_typed_bad_row_is_kept_as_json() -> None:
     good, bad = features.parse_events(rows)
     assert good.select("user_id", "item_id", "timestamp", "rating").row(0) == ("1", "2", 4.0, None)
     assert bad["raw"].to_list() == ['{"user_id":null,"item_id":3,"timestamp":5}']
-    assert good.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(EVENT_SCHEMA).num_rows == 1
+    assert good.schema == {
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "timestamp": pl.Float64,
+        "rating": pl.Float64,
+        "event_type": pl.String,
+    }
 
 
-def test_the_first_of_equal_events_stays() -> None:
-    log = events(("u", "i", 1, 5.0), ("u", "i", 1, 4.0), ("u", "i", 1, 5.0), ("u", "i", 2, 5.0), ("v", "i", 1, 5.0))
-    assert features.drop_duplicates(log)["order"].to_list() == [0, 1, 3, 4]
-    assert features.drop_duplicates(log.reverse())["order"].to_list() == [0, 1, 3, 4]
-
-
-def test_equal_times_keep_the_order_of_the_log() -> None:
-    log = events(("b", "z", 5), ("a", "y", 5), ("a", "x", 5), ("a", "w", 1))
-    assert features.sort_events(log)["item_id"].to_list() == ["w", "y", "x", "z"]
-
-
-def test_short_users_go() -> None:
-    log = events(("a", "x", 1), ("b", "x", 1), ("a", "y", 2), ("b", "y", 2), ("a", "z", 3))
-    assert features.drop_short_users(log, 3)["user_id"].to_list() == ["a"] * 3
-    assert features.drop_short_users(log, 2).height == 5
-    assert features.drop_short_users(log, 4).height == 0
-
-
-def test_leave_one_out_splits() -> None:
-    log = features.assign_splits(
-        events(*(("a", "x", t) for t in range(5)), *(("b", "x", t) for t in range(3))), "leave_one_out"
-    )
-    assert log.select("position", "train_end", "valid_end").rows() == [
-        *((place, 3, 4) for place in range(5)),
-        *((place, 1, 2) for place in range(3)),
+def test_features_are_numbers_or_missing() -> None:
+    rows = raw_rows(
+        user_id=["u"] * 7,
+        item_id=["i"] * 7,
+        timestamp=["1"] * 7,
+        **{
+            "feature:price": ["1", "", None, " 2.5 ", "dear", "inf", "4"],
+            "feature:age": ["7", "8", " ", "1e3", "9", "9", "nan"],
+        },
+    ).with_columns(pl.format("raw {}", "line").alias("raw"))
+    good, bad = features.parse_events(rows)
+    assert good["feature:price"].to_list() == [1.0, None, None, 2.5]
+    assert good["feature:age"].to_list() == [7.0, 8.0, None, 1000.0]
+    assert bad.rows() == [
+        (5, "price 'dear' is not a number", "raw 5"),
+        (6, "price 'inf' is not a number", "raw 6"),
+        (7, "age 'nan' is not a number", "raw 7"),
     ]
 
 
-def test_an_event_at_a_cut_is_behind_it() -> None:
-    log = events(
-        ("a", "x", 1), ("a", "x", 2), ("a", "x", 3), ("b", "x", 2), ("b", "x", 9), ("c", "x", 0), ("c", "x", 1)
+def test_typed_numbers_keep_their_value() -> None:
+    rows = raw_rows(user_id=[1, 2], item_id=[1, 2], timestamp=[1, 2], rating=[0.1, 3.0]).with_columns(
+        pl.col("rating").cast(pl.Float32), pl.Series("feature:count", [2**60, None])
     )
-    split = features.assign_splits(log, "temporal", valid_from=2.0, test_from=3.0)
-    ends = split.group_by("user_id", maintain_order=True).agg(pl.col("train_end", "valid_end").first())
-    assert ends.rows() == [("a", 1, 2), ("b", 0, 1), ("c", 2, 2)]
+    good, bad = features.parse_events(rows)
+    assert bad.is_empty()
+    assert good["rating"].to_list() == [float(np.float32(0.1)), 3.0]
+    assert good["feature:count"].to_list() == [2.0**60, None]
+
+
+def test_the_readers_own_problem_comes_first() -> None:
+    rows = raw_rows(user_id=["", "u"], item_id=["i", "i"], timestamp=["1", "1"], problem=["too short", None])
+    good, bad = features.parse_events(rows)
+    assert (good.height, bad["reason"].to_list()) == (1, ["too short"])
+
+
+# ---------------------------------------------------------------- cut times
 
 
 def test_quantile_cuts_by_hand() -> None:
-    ten = pl.DataFrame({"timestamp": [float(t) for t in range(10)], "count": [1] * 10})
-    assert features.temporal_cuts(ten) == (8.0, 9.0)  # events 0..7 are 80%
-    # the sorted log is 1 x6, 2 x3, 3 x1: index 8 is 2, index 9 is 3; pieces of the log may repeat a timestamp
-    pieces = pl.DataFrame({"timestamp": [3.0, 1.0, 2.0, 1.0], "count": [1, 4, 3, 2]})
-    assert features.temporal_cuts(pieces) == (2.0, 3.0)
-    assert features.temporal_cuts(ten, valid_from=4.5) == (4.5, 9.0)
+    ten = np.arange(10.0)
+    assert features.temporal_cuts([ten]) == (8.0, 9.0)  # events 0..7 are 80%
+    # the sorted log is 1 x6, 2 x3, 3 x1: index 8 is 2, index 9 is 3; parts of the log may have times in common
+    parts = [np.array(part) for part in ([1.0, 1.0, 3.0], [], [1.0, 2.0, 2.0], [1.0, 1.0, 1.0, 2.0])]
+    assert features.temporal_cuts(parts) == (2.0, 3.0)
+    assert features.temporal_cuts([ten], valid_from=4.5) == (4.5, 9.0)
+    assert features.temporal_cuts([ten], test_from=8.5) == (8.0, 8.5)
+    assert features.temporal_cuts([], 1.0, 2.0) == (1.0, 2.0)
+    assert features.temporal_cuts([np.array([-3.5])]) == (-3.5, -3.5)
+
+
+moments = (
+    st.integers(-3, 3).map(float)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from([0.0, -0.0, 1.5e9, 1.5e9 + 2**-20, -1e-300, 5e-324, 1e300])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(moments, max_size=12), min_size=1, max_size=5).filter(any))
+def test_cuts_are_the_values_of_the_sorted_log(parts: list[list[float]]) -> None:
+    log = sorted(time for part in parts for time in part)
+    wanted = (log[len(log) * 8 // 10], log[len(log) * 9 // 10])
+    assert features.temporal_cuts([np.sort(np.array(part, np.float64)) for part in parts]) == wanted
+
+
+# ---------------------------------------------------------------- vocabulary
 
 
 def test_vocabulary_counts_the_training_part_only() -> None:
-    log = events(
+    log = [
         ("a", "x", 1), ("a", "x", 2), ("a", "v", 3), ("a", "t", 4),
         ("b", "y", 1), ("b", "10", 2), ("b", "9", 3), ("b", "x", 4)
-    )  # fmt: skip
-    counts = features.count_train_items(features.assign_splits(log, "leave_one_out"))
+    ]  # fmt: skip
+    log = [*log, *(("c" + user, item, time) for user, item, time in log)]
+    users, items = (pa.array(column) for column in list(zip(*log, strict=True))[:2])
+    user, (item, _, item_ids) = merge_ids(stable_hash(users), users).codes, merge_ids(stable_hash(items), items)
+    time = np.array([float(row[2]) for row in log])
+    order = order_events(user, time)
+    offsets = user_offsets(user, 4)
+    trains = parts_of(offsets, *split_ends(offsets, time[order], "leave_one_out")) == TRAIN
+    counts = np.bincount(item[order][trains], minlength=len(item_ids))
     titles = pl.DataFrame({"item_id": ["x", "x", "v"], "title": ["X", "again", "V"]})
-    table = features.build_vocabulary(pl.concat([counts, counts]), titles)
-    assert table.schema == VOCABULARY_SCHEMA
+    found = features.build_vocabulary(item_ids, counts, titles)
+    assert found.warm.schema == VOCABULARY_SCHEMA
     # falling count, ties by id as text; v, 9 validate and t tests, so they have no number
-    assert table.to_pylist() == [
+    assert found.warm.to_pylist() == [
         {"item": 1, "item_id": "x", "num_train_events": 4, "title": "X"},
         {"item": 2, "item_id": "10", "num_train_events": 2, "title": None},
         {"item": 3, "item_id": "y", "num_train_events": 2, "title": None},
     ]
+    numbers = dict(zip(item_ids.to_pylist(), found.numbers.tolist(), strict=True))
+    assert numbers == {"x": 1, "10": 2, "y": 3, "v": 0, "t": 0, "9": 0}
+    assert found.cold.num_rows == 0
 
 
-def test_histories_by_hand() -> None:
-    log = events(
-        ("b", "y", 1, 1.0),
-        ("a", "x", 1, 2.0),
-        ("b", "x", 2),
-        ("b", "t", 3, 3.0),
-        ("a", "y", 2, 4.0),
-        ("a", "x", 3, 5.0),
+def vocabulary(counts: dict[str, int], **options: object) -> tuple[list[tuple], list[tuple], list[int]]:
+    """Of the warm (item, item_id, num_train_events), of the cold (item_id, num_train_events), and the numbers."""
+    found = features.build_vocabulary(
+        pa.array(list(counts), pa.string()), np.array(list(counts.values()), np.int64), **options
     )
-    split = features.assign_splits(features.sort_events(log), "leave_one_out")
-    vocabulary = pl.from_arrow(features.build_vocabulary(features.count_train_items(split)))
-    assert isinstance(vocabulary, pl.DataFrame)
-    table = features.encode_histories(split, vocabulary, has_ratings=True, has_event_types=False)
-    assert table.schema == HISTORY_SCHEMA
-    ends = {"train_end": 1, "valid_end": 2, "timestamps": [1.0, 2.0, 3.0], "event_types": None}
-    assert table.to_pylist() == [
-        {"user_id": "a", "items": [1, 2, 1], "ratings": [2.0, 4.0, 5.0], **ends},
-        {"user_id": "b", "items": [2, 1, UNKNOWN], "ratings": [1.0, None, 3.0], **ends},
-    ]
-    assert features.encode_histories(split, vocabulary, False, False)["ratings"].to_pylist() == [None, None]
+    warm = pl.DataFrame(pl.from_arrow(found.warm)).drop("title").rows()
+    return warm, pl.DataFrame(pl.from_arrow(found.cold)).rows(), found.numbers.tolist()
 
 
-def test_buckets_are_pinned() -> None:
-    # a change of these numbers moves users between shards, and so changes every fingerprint
-    assert features.stable_bucket(pl.Series(["a", "b", "ab", "ba", "a", "é"]), 1000).tolist() == [
-        532,
-        622,
-        427,
-        33,
-        532,
-        250,
-    ]
-    sizes = pl.Series(features.stable_bucket(pl.Series([str(i) for i in range(8000)]), 8)).value_counts()["count"]
-    assert sizes.min() > 850
-    assert sizes.max() < 1150
+def test_ties_are_in_the_order_of_bytes() -> None:
+    ids = ["b", "a", "B", "\u00e9", "10", "9", "\U0001f600", "\uffee"]
+    warm, _, _ = vocabulary(dict.fromkeys(ids, 3))
+    assert [item for _, item, _ in warm] == sorted(ids, key=str.encode)
 
 
-ids = st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4).filter(str.strip)
+def test_items_with_too_few_training_events_are_cold() -> None:
+    warm, cold, numbers = vocabulary({"a": 2, "b": 5, "c": 0, "d": 3, "e": 2}, min_count=3)
+    assert warm == [(1, "b", 5), (2, "d", 3)]
+    assert cold == [("a", 2), ("e", 2)]  # c trains in no event: it is neither
+    assert numbers == [0, 1, 0, 2, 0]
+    assert vocabulary({}) == ([], [], [])
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(ids, min_size=1, max_size=30), st.integers(1, 7))
-def test_a_bucket_depends_on_the_id_alone(names: list[str], num_buckets: int) -> None:
-    together = features.stable_bucket(pl.Series(names), num_buckets).tolist()
-    alone = [features.stable_bucket(pl.Series([name]), num_buckets)[0] for name in names]
-    assert together == alone
-    assert all(0 <= bucket < num_buckets for bucket in together)
+def test_known_items_keep_their_numbers() -> None:
+    titles = pl.DataFrame({"item_id": ["gone", "new"], "title": ["Gone", "New"]})
+    counts = {"new": 9, "a": 1, "b": 7, "never": 0, "newer": 9, "rare": 2}
+    warm, cold, numbers = vocabulary(counts, titles=titles, min_count=3, known=["b", "gone", "a"])
+    # "gone" has no events any more, "a" too few: both have been given a number before
+    assert warm == [(1, "b", 7), (2, "gone", 0), (3, "a", 1), (4, "new", 9), (5, "newer", 9)]
+    assert cold == [("rare", 2)]
+    assert numbers == [4, 3, 1, 0, 5, 0]
+    found = features.build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
+    assert found.warm["title"].to_pylist() == ["Gone", "New"]
+    assert found.warm.schema == VOCABULARY_SCHEMA
 
 
-rows_of_a_log = st.lists(
-    st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.integers(0, 4)), min_size=1, max_size=40
+names = st.text(st.sampled_from("ab\u00e9"), min_size=1, max_size=2)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(names, st.integers(0, 4), max_size=12),
+    st.lists(names, unique=True, max_size=4),
+    st.integers(1, 3),
+    st.dictionaries(names, st.integers(0, 4), max_size=12),
 )
-
-
-@settings(max_examples=40, deadline=None)
-@given(rows_of_a_log, st.sampled_from(["leave_one_out", "temporal"]))
-def test_laws_of_a_cleaned_log(rows: list[tuple], kind: features.SplitKind) -> None:
-    log = features.drop_short_users(features.sort_events(features.drop_duplicates(events(*rows))), 3)
-    split = features.assign_splits(log, kind, 2.0, 4.0)
-    assert len(set(split.select("user_id", "item_id", "timestamp").rows())) == split.height
-    for _, history in split.group_by("user_id"):
-        assert history["position"].to_list() == list(range(history.height))
-        assert history.select("timestamp", "order").rows() == sorted(history.select("timestamp", "order").rows())
-        train_end, valid_end = history["train_end"][0], history["valid_end"][0]
-        assert 0 <= train_end <= valid_end <= history.height
-        if kind == "temporal":
-            times = history["timestamp"].to_list()
-            assert all(t < 2.0 for t in times[:train_end])
-            assert all(2.0 <= t < 4.0 for t in times[train_end:valid_end])
-            assert all(t >= 4.0 for t in times[valid_end:])
+def test_an_appended_log_renumbers_nobody(
+    counts: dict[str, int], known: list[str], min_count: int, later: dict[str, int]
+) -> None:
+    warm, cold, numbers = vocabulary(counts, min_count=min_count, known=known)
+    assert [item for item, *_ in warm] == list(range(1, len(warm) + 1))
+    assert [name for _, name, _ in warm][: len(known)] == known
+    by_name = {name: item for item, name, _ in warm}
+    assert [by_name.get(name, 0) for name in counts] == numbers
+    new = {name: count for name, count in counts.items() if count >= min_count and name not in known}
+    assert [name for _, name, _ in warm][len(known) :] == sorted(new, key=lambda name: (-new[name], name.encode()))
+    assert dict(cold) == {n: count for n, count in counts.items() if 0 < count < min_count and n not in known}
+    again, _, _ = vocabulary(later, min_count=min_count, known=list(by_name))
+    assert [row[:2] for row in again][: len(warm)] == [row[:2] for row in warm]

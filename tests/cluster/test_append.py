@@ -1,0 +1,192 @@
+"""--append makes what a full ingest of all files makes, but for the items' numbers, and reads new files alone."""
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mgray.errors import InputError
+from tests.plain_ingest import Event, decode, digests, draw_log, logical, numbers, vocabulary, write_csv
+
+ROWS = draw_log(seed=7, num_events=2400, num_users=400, num_items=150)  # 6 events a user: many are too short at first
+
+
+def write_files(folder: Path) -> Path:
+    """a, b and c, drawn apart, so that c has events from before a's last; some of a's rows are again in c."""
+    draw = random.Random(0)
+    parts: dict[str, list[Event]] = {"a": [], "b": [], "c": []}
+    for row in ROWS:
+        parts[draw.choice("abc")].append(row)
+    parts["c"] += draw.sample(parts["a"], 40)
+    for name, rows in parts.items():
+        write_csv(folder / f"{name}.csv", rows)
+    return folder
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write_files(tmp_path / "log")
+
+
+def only(log: Path, folder: Path, *names: str) -> Path:
+    """A folder with copies of some of the log's files."""
+    folder.mkdir()
+    for name in names:
+        shutil.copy(log / f"{name}.csv", folder)
+    return folder
+
+
+def staged(result) -> dict[str, int]:
+    """When each unit of a version's staged events was made, ns."""
+    return {
+        key: (result.path.parent / ".staged" / key / "done.json").stat().st_mtime_ns for key in result.manifest.staged
+    }
+
+
+EVERYTHING = {
+    "clean": {"repeat_window_s": 600.0, "min_rating": 1.5, "max_user_events_per_day": 12},
+    "columns": {"features": ("price", "age")},
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        EVERYTHING | {"split": "temporal"},
+        EVERYTHING | {"split": "random", "min_item_count": 3},
+        {"clean": {"min_item_events": 8}},
+    ],
+    ids=["plain", "temporal", "random", "core"],
+)
+def test_appending_equals_a_full_ingest(tmp_path: Path, log: Path, run_ingest: Callable, settings: dict) -> None:
+    start = run_ingest(only(log, tmp_path / "ab", "a", "b"), range_bytes=20_000, **settings)
+    before, units = numbers(start), staged(start)
+    # the old files are not there any more: what is read is c alone
+    more = run_ingest(only(log, tmp_path / "c", "c"), range_bytes=20_000, append=True, **settings)
+    full = run_ingest(log, home=tmp_path / "other", range_bytes=20_000, **settings)
+    assert not more.reused
+    assert logical(more) == logical(full)
+    assert [source.path for source in more.manifest.sources] == ["a.csv", "b.csv", "c.csv"]
+    assert more.manifest.sources == full.manifest.sources
+    for mine, theirs in zip(more.manifest.features, full.manifest.features, strict=True):
+        assert (mine.mean, mine.std) == pytest.approx((theirs.mean, theirs.std), rel=1e-12)
+
+    after = numbers(more)
+    assert {item: after[item] for item in before} == before
+    assert set(after.values()) == set(range(1, len(after) + 1))
+    assert set(after) > set(before), "c brings items, or such as were in nobody's training part"
+    assert len(decode(more)) > len(decode(start)), "c makes users long enough"
+    assert more.manifest.rows["dropped_duplicates"] >= 40
+    assert {key: staged(more)[key] for key in units} == units
+    assert len(more.manifest.staged) > len(units)
+
+
+def test_items_that_only_tested_before_train_now(tmp_path: Path, run_ingest: Callable) -> None:
+    write_csv(
+        tmp_path / "a" / "a.csv",
+        [Event(f"u{user}", item, float(n)) for user in range(3) for n, item in enumerate("pqz")],
+    )
+    start = run_ingest(tmp_path / "a")
+    assert numbers(start) == {"p": 1}
+    assert decode(start)["u0"].items == ["p", None, None]
+    write_csv(tmp_path / "b" / "b.csv", [Event("u0", "y", 5.0), Event("u0", "x", 6.0)])
+    more = run_ingest(tmp_path / "b", append=True)
+    assert numbers(more) == {"p": 1, "q": 2, "z": 3}
+    assert decode(more)["u0"].items == ["p", "q", "z", None, None]
+    assert [row["num_train_events"] for row in vocabulary(more)] == [3, 1, 1]
+
+
+def test_appending_twice(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    first = run_ingest(only(log, tmp_path / "a", "a"))
+    second = run_ingest(only(log, tmp_path / "ab", "a", "b"), append=True)  # a is there: known by its digest, skipped
+    third = run_ingest(only(log, tmp_path / "c", "c"), append=True)
+    assert logical(third) == logical(run_ingest(log, home=tmp_path / "other"))
+    one, two, three = numbers(first), numbers(second), numbers(third)
+    assert {item: two[item] for item in one} == one
+    assert {item: three[item] for item in two} == two
+    assert first.path.is_dir()
+    assert len({first.path, second.path, third.path}) == 3
+
+    # nothing new is nothing to do, whether the old files are there or not
+    for source in (log, tmp_path / "a"):
+        again = run_ingest(source, append=True)
+        assert again.reused
+        assert (again.path, again.manifest) == (third.path, third.manifest)
+
+
+def test_titles_of_an_append(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text("item_id,title\ni1,One\n")
+    run_ingest(only(log, tmp_path / "ab", "a", "b"), items=str(items))
+    items.write_text("item_id,title\ni1,First\ni3,Third\n")
+    more = run_ingest(only(log, tmp_path / "c", "c"), append=True, items=str(items))
+    assert {row["item_id"]: row["title"] for row in vocabulary(more) if row["title"]} == {"i1": "First", "i3": "Third"}
+    assert [source.path for source in more.manifest.sources] == ["a.csv", "b.csv", "c.csv", "items.csv"]
+    assert logical(more) == logical(run_ingest(log, home=tmp_path / "other", items=str(items)))
+    # new titles and no new file make a version with the same histories
+    items.write_text("item_id,title\ni1,Uno\n")
+    titled = run_ingest(tmp_path / "c", append=True, items=str(items))
+    assert {row["title"] for row in vocabulary(titled)} == {"Uno", None}
+    assert decode(titled) == decode(more)
+
+
+def test_without_a_version_all_files_are_read(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    assert digests(run_ingest(log, append=True)) == digests(run_ingest(log, home=tmp_path / "other"))
+
+
+def test_what_cannot_be_appended(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    start = run_ingest(only(log, tmp_path / "ab", "a", "b"))
+    before = {path: path.read_bytes() for path in start.path.rglob("*") if path.is_file()}
+
+    def refused(source: Path, **settings: object) -> str:
+        with pytest.raises(InputError) as caught:
+            run_ingest(source, append=True, **settings)
+        assert {path: path.read_bytes() for path in start.path.rglob("*") if path.is_file()} == before
+        assert [path.name for path in start.path.parent.glob("[!.]*")] == [start.path.name]
+        return str(caught.value)
+
+    for settings, name in (
+        ({"split": "random"}, "data.split"),
+        ({"clean": {"min_rating": 2.0}}, "data.clean.min_rating"),
+        ({"columns": {"features": ("age",)}}, "data.columns.features"),
+        ({"min_user_events": 4}, "data.min_user_events"),
+    ):
+        assert f"the newest differs in {name}); give its settings, or leave --append out" in refused(log, **settings)
+    with (tmp_path / "ab" / "b.csv").open("a") as file:
+        file.write("u1,i1,1,,,,\n")
+    shutil.copy(log / "c.csv", tmp_path / "ab")
+    error = refused(tmp_path / "ab")
+    assert error.startswith(f"{tmp_path}/ab/b.csv: changed since it was ingested into {start.path.name}")
+    assert "put new events into a file of their own" in error
+    shutil.rmtree(start.path.parent / ".staged" / start.manifest.staged[-1])
+    error = refused(log)
+    assert (
+        f"--append: {start.path}: its staged events in {start.path.parent}/.staged are gone; ingest all files" in error
+    )
+
+
+def test_staged_events_that_were_not_kept(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    first = run_ingest(only(log, tmp_path / "ab", "a", "b"), keep_staged=False)
+    assert [path for path in (first.path.parent / ".staged").iterdir() if path.is_dir()] == []
+    with pytest.raises(InputError, match=r"staged events .* are gone; ingest all files, without --append"):
+        run_ingest(log, append=True)
+    full = run_ingest(log)  # as told
+    assert [source.path for source in full.manifest.sources] == ["a.csv", "b.csv", "c.csv"]
+    write_csv(tmp_path / "d" / "d.csv", [Event("late", f"i{n}", float(n)) for n in range(4)])
+    assert "late" in decode(run_ingest(tmp_path / "d", append=True))
+
+
+def test_bad_rows_of_old_and_new_files_count_together(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    for name in ("a", "c"):
+        with (log / f"{name}.csv").open("a") as file:
+            file.write("u1,i1,soon,,,,\n")
+    run_ingest(only(log, tmp_path / "ab", "a", "b"), max_quarantined_share=0.01)
+    more = run_ingest(only(log, tmp_path / "c", "c"), append=True, max_quarantined_share=0.01)
+    full = run_ingest(log, home=tmp_path / "other", max_quarantined_share=0.01)
+    assert logical(more) == logical(full)
+    assert more.manifest.rows["quarantined"] == 2
+    name = more.manifest.quarantine_file
+    assert (more.path / name).read_bytes() == (full.path / name).read_bytes()
