@@ -1,4 +1,4 @@
-"""Kubernetes' objects, which no cluster runs here, against what does exist: schemas, the jobs' own parsers, the lock."""
+"""Kubernetes' objects, which no cluster runs here, against what there is: schemas, the jobs' own parsers, the lock."""
 
 import copy
 import functools

@@ -1,4 +1,4 @@
-"""A real PostgreSQL and a real MLflow server on it, started as infra/kubernetes/base/mlflow.yaml starts it; jobs over HTTP."""
+"""Jobs over HTTP against a real MLflow server, started as infra/kubernetes/ starts it, on a real PostgreSQL."""
 
 import os
 import shutil
@@ -7,15 +7,16 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg2
+import psycopg
 import pytest
 import requests
 
 from mgray.synthetic import make_log
+from tests.datasets import write_dataset
 from tests.heads import free_ports
 from tests.infra.rendered import containers, mlflow_command_lines
 from tests.jobs.processes import BIN, environment, result_line, run_job_process
@@ -25,14 +26,14 @@ MODEL = "mgray-interest"
 WAIT_S = 60
 TINY = (
     "--model.width=8 --model.heads=2 --model.granularities=[1,4] --train.epochs=1 --train.global_batch_events=500 "
-    "--train.num_negatives=15 --data.num_shards=1 --scale.num_workers=1 --tracking.system_metrics=false"
+    "--train.num_negatives=15 --scale.num_workers=1 --tracking.system_metrics=false"
 )
 
 
 def wait_until(ready: Callable[[], bool], process: subprocess.Popen, log: Path) -> None:
     deadline = time.monotonic() + WAIT_S
     while process.poll() is None and time.monotonic() < deadline:
-        with suppress(psycopg2.OperationalError, requests.RequestException):
+        with suppress(psycopg.OperationalError, requests.RequestException):
             if ready():
                 return
         time.sleep(0.2)
@@ -47,11 +48,10 @@ class Postgres(NamedTuple):
         return f"postgresql://mlflow:{PASSWORD}@127.0.0.1:{self.port}/mlflow"
 
     def rows(self, query: str, database: str = "mlflow") -> list[tuple[Any, ...]]:
-        with closing(psycopg2.connect(self.uri.rpartition("/")[0] + f"/{database}")) as connection:
-            connection.autocommit = True  # CREATE DATABASE wants no transaction
-            with connection.cursor() as cursor:
-                cursor.execute(query)
-                return cursor.fetchall() if cursor.description else []
+        address = self.uri.removesuffix("mlflow") + database
+        with psycopg.connect(address, autocommit=True) as connection:  # CREATE DATABASE wants no transaction
+            cursor = connection.execute(query)
+            return cursor.fetchall() if cursor.description else []
 
 
 @pytest.fixture(scope="module")
@@ -155,15 +155,16 @@ def test_the_server_answers_by_its_services_name_alone(site: Site) -> None:
 
 def test_train_register_and_promote(site: Site, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    make_log(40, 30).write_csv(tmp_path / "log.csv")
+    dataset = write_dataset(tmp_path / "dataset", make_log(40, 30))  # ingest is tested elsewhere, and takes its time
 
     def job(name: str, *argv: str) -> dict[str, Any]:
         done = run_job_process(name, f"--home={home}", f"--tracking.uri={site.url}", *argv)
         assert done.code == 0, done
         assert PASSWORD not in done.stdout + done.stderr
+        print(done.stdout)
         return result_line(done.stdout)
 
-    train = [f"--data.source={tmp_path / 'log.csv'}", *TINY.split()]
+    train = [f"--data.dataset={dataset.folder}", *TINY.split()]
     first = job("train", *train)
     assert (site.version_of("champion"), site.version_of("challenger")) == ("1", "1")
     second = job("train", *train, "--train.seed=1")
@@ -177,6 +178,7 @@ def test_train_register_and_promote(site: Site, tmp_path: Path) -> None:
     assert rows == [(2,)]
     runs = {run for (run,) in site.postgres.rows("SELECT run_uuid FROM runs WHERE status = 'FINISHED'")}
     assert runs == {first["run_id"], second["run_id"]}
-    assert len(list(site.artifacts.rglob("*.safetensors"))) == 2
+    models = [folder for folder in site.artifacts.glob("*/models/*") if list(folder.rglob("*.safetensors"))]
+    assert len(models) == 2
     assert not (home / "mlflow.db").exists()
     assert not (home / "artifacts").exists()

@@ -143,9 +143,7 @@ def test_append_to_a_file_that_changed(
     before = committed(tmp_path / "home")
     (tmp_path / "log" / "a.csv").write_text(HEADER + GOOD + "u1,i1,9,1\n")
     done = run_here(f"--home {tmp_path}/home --data.source {tmp_path}/log --append true", capsys)
-    check(
-        done, f"{tmp_path}/log/a.csv: changed since it was ingested into", "or ingest all files again without --append"
-    )
+    check(done, f"{tmp_path}/log/a.csv: changed since it was ingested into", "put new events into a file of their own")
     assert committed(tmp_path / "home") == before
 
 

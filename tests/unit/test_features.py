@@ -172,7 +172,7 @@ moments = (
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.lists(moments, max_size=12), min_size=1, max_size=5).filter(any))
 def test_cuts_are_the_values_of_the_sorted_log(parts: list[list[float]]) -> None:
     log = sorted(time for part in parts for time in part)

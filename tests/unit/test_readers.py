@@ -207,7 +207,7 @@ def test_a_split_read_gives_the_rows_of_a_serial_read(
         check_laws(folder / f"log.{kind}", kind, data, columns, range_bytes, block_bytes, unit)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(json_logs(), st.integers(1, 50), st.integers(1, 50))
 def test_a_split_read_of_json_lines(folder: Path, data: bytes, range_bytes: int, block_bytes: int) -> None:
     check_laws(folder / "log.jsonl", "jsonl", data, ColumnsConfig(features=("score",)), range_bytes, block_bytes)
