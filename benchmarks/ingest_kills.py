@@ -2,9 +2,9 @@
 
     python benchmarks/ingest_kills.py           # about 8 minutes on two idle cores
 
-Each time: a home with an earlier version; the job is killed at a random moment of its work on a log of 300,000 rows in
-6 files; the earlier version must be as it was; then the same command must end with exit code 0 and the fingerprint of
-an undisturbed run, without reading again what had been staged. A worker's death the job must survive by itself.
+Each time: a home with an earlier version; the job is killed at a random mark of its progress on a log of 300,000 rows
+in 6 files; the earlier version must be as it was; then the same command must end with exit code 0 and the fingerprint
+of an undisturbed run, without reading again what had been staged. A worker's death the job must survive by itself.
 """
 
 import argparse
@@ -12,7 +12,6 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from rich.table import Table
 
 from mgray.manifest import read_manifest
 
+MARKS = (".staged/*/done.json", ".staging-*/work/*.json", ".staging-*/part-*.parquet")
 VICTIMS: tuple[Victim, ...] = ("driver", "worker", "raylet")
 
 
@@ -39,21 +39,31 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def undisturbed(home: Path, log: Path) -> tuple[str, float]:
-    """(name of the version, seconds from the first sign of work to the end)."""
-    before = versions(home / "datasets")
+def progress(out: Path) -> int:
+    """Files that tell of done tasks: staged units, results of passes, shards."""
+    return sum(1 for pattern in MARKS for _ in out.glob(pattern))
+
+
+def undisturbed(home: Path, log: Path) -> tuple[str, int]:
+    """(name of the version, the most that `progress` came to)."""
+    out = home / "datasets"
+    before, most = versions(out), [0]
+
+    def is_through() -> bool:
+        most[0] = max(most[0], progress(out))
+        return False
+
     job = Job(home, log)
-    job.wait_until((home / "datasets" / ".staged").exists)
-    started = time.monotonic()
-    code = job.end(600)
+    job.wait_until(is_through, 600)
+    code = job.end()
     if code:
         sys.exit(f"the undisturbed run failed ({code}):\n{job.stderr.read_text()}")
-    (name,) = versions(home / "datasets").keys() - before.keys()
-    return name, time.monotonic() - started
+    (name,) = versions(out).keys() - before.keys()
+    return name, most[0]
 
 
-def kill_once(home: Path, log: Path, victim: Victim, delay_s: float) -> dict[str, Any] | None:
-    """What a kill that long after the first sign of work did; None: the job was through before."""
+def kill_once(home: Path, log: Path, victim: Victim, moment: int) -> dict[str, Any] | None:
+    """What a kill at that progress, which the start has none of, did; None: the job was through before."""
     out = home / "datasets"
     before = versions(out)
     (earlier,) = before
@@ -61,9 +71,9 @@ def kill_once(home: Path, log: Path, victim: Victim, delay_s: float) -> dict[str
     units_before = staged_units(out)
     job = Job(home, log)
     try:
-        job.wait_until(lambda: staged_units(out).keys() != units_before.keys() or any(out.glob(".staged/*.lock")))
-        time.sleep(delay_s)
-        is_killed = job.kill(victim)
+        start = progress(out)
+        is_reached = job.wait_until(lambda: any(out.glob(".staged/*.lock")) and progress(out) - start >= moment)
+        is_killed = is_reached and job.kill(victim)
         units = staged_units(out)
         code = job.end(300)
     finally:
@@ -80,7 +90,7 @@ def kill_once(home: Path, log: Path, victim: Victim, delay_s: float) -> dict[str
     new = versions(out).items() - before.items()
     return {
         "victim": victim,
-        "delay_s": round(delay_s, 3),
+        "moment": moment,
         "staged_at_kill": len(units) - len(units_before),
         "staged_in_all": len(after) - len(units_before),
         "codes": codes,
@@ -119,26 +129,27 @@ def main() -> None:
         log = write_log(place / "log", given.rows, seed=given.seed)
         undisturbed(place / "start", write_log(place / "small", 600))
         shutil.copytree(place / "start", place / "reference")
-        name, work_s = undisturbed(place / "reference", log)
+        name, most = undisturbed(place / "reference", log)
+        most -= progress(place / "start" / "datasets")
         fingerprint = read_manifest(place / "reference" / "datasets" / name).fingerprint
-        out.print(f"undisturbed: {work_s:.1f} s of work, fingerprint {fingerprint[:16]}")
+        out.print(f"undisturbed: {most} marks of progress, fingerprint {fingerprint[:16]}")
         while len(trials) < given.kills:
             victim = VICTIMS[len(trials) % len(VICTIMS)]
-            share, trial = draw.random(), None
+            moment, trial = draw.randrange(most), None
             while trial is None:
                 home = place / "trial"
                 shutil.copytree(place / "start", home)
-                trial = kill_once(home, log, victim, share * work_s)
+                trial = kill_once(home, log, victim, moment)
                 shutil.rmtree(home, ignore_errors=True)
-                share *= 0.7  # it was through before: sooner
+                moment = moment * 3 // 4  # it was through before: sooner
             trial["survived"] = survived(trial, fingerprint)
             trials.append(trial)
             out.print(f"{len(trials)}/{given.kills} {victim} {'survived' if trial['survived'] else trial}", style="dim")
-    table = Table("victim", "after s", "staged at kill", "exit codes", "read again", "survived")
+    table = Table("victim", "at mark", "staged at kill", "exit codes", "read again", "survived")
     for trial in trials:
         table.add_row(
             trial["victim"],
-            f"{trial['delay_s']:.2f}",
+            f"{trial['moment']} of {most}",
             f"{trial['staged_at_kill']} of {trial['staged_in_all']}",
             ", ".join(map(str, trial["codes"])),
             str(trial["read_again"]),
@@ -146,7 +157,7 @@ def main() -> None:
         )
     out.print(table)
     count = sum(trial["survived"] for trial in trials)
-    raw = {"rows": given.rows, "seed": given.seed, "work_s": work_s, "fingerprint": fingerprint, "kills": trials}
+    raw = {"rows": given.rows, "seed": given.seed, "marks": most, "fingerprint": fingerprint, "kills": trials}
     write("ingest_kills", raw, [check("ingest_kills_survived", count, given.kills, "==")])
 
 
