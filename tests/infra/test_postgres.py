@@ -161,7 +161,6 @@ def test_train_register_and_promote(site: Site, tmp_path: Path) -> None:
         done = run_job_process(name, f"--home={home}", f"--tracking.uri={site.url}", *argv)
         assert done.code == 0, done
         assert PASSWORD not in done.stdout + done.stderr
-        print(done.stdout)
         return result_line(done.stdout)
 
     train = [f"--data.dataset={dataset.folder}", *TINY.split()]
