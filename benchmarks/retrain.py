@@ -9,7 +9,9 @@
 2. Time. At three of the ten steps the same data is trained on from scratch in full, and from champion as the loop does
    it, each in one process on one thread. What counts is CPU seconds (validations included on both sides, so that
    neighbours on the machine do not count) until the start from champion has the validation ndcg@10 of the model that
-   training from scratch ends with, less TOLERANCE. The control is training from scratch with the warm schedule.
+   training from scratch ends with, less TOLERANCE. The control is training from scratch with the warm schedule. Where
+   one point's target is never reached the check fails; raw.reached says which are. The start from champion validates
+   less often, so raw.without_validations holds the same ratio with validations taken out of both sides.
 """
 
 import argparse
@@ -33,7 +35,8 @@ from mlflow.tracking import MlflowClient
 
 from mgray.config import EvaluateConfig, RetrainJobConfig, TrainJobConfig
 from mgray.dataset import Dataset, Query
-from mgray.engine import evaluate
+from mgray.engine import ModelScorer, evaluate, part_queries
+from mgray.model import MGDSC
 from mgray.recommend import Recommender
 from pipelines.evaluate import RemappedScorer
 from pipelines.registry import Registry
@@ -145,21 +148,46 @@ class Loop:
         }
 
 
+def validation_seconds(config: RetrainJobConfig, dataset: Dataset) -> float:
+    """CPU seconds of one validation, as a training makes it; they do not depend on the weights."""
+    model = MGDSC(config.model, dataset.num_items)
+    scorer = ModelScorer(model, dataset.item_counts, config.train.max_length, torch.device("cpu"))
+    queries = part_queries(dataset, "valid")
+    started = time.process_time()
+    evaluate(scorer, queries, dataset.item_counts, EVALUATION)
+    return time.process_time() - started
+
+
 def time_point(loop: Loop, dataset: str, champion: Path, runs: Path) -> dict[str, Any]:
     scratch = loop.train_here(dataset, None, False, runs)
     warm = loop.train_here(dataset, champion, True, runs)
     control = loop.train_here(dataset, None, True, runs)
     target = scratch["valid"] * (1 - TOLERANCE)
-    reached = next((point for point in warm["curve"] if point[METRIC] >= target), None)
+    reached = next((i for i, point in enumerate(warm["curve"]) if point[METRIC] >= target), None)
+    data = Dataset(dataset)
     return {
-        "train_events": Dataset(dataset).manifest.train_events,
+        "train_events": data.manifest.train_events,
         "target": target,
-        "reached_cpu_s": reached["cpu_s"] if reached else None,
-        "reached_epoch": reached["epoch"] if reached else None,
+        "reached_cpu_s": None if reached is None else warm["curve"][reached]["cpu_s"],
+        "reached_epoch": None if reached is None else warm["curve"][reached]["epoch"],
+        "reached_validations": None if reached is None else reached + 1,
+        "validation_cpu_s": validation_seconds(loop.config, data),
         "scratch": scratch,
         "warm": warm,
         "scratch_with_warm_schedule": control,
     }
+
+
+def time_ratio(times: list[dict], with_validations: bool) -> float:
+    """CPU seconds to the target from champion over those from scratch, summed over the points; NaN if one has none."""
+    if not times or any(t["reached_cpu_s"] is None for t in times):
+        return float("nan")
+    warm = scratch = 0.0
+    for t in times:
+        validation = 0.0 if with_validations else t["validation_cpu_s"]
+        warm += t["reached_cpu_s"] - t["reached_validations"] * validation
+        scratch += t["scratch"]["cpu_s"] - len(t["scratch"]["curve"]) * validation
+    return warm / scratch
 
 
 def run_loop(loop: Loop, log: pl.DataFrame, folder: Path, points: list[int]) -> tuple[list[dict], list[dict]]:
@@ -222,7 +250,7 @@ def draw(steps: list[dict], times: list[dict], path: Path) -> None:
         left.scatter([x[i] for i in at], [champion[i] for i in at], marker=marker, color=colour, zorder=3, label=label)
     left.set(xlabel="retraining", ylabel=f"{METRIC} on the next slice", xticks=x)
     left.set_title("Quality on events that come after", loc="left")
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.08 * max(champion + never))
     left.legend(frameon=False)
     point = times[-1] if times else None
     if point is not None:
@@ -233,8 +261,11 @@ def draw(steps: list[dict], times: list[dict], path: Path) -> None:
         ):
             curve = point[key]["curve"]
             right.plot([p["cpu_s"] for p in curve], [p[METRIC] for p in curve], color=colour, marker=".", label=label)
-        right.axhline(point["target"], color="0.8", linestyle="--", label=f"target: scratch less {TOLERANCE:.0%}")
+        right.axhline(
+            point["target"], color="#c0392b", linestyle="--", linewidth=1, label=f"target: scratch less {TOLERANCE:.0%}"
+        )
         right.set(xlabel="CPU seconds", ylabel=f"validation {METRIC}")
+        right.set_xlim(left=0)
         right.set_title(f"Training time, retraining {point['step']}", loc="left")
         right.legend(frameon=False)
     for axis in (left, right):
@@ -262,14 +293,19 @@ def main() -> None:
     gain = np.mean([s["next_slice"]["champion"][METRIC] for s in later]) / np.mean(
         [s["next_slice"]["never_retrained"][METRIC] for s in later]
     )
-    reached = [t["reached_cpu_s"] if t["reached_cpu_s"] is not None else float("nan") for t in times]
-    ratio = float(np.sum(reached) / np.sum([t["scratch"]["cpu_s"] for t in times])) if times else float("nan")
     checks = [
         check("retrainings", len(later), 10, "=="),
         check("champion_vs_never_retrained_ndcg10", float(gain), 1.0, ">"),
-        check("warm_vs_scratch_time", ratio, 0.3334, "<="),
+        check("warm_vs_scratch_time", time_ratio(times, True), 0.3334, "<="),
     ]
-    raw = {"width": args.width, "tolerance": TOLERANCE, "steps": steps, "times": times}
+    raw = {
+        "width": args.width,
+        "tolerance": TOLERANCE,
+        "reached": {t["step"]: t["reached_cpu_s"] is not None for t in times},
+        "without_validations": time_ratio(times, False),
+        "steps": steps,
+        "times": times,
+    }
     path = write("retrain", raw, checks)
     draw(steps, times, RESULTS / "retrain.png")
     print(path)

@@ -271,8 +271,21 @@ class RetrainConfig(Section):
     start: Literal["champion", "scratch"] = Field(
         "champion", description="champion: its model section and weights; scratch: this config's model section, anew"
     )
-    warm_epochs: int = Field(18, ge=1, description="train.epochs of a start from champion")
+    warm_epochs: int = Field(24, ge=1, description="train.epochs of a start from champion")
     warm_learning_rate: float = Field(4e-3, gt=0, description="train.learning_rate of a start from champion")
+    warm_batch_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of train.global_batch_events in a batch of a start from champion: fewer epochs, but each of "
+        "more steps",
+    )
+    warm_validate_every_epochs: int = Field(
+        12,
+        ge=1,
+        description="train.validate_every_epochs of a start from champion: its end is its best, so one half-way and "
+        "one at the end choose as well as many, and cost less",
+    )
     warm_keep: float = Field(
         0.5, ge=0, le=1, description="train.warm_start_keep of a start from champion: 1 settles sooner and lower"
     )

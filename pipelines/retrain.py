@@ -327,10 +327,16 @@ class _Retraining:
 
 
 def warm_training(train: TrainConfig, retrain: RetrainConfig) -> TrainConfig:
-    """The training of a start from champion: its own schedule and share of champion's weights, else as from scratch."""
+    """The training of a start from champion: its own schedule and share of champion's weights, else as from scratch.
+
+    From scratch many epochs over the same events find the weights; from champion few will do, as long as they take
+    enough steps, which smaller batches give at nearly the same cost.
+    """
     settings = {
         "epochs": retrain.warm_epochs,
         "learning_rate": retrain.warm_learning_rate,
+        "global_batch_events": max(1, round(train.global_batch_events * retrain.warm_batch_share)),
+        "validate_every_epochs": retrain.warm_validate_every_epochs,
         "warm_start_keep": retrain.warm_keep,
     }
     return train.model_copy(update=settings)

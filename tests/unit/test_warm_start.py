@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from mgray.config import ModelConfig
+from mgray.config import ModelConfig, RetrainConfig, TrainConfig
 from mgray.errors import InputError
 from mgray.model import MGDSC
 from mgray.warm_start import warm_start_
+from pipelines.retrain import warm_training
 
 CONFIG = ModelConfig(width=8, granularities=(1, 2), heads=2)
 
@@ -51,3 +52,14 @@ def test_a_kept_share_is_a_mean_of_the_earlier_and_the_fresh_weights() -> None:
         expected = 0.75 * tensor + 0.25 * fresh[name] if tensor.dim() >= 2 else tensor
         torch.testing.assert_close(new.state_dict()[name], expected)
     assert new.embedding.weight[0].abs().sum().item() == 0
+
+
+def test_a_start_from_champion_takes_its_own_schedule_and_a_share_of_the_batch() -> None:
+    train = TrainConfig(epochs=60, global_batch_events=1000, validate_every_epochs=3, weight_decay=0.1, seed=5)
+    retrain = RetrainConfig(
+        warm_epochs=4, warm_learning_rate=0.1, warm_batch_share=0.25, warm_validate_every_epochs=2, warm_keep=0.3
+    )
+    warm = warm_training(train, retrain)
+    assert (warm.epochs, warm.learning_rate, warm.global_batch_events) == (4, 0.1, 250)
+    assert (warm.validate_every_epochs, warm.warm_start_keep) == (2, 0.3)
+    assert (warm.weight_decay, warm.seed) == (0.1, 5)
