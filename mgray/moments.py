@@ -47,5 +47,7 @@ def combine(parts: Iterable[Moments], num_columns: int) -> Moments:
 
 def standardize(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:
     """[E, F] to zero mean and unit variance; a missing number becomes 0, the mean, and a constant column all 0."""
-    scale = np.where(np.asarray(std) > 0, std, 1.0)
-    return np.nan_to_num((values - mean) / scale, nan=0.0).astype(np.float32)
+    # A constant's deviation is what rounding leaves of zero, not always zero itself.
+    constant = np.asarray(std) <= 1e-13 * np.abs(mean)
+    scaled = (values - mean) / np.where(constant, 1.0, std)
+    return np.nan_to_num(np.where(constant, 0.0, scaled), nan=0.0).astype(np.float32)

@@ -13,6 +13,7 @@ tasks of every pass left behind in the version's staging folder, are found by na
 import json
 import shutil
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from mgray.config import DataConfig, IngestJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.ingest_report import IngestReport, ingest_table
-from mgray.manifest import Manifest, commit, read_manifest
+from mgray.manifest import Manifest, commit, digest, read_manifest
 from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
@@ -40,6 +41,7 @@ from pipelines.ingest_plan import Plan, make_plan
 from pipelines.ingest_summary import REPORT_FILE, make_report, seal_version, write_report
 from pipelines.lock import HeldError, hold
 from pipelines.progress import PhaseProgress, Timer, console
+from pipelines.staging import check_event_types
 from pipelines.versions import committed, publish, resumable_folder
 
 RANGE_BYTES = 32 << 20
@@ -83,25 +85,28 @@ def ingest(
     folder = out / plan.key[:16]
     found = _reusable(folder, plan, config)
     if found is not None:
+        plan.forget_others()
         return IngestResult(folder, found, True, run.seconds)
     lock = plan.staged / f"{plan.key[:16]}.lock"
     with _alone(lock, plan, run.progress):
         found = _reusable(folder, plan, config)
         if found is not None:  # the one that was waited for made it
+            plan.forget_others()
             return IngestResult(folder, found, True, run.seconds)
         with resumable_folder(out, plan.key) as staging, plan.clean_up():
             facts = _build(config, plan, staging, run)
             manifest = seal_version(plan, facts)
-            shutil.rmtree(staging / "work")
-            for draft in staging.glob(".*"):  # of a task that was killed
-                draft.unlink()
+            # Renamed first: no `done` file may outlive what it speaks of, should this be the moment of a kill.
+            (staging / "work").rename(staging / f".gone-{uuid.uuid4().hex}")
+            for left in staging.glob(".*"):  # drafts of killed tasks too
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             num_bytes = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
             report = make_report(plan, facts, manifest, folder, num_bytes, run.seconds)
             write_report(staging / REPORT_FILE, report)
             commit(manifest, staging)
             manifest = publish(staging, folder, manifest, read_manifest)
         plan.forget_others()
-        if not config.keep_staged:
+        if not config.keep_staged and not plan.others_run():
             for unit in plan.units:
                 shutil.rmtree(plan.staged / unit.key, ignore_errors=True)
     return IngestResult(folder, manifest, False, run.seconds, report)
@@ -110,7 +115,8 @@ def ingest(
 def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
     manifest = committed(folder, plan.key, read_manifest)
     if manifest is not None and manifest.quarantine_file is not None:
-        first = pq.read_table(folder / manifest.quarantine_file, partitioning=None).slice(0, 1).to_pylist()[0]
+        with pq.ParquetFile(folder / manifest.quarantine_file) as file:
+            first = next(file.iter_batches(batch_size=1)).to_pylist()[0]
         _check_quarantine(manifest.rows["quarantined"], manifest.rows["read"], first, config.max_quarantined_share)
     return manifest
 
@@ -125,7 +131,7 @@ def _alone(path: Path, plan: Plan, progress: Progress) -> Iterator[None]:
                 yield
                 return
         except HeldError as error:
-            progress("waiting", 0, total, str(error).partition(";")[0])
+            progress("waiting", 0, total, str(error))
             total = 1
             time.sleep(SECONDS_BETWEEN_LOOKS)
 
@@ -141,20 +147,19 @@ class _Run(NamedTuple):
         self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
     def map(
-        self, name: str, task: Callable[[int], tasks.Result], count: int, done: Path | None = None, stage: str = ""
+        self, name: str, task: Callable[[int], tasks.Result], count: int, done: Path | None = None
     ) -> list[tasks.Result]:
         """Runs task(0..count-1), one Ray Data task each; results in order. Raises the first InputError met.
 
         done: a folder in which each result is left as a file, so that the next run after a kill finds it.
         """
-        stage = stage or name
 
         def run_one(row: dict[str, Any]) -> dict[str, Any]:
             index = int(row["id"])
             if done is None:
                 result = tasks.guarded(task, index)
             else:
-                result = tasks.once(done / f"{stage}-{index:06d}.json", task, index)
+                result = tasks.once(done / f"{name}-{index:06d}.json", task, index)
             return {"index": index, "result": json.dumps(result)}
 
         results: dict[int, tasks.Result] = {}
@@ -179,7 +184,9 @@ class _Run(NamedTuple):
 
 def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str, Any]:
     """Reads, cleans and writes into the staging folder; returns the manifest's facts of the data."""
-    done = staging / "work"
+    # What other pieces led to is no result of these: an upgrade may cut the log into others.
+    done = staging / "work" / digest([unit.key for unit in plan.units])[:16]
+    done.mkdir(exist_ok=True)
     job = tasks.IngestJob(staging, plan.staged, plan.units, plan.layers, config.columns.timestamp_unit, plan.rules)
     read = _read(job, plan, run)
     num_good, num_bad = sum(r["good"] for r in read), sum(r["bad"] for r in read)
@@ -225,6 +232,9 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     measured = moments.combine(
         (moments.Moments(*map(np.asarray, r["moments"])) for r in finish), len(job.layers.features)
     )
+    for name, mean, std in zip(job.layers.features, measured.mean, measured.std, strict=True):
+        if not np.isfinite([mean, std]).all():
+            raise InputError(f"data.columns.features: {name} has numbers too large to standardize; leave it out")
     job = job._replace(
         has_ratings=any(r["has_ratings"] for r in finish),
         has_event_types=any(sum(r["event_types"]) for r in finish),
@@ -256,6 +266,7 @@ def _read(job: tasks.IngestJob, plan: Plan, run: _Run) -> list[tasks.Result]:
 def _with_pieces(job: tasks.IngestJob, read: list[tasks.Result]) -> tasks.IngestJob:
     """Pieces in the order of the log; event types by name, each piece's own numbers mapped to them."""
     names = sorted({name for result in read for name in result["event_types"]})
+    check_event_types(len(names))
     number = {name: place for place, name in enumerate(names)}
     pieces: list[tuple[str, int, int]] = []
     maps: list[tuple[int, ...]] = []
@@ -273,8 +284,9 @@ def _with_cuts(job: tasks.IngestJob, run: _Run) -> tasks.IngestJob:
     rules = job.rules
     given = rules.valid_from is not None and rules.test_from is not None
     if not given:
-        run.map("cuts", partial(tasks.sort_times, job), len(job.units))
-    times = [] if given else [np.load(job.work("times", i, "npy"), mmap_mode="r") for i in range(len(job.units))]
+        run.map("cuts", partial(tasks.sort_times, job), len(job.pieces))
+    pieces = () if given else range(len(job.pieces))
+    times = [tasks.read_batch(job.work("times", piece), 0)["time"].to_numpy() for piece in pieces]
     valid_from, test_from = features.temporal_cuts(times, rules.valid_from, rules.test_from)
     if valid_from >= test_from:
         raise InputError(

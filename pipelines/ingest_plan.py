@@ -27,7 +27,8 @@ SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a ti
 MIN_SHARDS, MAX_SHARDS = 4, 4096
 MAX_RANGES = 4096  # of a log: more would make the pieces of a bucket too small to read well
 PARTITION_BYTES = 1 << 30  # of text an item partition
-MAX_PARTITIONS = 64
+MAX_PARTITIONS = 1024
+PACKED_FACTOR = 4  # bytes of text a byte of a compressed file or of Parquet, about
 SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
 
 
@@ -51,7 +52,6 @@ class Plan(NamedTuple):
     staged: Path
     layers: Layers
     rules: Rules
-    log_bytes: int
 
     @contextmanager
     def clean_up(self) -> Iterator[None]:
@@ -60,15 +60,22 @@ class Plan(NamedTuple):
         try:
             yield
         except InputError:
-            for unit in self.units:
+            for unit in () if self.others_run() else self.units:
                 if unit.key not in before:
                     shutil.rmtree(self.staged / unit.key, ignore_errors=True)
             raise
 
+    def others_run(self) -> bool:
+        """Whether another ingest is at work in this place: it may use the same units."""
+        return any(lock.name != f"{self.key[:16]}.lock" for lock in self.staged.glob("*.lock"))
+
     def forget_others(self) -> None:
-        """With a forget list: staged units of other ingests in this place may hold the forgotten, so they go."""
+        """With a forget list: what other ingests staged in this place may hold the forgotten, so it goes."""
         if not self.layers.forgotten:
             return
+        for left in self.staged.parent.glob(".staging-*"):
+            if left.name != f".staging-{self.key[:16]}" and "@" not in left.name:
+                shutil.rmtree(left, ignore_errors=True)
         own = {unit.key for unit in self.units}
         for folder in self.staged.iterdir():
             if folder.is_dir() and folder.name not in own:
@@ -88,7 +95,8 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
     with run.phase("resolve"):
         source = resolve(config, home)
         titles = read_titles(source.titles_file) if source.titles_file else None
-    log_bytes = sum(file.bytes for file in source.files)
+    packed = {file.name for file in source.files if file.compression or file.format == "parquet"}
+    log_bytes = sum(file.bytes * (PACKED_FACTOR if file.name in packed else 1) for file in source.files)
     range_bytes = max(range_bytes, log_bytes // MAX_RANGES)
     batches = _batches(source.files, range_bytes)
     scans = run.map("scan", partial(_scan, batches, config, range_bytes), len(batches))
@@ -123,7 +131,9 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
         _link_units(base, staged)
     shaping = {name: settings[name] for name in ("columns", "privacy", "num_shards", "num_partitions")}
     fresh = _units(source.files, files, new, range_bytes, shaping | {"schema_version": SCHEMA_VERSION})
-    read_before = [read_done(staged / unit.key) for unit in old_units]
+    read_before = [done for done in (read_done(staged / unit.key) for unit in old_units) if done is not None]
+    if len(read_before) < len(old_units):
+        raise InputError(f"--append: staged events in {staged} are gone; ingest all files, without --append")
     if base is not None:
         before = [record.model_dump() for record in base.manifest.sources if record.path not in _titles_of(base)]
         sources = before + [sources[index] for index in new]
@@ -149,7 +159,7 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
         settings,
         titles,
         (*old_units, *fresh),
-        [done for done in read_before if done is not None],
+        read_before,
         known,
         staged,
         layers,
@@ -160,7 +170,6 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
             valid_from=config.valid_from,
             test_from=config.test_from,
         ),
-        log_bytes,
     )
 
 

@@ -8,9 +8,10 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from mgray.errors import InputError
 from mgray.histories import Events
 from mgray.ids import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
-from pipelines.readers import READ_ERRORS, Range, read_range, scan
+from pipelines.readers import READ_ERRORS, Block, Range, read_range, scan
 from pipelines.sources import Layout, LogFile, read_layout
 from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_done, write_batches
 from pipelines.versions import place_error
@@ -141,26 +142,41 @@ def read_unit(job: IngestJob, index: int) -> Result:
     found = read_done(folder)
     if found is not None:
         return found
+    assert unit.parts, f"{unit.key}: the staged events of an append are there, or it was refused"
     draft = job.staged / f".{unit.key}.{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
-    writer = PieceWriter(draft, job.layers)
-    for file, layout, part in unit.parts:
-        try:
-            for block in read_range(file, layout, part, job.unit, BLOCK_BYTES):
+    try:
+        writer = PieceWriter(draft, job.layers)
+        for file, layout, part in unit.parts:
+            for block in _blocks(job, file, layout, part):
                 writer.add(block, file.name)
+        done = writer.close()
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return commit_unit(draft, folder, done)
+
+
+def _blocks(job: IngestJob, file: LogFile, layout: Layout, part: Range) -> Iterator[Block]:
+    """read_range, whose errors are the log's: those of staging are the output place's."""
+    blocks = read_range(file, layout, part, job.unit, BLOCK_BYTES)
+    while True:
+        try:
+            block = next(blocks, None)
         except READ_ERRORS as error:
             raise InputError(f"{file.path}: cannot be read ({error}); mend or remove the file") from error
-    return commit_unit(draft, folder, writer.close())
+        if block is None:
+            return
+        yield block
 
 
-def sort_times(job: IngestJob, index: int) -> Result:
-    """The sorted times of a unit's events, for the quantiles of a temporal split."""
-    own = [(key, number) for key, number, _ in job.pieces if key == job.units[index].key]
-    times = [np.zeros(0)]
-    for key, number in own:
-        with pa.memory_map(str(job.staged / key / f"rows-{number}.arrow")) as source:
-            times.append(pa.ipc.open_file(source).read_all()["time"].to_numpy())
-    _save(job.work("times", index, "npy"), np.sort(np.concatenate(times)))
+def sort_times(job: IngestJob, piece: int) -> Result:
+    """The sorted times of a piece's events, for the quantiles of a temporal split."""
+    key, number, _ = job.pieces[piece]
+    with pa.memory_map(str(job.staged / key / f"rows-{number}.arrow")) as source:
+        times = np.sort(pa.ipc.open_file(source).read_all()["time"].to_numpy())
+    batch = pa.record_batch({"time": times})
+    write_batches(job.work("times", piece), batch.schema, [batch])
     return {}
 
 
@@ -168,8 +184,9 @@ def merge_items(job: IngestJob, partition: int) -> Result:
     """The distinct items of one partition, and for each piece the code in it of each of the piece's own items."""
     batches = [read_batch(job.staged / key / f"items-{number}.arrow", partition) for key, number, _ in job.pieces]
     table = pa.Table.from_batches(batches)
-    merged = merge_ids(table["hash"].to_numpy(), table["id"].combine_chunks())
-    write_batches(job.work("items", partition), pa.schema([("id", pa.string())]), [pa.record_batch({"id": merged.ids})])
+    merged = merge_ids(table["hash"].to_numpy(), table["id"].cast(pa.large_string()).combine_chunks())
+    schema = pa.schema([("id", pa.large_string())])
+    write_batches(job.work("items", partition), schema, [pa.record_batch({"id": merged.ids})])
     codes = pa.record_batch({"code": merged.codes})
     starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])]).tolist()
     slices = (codes.slice(low, high - low) for low, high in itertools.pairwise(starts))
@@ -191,7 +208,7 @@ def _read_bucket(job: IngestJob, bucket: int) -> tuple[Events, pa.Array, npt.NDA
     rows = [read_batch(job.staged / key / f"rows-{number}.arrow", bucket) for key, number, _ in job.pieces]
     users = [read_batch(job.staged / key / f"users-{number}.arrow", bucket) for key, number, _ in job.pieces]
     table = pa.Table.from_batches(users)
-    merged = merge_ids(table["hash"].to_numpy(), table["id"].combine_chunks())
+    merged = merge_ids(table["hash"].to_numpy(), table["id"].cast(pa.large_string()).combine_chunks())
     by_id = pc.sort_indices(merged.ids).to_numpy()
     rank = np.empty(len(by_id), np.int32)
     rank[by_id] = np.arange(len(by_id), dtype=np.int32)
@@ -303,7 +320,7 @@ def _read_clean(job: IngestJob, bucket: int) -> _Clean:
     lengths, ids, hashes = users["length"].to_numpy(), users["id"], users["hash"].to_numpy()
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     kept_file = job.work("kept", bucket, "npy")
-    if job.has_core and kept_file.exists():
+    if job.has_core:
         kept = np.load(kept_file)
         lengths = histories.sums(offsets, kept)
         left = lengths > 0

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ import psutil  # type: ignore[import-untyped]
 from mgray.errors import InputError
 
 LOCK_FILE = "retrain.lock"
+SECONDS_BETWEEN_BEATS = 30.0
+SILENT_AFTER_S = 600.0  # without a beat a holder on another host is gone
 
 
 class HeldError(InputError):
@@ -44,7 +47,8 @@ def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
     """Hold the lock file `path`. Raises HeldError, at once, where another process holds it; `what` says what that is.
 
     A lock is left behind, and is taken over, where its process is dead on this host, where its pid is another
-    process by now, or where it is older than `timeout_s`. On another host only age can tell.
+    process by now, where it is older than `timeout_s`, or where a holder on another host has not touched it for
+    SILENT_AFTER_S.
     """
     lock = Lock(
         path,
@@ -59,7 +63,7 @@ def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
     # Two that find the same stale lock must not take it over one after the other: the guard makes look-and-take one.
     with _guard(path):
         holder = _read(path)
-        if holder is not None and not _is_left(holder, timeout_s):
+        if holder is not None and not _is_left(path, holder, timeout_s):
             age = time.time() - holder["locked_at"]
             raise HeldError(
                 f"{what} runs already (process {holder['pid']} on {holder['host']}, since {age:.0f} s); "
@@ -68,9 +72,14 @@ def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
         draft = path.with_name(f".{path.name}.{lock.content['token']}")
         draft.write_text(json.dumps(lock.content))
         draft.replace(path)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
+    beat.start()
     try:
         yield lock
     finally:
+        stop.set()
+        beat.join()
         with _guard(path):
             if lock.is_held():
                 path.unlink()
@@ -82,6 +91,15 @@ def _guard(path: Path) -> Iterator[None]:
     with path.with_name(".guard").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    """Touches the lock while its holder lives, for those on other hosts, who cannot look at its process."""
+    while not stop.wait(SECONDS_BETWEEN_BEATS):
+        try:
+            os.utime(path)
+        except FileNotFoundError:  # taken over; `is_held` tells the holder when it asks
+            return
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -99,11 +117,11 @@ def _read(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and unknown.keys() <= found.keys() else unknown
 
 
-def _is_left(holder: dict[str, Any], timeout_s: float) -> bool:
+def _is_left(path: Path, holder: dict[str, Any], timeout_s: float) -> bool:
     if time.time() - holder["locked_at"] > timeout_s:
         return True
     if holder["host"] != socket.gethostname():
-        return False
+        return time.time() - path.stat().st_mtime > SILENT_AFTER_S
     try:
         started = psutil.Process(holder["pid"]).create_time()
     except psutil.NoSuchProcess:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from mgray.features import UNITS, epoch_seconds, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
-from pipelines.records import json_columns, separated_columns, split_records
+from pipelines.records import TORN, json_columns, separated_columns, split_records
 from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
 
 CHUNK_BYTES = 4 << 20
@@ -200,6 +200,13 @@ def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, u
 
 def _parse(rows: pl.DataFrame, unit: str) -> Block:
     events, bad = parse_events(rows, unit)
+    torn = bad["reason"] == TORN
+    if torn.any():
+        # Two stray quotes make one record of all lines between them. Counted as one, they would slip under the limit of
+        # data.max_quarantined_share.
+        lines = pl.when(torn).then(pl.col("raw").str.split("\n")).otherwise(pl.concat_list("raw"))
+        bad = bad.with_columns(lines.alias("raw")).with_columns(pl.int_ranges(pl.col("raw").list.len()).alias("at"))
+        bad = bad.explode("raw", "at").with_columns(pl.col("line") + pl.col("at")).drop("at")
     return Block(events.to_arrow(compat_level=pl.CompatLevel.oldest()), bad if bad.height else None)
 
 

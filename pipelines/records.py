@@ -6,6 +6,8 @@ import pyarrow as pa
 
 from mgray.schema import ITEM_ID, TIMESTAMP, USER_ID
 
+TORN = "its quotes do not match"
+
 
 def split_records(data: bytes, first_line: int, quoted: bool) -> pl.DataFrame:
     """Text of rows to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
@@ -70,7 +72,7 @@ def separated_columns(
             places = has_quotes.arg_true()
             table = fields.to_frame("fields").with_row_index("row")
             fields = table.update(pl.DataFrame({"row": places, "fields": unquoted}), on="row")["fields"]
-            problem = problem.scatter(places.filter(wrong), "its quotes do not match")
+            problem = problem.scatter(places.filter(wrong), TORN)
     expected = len(header)
     wrong_number = pl.when(fields.list.len() != expected).then(
         pl.format("{} fields where the header names {}", fields.list.len(), pl.lit(expected))

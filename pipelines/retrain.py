@@ -105,7 +105,7 @@ class _Retraining:
             self.say(f"{len(files.missing)} files of the champion's data are no longer in the log: {files.missing[:5]}")
         with self.timer.phase("ray_start"):
             cluster.connect()
-        dataset, drift, reused = self._data(champion)
+        dataset, drift, reused = self._data(champion, files.missing)
         is_temporary = self.dry and self.config.data.dataset is None
         base |= {
             "dataset": {
@@ -177,14 +177,16 @@ class _Retraining:
         is_new = manifest is None or manifest.fingerprint != given.fingerprint
         return Files(names if is_new else [], [] if is_new else names, [])
 
-    def _data(self, champion: _Champion | None) -> tuple[Dataset, Drift | None, bool]:
+    def _data(self, champion: _Champion | None, missing: list[str]) -> tuple[Dataset, Drift | None, bool]:
         """The dataset of all files, and how far its new events are from the champion's data.
 
         Files that the champion's data was made from are not read again where its staged events are still there.
         """
         data = self.config.data.model_copy(update={"out": str(self.scratch / "datasets")} if self.dry else {})
         past = dataset_folder(champion.manifest, self.datasets) if champion and champion.manifest else None
-        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer, append=past or False)
+        # Without a file that the champion knew, or with that file changed, the log is another: all of it is read.
+        base = past if past and not missing else False
+        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer, append=base)
         if champion is None:
             return dataset, None, reused
         with self.timer.phase("drift"):

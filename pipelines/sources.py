@@ -301,7 +301,8 @@ def _json_keys(first: bytes) -> list[str]:
 def _map_columns(file: LogFile, found: list[str], columns: ColumnsConfig) -> dict[str, str]:
     wanted = {USER_ID: columns.user_id, ITEM_ID: columns.item_id, TIMESTAMP: columns.timestamp}
     for role, given in ((RATING, columns.rating), (EVENT_TYPE, columns.event_type)):
-        if given is not None or role in found:
+        # JSON Lines may bring a key later than in the rows that were looked at.
+        if given is not None or role in found or file.format == "jsonl":
             wanted[role] = given or role
     if set(RATINGS_CSV.values()) <= set(found):
         wanted |= {role: own for role, own in RATINGS_CSV.items() if wanted.get(role) == role and role not in found}
@@ -310,7 +311,7 @@ def _map_columns(file: LogFile, found: list[str], columns: ColumnsConfig) -> dic
         wanted[f"feature:{feature}"] = feature
         options[f"feature:{feature}"] = "name the log's own columns of numbers in data.columns.features"
     for role, name in wanted.items():
-        if name not in found:
+        if name not in found and not (file.format == "jsonl" and role in (RATING, EVENT_TYPE)):
             names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
             no_header = (
                 ", or all columns in data.columns.header if the log has no header line"

@@ -153,12 +153,17 @@ class PieceWriter:
         for name in encoded.dictionary.to_pylist():
             blank = name is None or not name.strip()
             numbers.append(-1 if blank else self.event_types.setdefault(name, len(self.event_types)))
-        if len(self.event_types) > MAX_EVENT_TYPES:
-            raise InputError(
-                f"data.columns.event_type: more than {MAX_EVENT_TYPES} kinds of event; is this the right column?"
-            )
+        check_event_types(len(self.event_types))
         codes = encoded.indices.fill_null(-1).to_numpy()
         return np.asarray(numbers, np.int16)[codes + 1]
+
+
+def check_event_types(count: int) -> None:
+    """Raises InputError where an int16 cannot number them."""
+    if count > MAX_EVENT_TYPES:
+        raise InputError(
+            f"data.columns.event_type: more than {MAX_EVENT_TYPES} kinds of event; is this the right column?"
+        )
 
 
 def _common(events: pa.Table, features: tuple[str, ...]) -> pa.Table:

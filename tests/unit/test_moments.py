@@ -64,3 +64,9 @@ def test_standardized_columns() -> None:
     assert scaled.dtype == np.float32
     assert standardize(np.zeros((0, 3)), found.mean, found.std).shape == (0, 3)
     assert standardize(np.array([[1e9 + 1]]), [1e9], [0.5]).tolist() == [[2]]  # float32 alone would lose the 1
+
+
+def test_a_constant_is_one_though_its_mean_is_rounded() -> None:
+    values = np.full((1000, 1), 0.1)
+    found = measure(values)
+    assert standardize(np.array([[0.1], [0.2]]), found.mean, found.std).tolist() == [[0], [0]]
