@@ -22,7 +22,7 @@ from rich.table import Table
 
 from mgray.manifest import read_manifest
 
-MARKS = (".staged/*/done.json", ".staging-*/work/*.json", ".staging-*/part-*.parquet")
+MARKS = (".staged/*/done.json", ".staging-*/work/*/*.json", ".staging-*/part-*.parquet")
 VICTIMS: tuple[Victim, ...] = ("driver", "worker", "raylet")
 
 

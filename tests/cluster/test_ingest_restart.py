@@ -62,7 +62,7 @@ def test_kills(tmp_path: Path, run_ingest: Callable) -> None:
     assert 8 <= len(units) < len(undisturbed.manifest.staged) + len(earlier.manifest.staged), "the kill came midway"
 
     with job_of(home, log) as job:
-        assert job.wait_until(lambda: count(".staging-*/work/clean-*.json") >= 2)
+        assert job.wait_until(lambda: count(".staging-*/work/*/clean-*.json") >= 2)
         assert job.kill("raylet")
         assert job.end() != 0
     check_earlier()
