@@ -622,6 +622,8 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
     values = read_config_file(file) if file else {}
     for key, text in given.items():
         is_text = known[key].annotation in (str, str | None)
+        if known[key].annotation == str | tuple[str, ...]:
+            is_text = not (text.startswith("[") and text.endswith("]"))  # a list; a glob that looks so begins with ./
         value = None if is_text and text in ("none", "None") else text if is_text else _yaml_value(text, f"--{key}")
         set_key(values, key, value)
     return validate(schema, values, where=f"--config {file}" if file else "command line")

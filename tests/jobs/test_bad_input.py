@@ -177,7 +177,7 @@ CASES = [
         "--config {tmp}/run.yaml",
         (
             "--config {tmp}/run.yaml: unknown config key 'model.widht' (did you mean model.width?)",
-            "valid keys: data.columns.event_type, ",
+            "valid keys: data.clean.duplicates, ",
             "model.granularities, ",
         ),
         {"run.yaml": "model:\n  widht: 32\n"},
@@ -296,7 +296,7 @@ PROCESSES = [
         "--model.widht 32",
         (
             "command line: unknown config key 'model.widht' (did you mean model.width?)",
-            "valid keys: data.columns.event_type, ",
+            "valid keys: data.clean.duplicates, ",
             "model.granularities, ",
         ),
     ),

@@ -47,6 +47,7 @@ def test_text_stays_text() -> None:
     """A user column named 12 or a path named `true` is not YAML's number or truth value."""
     config = parse("--data.columns.user_id", "12", "--data.source", "true")
     assert (config.data.columns.user_id, config.data.source) == ("12", "true")
+    assert parse("--data.source", "[a.csv, 'b c.csv']").data.source == ("a.csv", "b c.csv")
 
 
 @pytest.mark.parametrize(
