@@ -191,7 +191,7 @@ class _Retraining:
             return dataset, None, reused
         with self.timer.phase("drift"):
             current, before = summarize(dataset), summarize(Dataset(past)) if past else None
-            share = known_share(champion.model.vocabulary.item_ids, current, before)
+            share = known_share(champion.model.vocabulary.item_ids, current, before if base else None)
             if share < MIN_KNOWN_SHARE:
                 raise InputError(
                     f"{self.config.data.source}: only {share:.1%} of the new events are on items that "
