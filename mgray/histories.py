@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from mgray.ids import mix
 from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, VALID
 
 SplitKind = Literal["leave_one_out", "temporal", "random"]
@@ -139,14 +140,12 @@ def random_parts(offsets: Ints, time: Times, hashes: npt.NDArray[np.uint64], see
 
     So an event's part does not change when others join the log. hashes: of the users' ids, [U].
     """
-    from mgray.ids import _mix
-
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     starts = np.concatenate([[True], (user[1:] != user[:-1]) | (time[1:] != time[:-1])])[: len(time)]
     first = np.flatnonzero(starts)
     place = np.arange(len(time)) - np.repeat(first, np.diff(np.append(first, len(time))))
-    value = _mix(hashes[user] ^ (time + 0.0).view(np.uint64)) + place.astype(np.uint64) + np.uint64(seed << 32)
-    share = (_mix(value) >> np.uint64(11)) / 2.0**53
+    value = mix(hashes[user] ^ (time + 0.0).view(np.uint64)) + place.astype(np.uint64) + np.uint64(seed << 32)
+    share = (mix(value) >> np.uint64(11)) / 2.0**53
     return np.select([share < RANDOM_TRAIN, share < RANDOM_VALID], [TRAIN, VALID], TEST).astype(np.int8)
 
 

@@ -20,7 +20,7 @@ _START, _MIX_1, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xFF51AFD7ED55
 _SHIFT = np.uint64(33)
 
 
-def _mix(value: Hashes) -> Hashes:
+def mix(value: Hashes) -> Hashes:
     """The finalizer of murmur3, a bijection of 64 bits (Appleby 2011), in place."""
     value ^= value >> _SHIFT
     value *= _MIX_1
@@ -57,7 +57,7 @@ def stable_hash(ids: pa.Array) -> Hashes:
         unused = np.minimum((np.uint64(8) - left) * np.uint64(8), np.uint64(63))
         loaded = words[starts[rows] + 8 * word] << unused >> unused
         loaded[left == 0] = 0
-        value[rows] = _mix(value[rows] ^ loaded)
+        value[rows] = mix(value[rows] ^ loaded)
     return value
 
 

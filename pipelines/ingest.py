@@ -38,7 +38,7 @@ from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
 from pipelines.ingest_plan import Plan, make_plan
-from pipelines.ingest_summary import REPORT_FILE, make_report, seal_version, write_report
+from pipelines.ingest_summary import REPORT_FILE, event_type_names, make_report, seal_version, write_report
 from pipelines.lock import HeldError, hold
 from pipelines.progress import PhaseProgress, Timer, console
 from pipelines.staging import check_event_types
@@ -88,7 +88,7 @@ def ingest(
         plan.forget_others()
         return IngestResult(folder, found, True, run.seconds)
     lock = plan.staged / f"{plan.key[:16]}.lock"
-    with _alone(lock, plan, run.progress):
+    with _alone(lock, run.progress):
         found = _reusable(folder, plan, config)
         if found is not None:  # the one that was waited for made it
             plan.forget_others()
@@ -122,7 +122,7 @@ def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
 
 
 @contextmanager
-def _alone(path: Path, plan: Plan, progress: Progress) -> Iterator[None]:
+def _alone(path: Path, progress: Progress) -> Iterator[None]:
     """Of two ingests of one log into one place, one works and the other says so and waits."""
     total = 0  # said at once the first time, as what is complete is; then now and then
     while True:
@@ -265,7 +265,7 @@ def _read(job: tasks.IngestJob, plan: Plan, run: _Run) -> list[tasks.Result]:
 
 def _with_pieces(job: tasks.IngestJob, read: list[tasks.Result]) -> tasks.IngestJob:
     """Pieces in the order of the log; event types by name, each piece's own numbers mapped to them."""
-    names = sorted({name for result in read for name in result["event_types"]})
+    names = event_type_names(read)
     check_event_types(len(names))
     number = {name: place for place, name in enumerate(names)}
     pieces: list[tuple[str, int, int]] = []

@@ -22,8 +22,13 @@ RULES = ("forgotten", "timestamps", "ratings", "duplicates", "bots", "repeats", 
 MAX_REASONS, POPULARITY_POINTS = 10, 200
 
 
+def event_type_names(read: list[dict[str, Any]]) -> list[str]:
+    """Of what the units hold: the name of event type number i at index i."""
+    return sorted({name for result in read for name in result["event_types"]})
+
+
 def _types(facts: dict[str, Any]) -> list[tuple[str, int]]:
-    names = sorted({name for result in facts["read"] for name in result["event_types"]})
+    names = event_type_names(facts["read"])
     counts = np.zeros(len(names), np.int64)
     for result in facts["finish"]:
         counts[: len(result["event_types"])] += np.asarray(result["event_types"], np.int64)
