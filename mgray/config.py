@@ -6,15 +6,17 @@ Every field states its meaning and unit; an unknown key is an error that lists t
 import argparse
 import difflib
 import os
-import re
 import types
 import typing
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mgray import granularity
 from mgray.errors import InputError
 
 MOVIELENS_100K = "movielens-100k"
@@ -135,50 +137,153 @@ class DataConfig(Section):
         return self
 
 
-DECAY_PATTERN = re.compile(r"^decay:(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)$")
+Granularity = Annotated[int | str, AfterValidator(granularity.checked)]
+Pooling = Literal["mean", "max", "learned", "decay"]
 
 
-def _check_granularity(value: int | str) -> int | str:
-    """A stride in events (1, 4, 16) or a learned decay (`decay:4..400`: the range of time scales at the start)."""
-    if isinstance(value, int):
-        if value < 1:
-            raise ValueError(f"a stride is at least 1 event, not {value}")
-        return value
-    match = DECAY_PATTERN.match(value)
-    if match is None:
-        raise ValueError(f"{value!r} is neither a stride in events (such as 4) nor a decay (such as decay:1..400)")
-    shortest, longest = float(match[1]), float(match[2])
-    if not 1 <= shortest <= longest:
-        raise ValueError(f"{value!r}: the range runs from at least 1 event up")
-    return value
+def _within(low: float, high: float) -> Callable[[Any], Any]:
+    """Checks a number, or each of a list of one a level; none is off, and passes."""
+
+    def check(values: Any) -> Any:
+        for value in values if isinstance(values, tuple) else (values,):
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{value} is not between {low} and {high}")
+        return values
+
+    return check
 
 
-Granularity = Annotated[int | str, AfterValidator(_check_granularity)]
+# Keys of ModelConfig that are one value for every level, or a list of one a level.
+PER_LEVEL = ("kernel", "depth", "width_multiplier", "dilation", "pooling")
+
+
+@dataclass(frozen=True)
+class LevelSettings:
+    """What ModelConfig says of one level."""
+
+    kind: granularity.Kind
+    kernel: int
+    depth: int
+    inner_width: int
+    dilation: int
+    pooling: Pooling
+
+
+Input = Literal["event_type", "features", "rating", "time_gap", "hour", "weekday"]
+
+
+Outputs = Literal["next_item", "rating", "both"]
 
 
 class ModelConfig(Section):
+    inputs: tuple[Input, ...] | Literal["auto"] = Field(
+        (),
+        description="what the model reads of an event beside its item; time_gap: since the event before; hour and "
+        "weekday in UTC; auto: event_type, features, rating and time_gap where the dataset has them",
+    )
+    outputs: Outputs = Field(
+        "next_item",
+        description="what the model is trained to tell: the next item, the rating that the user gives it, or both; a "
+        "rating model also reads the ratings so far",
+    )
     width: int = Field(64, ge=1, le=8192, description="embedding and channel width D")
     granularities: tuple[Granularity, ...] = Field(
         (1, 4, 16),
         min_length=1,
         max_length=16,
-        description="levels, finest first: a stride in events, or decay:A..B, a learned decay of A to B events",
+        description="levels, finest first: a stride in events (4); a span of time aligned to 1970-01-01 UTC (7d) or "
+        "a session that a longer gap ends (session:30m), both of the log's timestamps; or decay:A..B, a learned decay "
+        "of A to B events",
     )
-    kernel: int = Field(7, ge=1, le=256, description="taps K of a stride level's depthwise convolution")
-    depth: int = Field(1, ge=1, le=32, description="blocks a level")
+    kernel: Annotated[int | tuple[int, ...], AfterValidator(_within(1, 256))] = Field(
+        7, description="taps K of a level's convolution, of every level or a list; a decay's filter never ends"
+    )
+    depth: Annotated[int | tuple[int, ...], AfterValidator(_within(1, 32))] = Field(
+        1, description="blocks a level, of every level or a list"
+    )
+    width_multiplier: Annotated[float | tuple[float, ...], AfterValidator(_within(0.01, 16))] = Field(
+        1.0, description="channels inside a level's blocks, multiple of width, of every level or a list"
+    )
+    dilation: Annotated[int | tuple[int, ...] | None, AfterValidator(_within(1, 65_536))] = Field(
+        None,
+        description="events from one tap to the next, of every level or a list; none: a stride level's stride, else 1",
+    )
+    pooling: Pooling | tuple[Pooling, ...] = Field(
+        "mean",
+        description="what a level makes of the level below over its span, of every level or a list; learned: a mean "
+        "with a learned weight for each event; decay: the span is the first time scale of a learned decay, and has no "
+        "border; a level that spans one event, or is a decay itself, pools nothing",
+    )
+    conv: Literal["separable", "dense"] = Field(
+        "separable",
+        description="dense: one convolution over all channels in place of depthwise and pointwise, as a baseline",
+    )
+    norm: Literal["layer", "batch"] = Field(
+        "layer", description="normalization over the channels of a position, or of a channel over the batch"
+    )
     feedforward: int = Field(2, ge=0, le=16, description="width multiple of each level's feed-forward; 0: none")
-    fusion: Literal["attention", "sum"] = Field("attention", description="how the levels' outputs become one")
+    fusion: Literal["attention", "gate", "concat", "sum"] = Field(
+        "attention", description="how the levels' outputs become one"
+    )
     heads: int = Field(4, ge=1, description="heads of the attention fusion")
     dropout: float = Field(0.4, ge=0.0, lt=1.0, description="dropout rate of embeddings and blocks")
+    level_dropout: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of the training histories that are read by the first levels alone, as many as is drawn for "
+        "each, so that the trained model can be cut to fewer levels",
+    )
 
     @model_validator(mode="after")
-    def _strides_grow(self) -> "ModelConfig":
-        strides = [g for g in self.granularities if isinstance(g, int)]
+    def _inputs_are_distinct(self) -> "ModelConfig":
+        if self.inputs != "auto" and len(set(self.inputs)) < len(self.inputs):
+            raise ValueError("inputs names one twice")
+        return self
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> "ModelConfig":
+        kinds = [granularity.parse(value) for value in self.granularities]
+        strides = [kind.events for kind in kinds if isinstance(kind, granularity.Stride)]
+        spans = [kind.seconds for kind in kinds if isinstance(kind, granularity.Span)]
         if strides != sorted(set(strides)):
             raise ValueError(f"granularities: strides must grow from level to level, not {strides}")
+        if spans != sorted(set(spans)):
+            raise ValueError(f"granularities: spans of time must grow from level to level, not {spans} seconds")
+        for key in PER_LEVEL:
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != len(kinds):
+                raise ValueError(f"{key} lists {len(value)} values for {len(kinds)} granularities; give one for each")
         if self.fusion == "attention" and self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         return self
+
+    @property
+    def levels(self) -> tuple[LevelSettings, ...]:
+        """Finest first."""
+        found: list[LevelSettings] = []
+        for number, value in enumerate(self.granularities):
+            kind = granularity.parse(value)
+            own = {key: one[number] if isinstance(one := getattr(self, key), tuple) else one for key in PER_LEVEL}
+            found.append(
+                LevelSettings(
+                    kind=kind,
+                    kernel=own["kernel"],
+                    depth=own["depth"],
+                    inner_width=max(1, round(self.width * own["width_multiplier"])),
+                    dilation=own["dilation"] or (kind.events if isinstance(kind, granularity.Stride) else 1),
+                    pooling=own["pooling"],
+                )
+            )
+        return tuple(found)
+
+    def cut(self, num_levels: int) -> "ModelConfig":
+        """The config of the first `num_levels` levels. Raises ValueError where there are not so many."""
+        if not 1 <= num_levels <= len(self.granularities):
+            raise ValueError(f"cannot keep {num_levels} of {len(self.granularities)} levels; give 1 or more, not above")
+        first = {"granularities": self.granularities[:num_levels]}
+        first |= {key: value[:num_levels] for key in PER_LEVEL if isinstance(value := getattr(self, key), tuple)}
+        return self.model_copy(update=first)
 
 
 class TrainConfig(Section):
@@ -196,15 +301,69 @@ class TrainConfig(Section):
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; none: not clipped")
     global_batch_events: int = Field(4096, ge=1, description="events in a batch over all workers")
     max_length: int = Field(1024, ge=2, description="longer histories are cut into overlapping windows, events")
-    loss: Literal["softmax", "sampled_softmax"] = Field(
-        "sampled_softmax", description="cross-entropy over all items, or over the target and drawn negatives"
+    loss: Literal["softmax", "sampled_softmax", "gbce"] = Field(
+        "sampled_softmax",
+        description="cross-entropy over all items, or over the target and drawn negatives; gbce: binary cross-entropy "
+        "of each, calibrated as gSASRec's",
     )
     num_negatives: int = Field(
-        512, ge=1, description="negatives a batch draws for sampled_softmax, shared by its events"
+        512, ge=1, description="negatives a batch draws uniformly for sampled_softmax and gbce, shared by its events"
+    )
+    popular_negatives: int = Field(
+        0, ge=0, description="more negatives drawn by training popularity, for sampled_softmax; repeats count once"
+    )
+    in_batch_negatives: bool = Field(
+        False, description="a batch's own targets are negatives too, for sampled_softmax; each worker its own"
+    )
+    hard_negatives: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of num_negatives that are the model's current mistakes, the likeliest of a uniform pool of "
+        "four times as many, for sampled_softmax; each worker its own",
+    )
+    gbce_calibration: float = Field(
+        0.75, ge=0.0, le=1.0, description="t of gbce: 0 is plain binary cross-entropy, 1 undoes what sampling inflates"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of a target's probability spread over its candidates, in softmax losses"
+    )
+    rating_weight: float = Field(
+        1.0, gt=0, description="weight of the rating's squared error beside the next item's loss, of model.outputs both"
+    )
+    rating_l2: float = Field(
+        0.2, ge=0, description="penalty on the squared rating factors of an item each time it is a target"
     )
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="arithmetic of matrix products; auto: bf16 where the device computes in it, else fp32"
+        "auto", description="arithmetic of matrix products; auto: bf16 on a GPU that computes in it, else fp32"
     )
+    loss_precision: Literal["auto", "fp32", "bf16"] | None = Field(
+        None,
+        description="arithmetic of the loss's matrix products; auto: bf16 where GPU or CPU multiplies in it; none: as "
+        "precision",
+    )
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="the weights that are evaluated and saved are an average that keeps this share of itself each "
+        "step; none: off",
+    )
+    augment_crop: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of training histories that begin late, at a place in the first half"
+    )
+    augment_reorder: float = Field(
+        0.0, ge=0.0, le=1.0, description="share of training histories of which a fifth, in a row, is shuffled"
+    )
+    augment_shuffle: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="share of training histories that are shuffled whole; 1 where order says nothing, as in a random "
+        "split",
+    )
+    augment_drop: float = Field(0.0, ge=0.0, lt=1.0, description="share of training events taken out")
+    augment_mask: float = Field(0.0, ge=0.0, lt=1.0, description="share of training events whose item is hidden")
     warm_start: str | None = Field(
         None, description="model to start from: models:/NAME@ALIAS or a model folder; items are matched by raw id"
     )
@@ -220,6 +379,18 @@ class TrainConfig(Section):
     def _shares_fit(self) -> "TrainConfig":
         if self.warmup_share + self.decay_share > 1:
             raise ValueError("warmup_share + decay_share must be at most 1")
+        return self
+
+    @model_validator(mode="after")
+    def _negatives_fit(self) -> "TrainConfig":
+        mixed = {"popular_negatives": self.popular_negatives, "in_batch_negatives": self.in_batch_negatives}
+        chosen = [name for name, value in (mixed | {"hard_negatives": self.hard_negatives}).items() if value]
+        if chosen and self.loss != "sampled_softmax":
+            raise ValueError(f"{chosen[0]} needs loss: sampled_softmax, which knows how often an item is drawn")
+        if self.hard_negatives and len(chosen) > 1:
+            raise ValueError(f"hard_negatives are drawn from a uniform pool; turn {chosen[0]} off")
+        if self.label_smoothing and self.loss == "gbce":
+            raise ValueError("label_smoothing needs a softmax loss; turn it off, or choose another loss")
         return self
 
 
@@ -375,6 +546,11 @@ class RetrainDataConfig(DataConfig):
     )
 
 
+def _check_ranks(model: ModelConfig) -> None:
+    if model.outputs == "rating":
+        raise ValueError("model.outputs rating trains no ranking, which this job compares by; choose both or next_item")
+
+
 class RetrainJobConfig(JobConfig):
     """New log files: train from champion, compare on the newest events, promote or keep. --dry-run changes nothing."""
 
@@ -386,6 +562,11 @@ class RetrainJobConfig(JobConfig):
     evaluate: EvaluateConfig = EvaluateConfig()
     scale: ScaleConfig = ScaleConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _models_rank(self) -> "RetrainJobConfig":
+        _check_ranks(self.model)
+        return self
 
 
 class PromoteJobConfig(JobConfig):
@@ -404,6 +585,20 @@ class RollbackJobConfig(JobConfig):
     """Put the former champion back."""
 
     reason: str | None = Field(None, description="why, for the registry")
+    tracking: TrackingConfig = TrackingConfig()
+
+
+class ExportJobConfig(JobConfig):
+    """Cut a registered model to its first levels, without training, and write it as a model folder.
+
+    It is as good as a model that was trained so small where train saw model.level_dropout above 0.
+    """
+
+    model: str = Field(
+        "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
+    )
+    levels: int | None = Field(None, ge=1, description="levels to keep, the finest first")
+    out: str | None = Field(None, description="folder to write, not there yet; none: HOME/exports/levels-N")
     tracking: TrackingConfig = TrackingConfig()
 
 
@@ -469,6 +664,11 @@ class TuneJobConfig(TrainJobConfig):
             raise ValueError(
                 f"search.grace_epochs ({self.search.grace_epochs}) is more than a trial's {self.trial_epochs} epochs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _trials_rank(self) -> "TuneJobConfig":
+        _check_ranks(self.model)
         return self
 
 

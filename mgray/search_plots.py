@@ -111,7 +111,10 @@ def plot_importance(shares: Mapping[str, float]) -> Markup | None:
 
 def granularity_kind(levels: Sequence[str]) -> str:
     decays = sum(level.startswith("decay:") for level in levels)
-    return "decays" if decays == len(levels) else "strides" if not decays else "strides and decay"
+    strides = sum(level.isdecimal() for level in levels)
+    if decays + strides < len(levels):
+        return "with time"
+    return "decays" if not strides else "strides" if not decays else "strides and decay"
 
 
 def plot_levels(trials: Sequence[PlottedTrial], metric: str) -> Markup | None:
@@ -123,8 +126,8 @@ def plot_levels(trials: Sequence[PlottedTrial], metric: str) -> Markup | None:
     if len(groups) < 2:
         return None
     rows = sorted(groups.items(), key=lambda row: -max(trial.score for trial in row[1]))[:MAX_GRANULARITIES]
-    kinds = ("strides", "decays", "strides and decay")
-    colours = dict(zip(kinds, ("model", "second", "base-3"), strict=True))
+    kinds = ("strides", "decays", "strides and decay", "with time")
+    colours = dict(zip(kinds, ("model", "second", "base-3", "base-1"), strict=True))
 
     def draw(figure: "Figure") -> None:
         left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
@@ -151,7 +154,7 @@ def plot_levels(trials: Sequence[PlottedTrial], metric: str) -> Markup | None:
         right.set_title("Best by number and kind of levels")
         right.margins(x=0.15, y=0.15)
         handles, labels = right.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower right", ncols=3)
+        figure.legend(handles, labels, loc="outside lower right", ncols=4)
         grid(right, "y")
 
     return plot("levels", 1.3 + 0.3 * max(5, len(rows)), f"Validation {metric} by granularities", draw)

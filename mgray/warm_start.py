@@ -1,15 +1,18 @@
-"""Starts a model from an earlier one whose vocabulary differs: item rows are matched by raw id."""
+"""Starts a model from an earlier one whose vocabulary differs: rows of items and event types are matched by name."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from mgray.errors import InputError
 from mgray.model import MGDSC
 from mgray.recommend import number_map
 from mgray.schema import PAD, UNKNOWN
 
+ITEM_TABLES = ("embedding.weight", "rating_head.table.weight")
+EVENT_TYPE_TABLE = "input_encoder.encoders.event_type.weight"
 NEW_ITEM_NOISE = 0.1  # share of the known rows' deviation that new rows scatter by
 
 
@@ -21,7 +24,7 @@ class WarmStart(NamedTuple):
 def warm_start_(
     model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids: Sequence[str], keep: float = 1.0
 ) -> WarmStart:
-    """Copy `source` into `model`, in place: every weight as it is, item rows by raw id.
+    """Copy `source` into `model`, in place: every weight as it is, rows of items and event types by name.
 
     With `keep` below 1 each matrix becomes keep * source + (1 - keep) * the random start that `model` came with;
     vectors (norms, biases, time scales) are copied whole. Weights that training has settled learn less from new data
@@ -29,30 +32,51 @@ def warm_start_(
     NeurIPS 2020; a deviation: the perturbation is the random start itself, so its scale needs no tuning).
 
     A new item starts at the mean of the known rows with a tenth of their scatter: scored like an average item until
-    it is learned, instead of at random. Draws from torch's generator. Raises InputError where the models' configs
-    differ in shape.
+    it is learned, instead of at random; a new event type keeps its random start. Draws from torch's generator. Raises
+    InputError where the models' configs differ in shape, or their features in name.
     """
     if source.config != model.config:
         changed = [name for name, value in source.config.model_dump().items() if getattr(model.config, name) != value]
         # Dropout has no weights; anything else changes shapes or meaning.
-        if changed != ["dropout"]:
+        if not set(changed) <= {"dropout", "level_dropout"}:
             raise InputError(
                 f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "
                 f"take its values, or train without warm start"
             )
+    names, source_names = ([feature.name for feature in one.spec.features] for one in (model, source))
+    if names != source_names:
+        raise InputError(
+            f"train.warm_start: the earlier model reads the features {', '.join(source_names)}, and the dataset has "
+            f"{', '.join(names)}; ingest with the same data.columns.features, or train without warm start"
+        )
     rows = torch.from_numpy(number_map(item_ids, source_ids)[1:-1]).long()
     known = rows != UNKNOWN
     # Vectors are copied whole, so only matrices are mixed with their random start.
     mixed = [name for name, tensor in model.state_dict().items() if keep < 1 and tensor.dim() >= 2]
     fresh_start = {name: model.state_dict()[name].clone() for name in mixed}
-    weights = {name: tensor for name, tensor in source.state_dict().items() if name != "embedding.weight"}
-    model.load_state_dict(weights, strict=False)
+    by_name = (*ITEM_TABLES, EVENT_TYPE_TABLE)
+    model.load_state_dict({k: tensor for k, tensor in source.state_dict().items() if k not in by_name}, strict=False)
+    if EVENT_TYPE_TABLE in model.state_dict():
+        _copy_event_types(model, source)
     with torch.no_grad():
-        table = source.embedding.weight[1:]
-        scatter = NEW_ITEM_NOISE * table.std(0)
-        fresh = table.mean(0) + scatter * torch.randn(len(item_ids), table.shape[1], device=table.device)
-        matched = source.embedding.weight[rows.clamp(min=PAD).to(table.device)]
-        model.embedding.weight[1:] = torch.where(known.to(table.device)[:, None], matched, fresh)
+        for name in ITEM_TABLES:
+            if name in model.state_dict():
+                _copy_items(model.state_dict()[name], source.state_dict()[name], rows)
         for name, start in fresh_start.items():
             model.state_dict()[name].lerp_(start, 1 - keep)
     return WarmStart(int(known.sum()), int((~known).sum()))
+
+
+def _copy_items(table: Tensor, earlier: Tensor, rows: Tensor) -> None:
+    """table: [V + 1, D] to fill; earlier: the source's; rows: [V] that of each item in the source's, or UNKNOWN."""
+    known, rows = (rows != UNKNOWN).to(earlier.device), rows.clamp(min=PAD).to(earlier.device)
+    scatter = NEW_ITEM_NOISE * earlier[1:].std(0)
+    fresh = earlier[1:].mean(0) + scatter * torch.randn(len(rows), earlier.shape[1], device=earlier.device)
+    table[1:] = torch.where(known[:, None], earlier[rows], fresh)
+
+
+def _copy_event_types(model: MGDSC, source: MGDSC) -> None:
+    rows = torch.from_numpy(number_map(model.spec.event_types, source.spec.event_types)[1:-1]).long()
+    table, earlier = model.state_dict()[EVENT_TYPE_TABLE], source.state_dict()[EVENT_TYPE_TABLE]
+    table[0] = earlier[0]
+    table[1:][rows != UNKNOWN] = earlier[rows[rows != UNKNOWN]].to(table.device)

@@ -30,5 +30,5 @@ def register_model(home: Path, dataset: Dataset) -> Path:
     config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
-        tracking.register(config, folder, dataset.item_ids[:2], {})
+        tracking.register(config, folder, {"history": [dataset.item_ids[:2]]}, {})
     return folder

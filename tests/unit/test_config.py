@@ -6,11 +6,15 @@ import pytest
 
 from mgray.config import (
     IngestJobConfig,
+    JobConfig,
+    RetrainJobConfig,
     TrainJobConfig,
+    TuneJobConfig,
     flatten,
     leaves,
     parse_args,
     resolve_home,
+    validate,
 )
 from mgray.errors import InputError
 
@@ -62,6 +66,7 @@ def test_text_stays_text() -> None:
         (["--model.granularities", "["], "not a YAML value"),
         (["--train.epochs", "1.5"], "train.epochs"),
         (["--train.learning_rate", "nan"], "train.learning_rate"),
+        (["--train.loss", "gbce", "--train.hard_negatives", "0.5"], "hard_negatives needs loss: sampled_softmax"),
         (["--train.warmup_share", "0.8", "--train.decay_share", "0.8"], "at most 1"),
         (["--data.valid_from", "3"], "split: temporal"),
         (["--model.width"], "expected one argument"),
@@ -127,3 +132,10 @@ def test_shipped_configs_are_valid() -> None:
     assert configs
     for path in configs:
         parse("--config", str(path))
+
+
+@pytest.mark.parametrize("schema", [TuneJobConfig, RetrainJobConfig])
+def test_jobs_that_compare_rankings_want_a_model_that_ranks(schema: type[JobConfig]) -> None:
+    with pytest.raises(InputError, match="trains no ranking"):
+        validate(schema, {"model": {"outputs": "rating"}})
+    assert validate(schema, {"model": {"outputs": "both"}})

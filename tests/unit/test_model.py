@@ -1,163 +1,150 @@
-"""The laws of the model, over several granularity configurations."""
+"""The laws of the model, over configurations that between them hold every kind of part."""
 
 import pytest
 import torch
-from torch import Tensor
 
 from mgray.config import ModelConfig
-from mgray.model import (
-    MGDSC,
-    DecayMixer,
-    Dropout,
-    StrideMixer,
-    causal_mean,
-    causal_sum,
-    decayed_sum,
-    depthwise_causal,
-    shift,
-)
+from mgray.errors import InputError
+from mgray.inputs import Inputs
+from mgray.model import MGDSC
+from tests.perturbed import NUM_ITEMS, make_inputs, make_model, pad_left
 
-NUM_ITEMS = 50
+MIXED = (1, 4, "session:30m", "1d", "decay:4..40")
 CONFIGS = {
     "strides": ModelConfig(width=16, granularities=(1, 4, 16), heads=4),
     "decay": ModelConfig(width=16, granularities=(1, "decay:1..100"), heads=2),
     "sum": ModelConfig(width=16, granularities=(2, 3, "decay:4..40"), fusion="sum", kernel=3, depth=2, feedforward=0),
     "one": ModelConfig(width=8, granularities=("decay:1..10",), heads=1),
+    "times": ModelConfig(width=8, granularities=("session:30m", "12h", "7d"), heads=2, fusion="gate"),
+    "mixed": ModelConfig(
+        width=8,
+        granularities=MIXED,
+        kernel=(7, 3, 2, 1, 1),
+        depth=(1, 2, 1, 1, 1),
+        width_multiplier=(1, 0.5, 2, 1, 1),
+        dilation=(1, 2, 3, 1, 1),
+        pooling=("mean", "learned", "max", "decay", "mean"),
+        fusion="concat",
+    ),
+    "batch norm": ModelConfig(width=8, granularities=(1, 3, "1d"), heads=2, norm="batch", pooling="learned"),
+    "dense": ModelConfig(width=8, granularities=(1, 3, "1d", "decay:2..9"), heads=2, conv="dense", pooling="decay"),
 }
-
-
-def make_model(config: ModelConfig) -> MGDSC:
-    torch.manual_seed(0)
-    model = MGDSC(config, NUM_ITEMS)
-    with torch.no_grad():  # biases and time scales away from their neutral start, where a leak could hide
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        model.embedding.weight[0] = 0
-    return model.eval()
-
-
-def history(length: int, seed: int = 1) -> Tensor:
-    return torch.randint(1, NUM_ITEMS + 1, (2, length), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 class TestLaws:
     def test_output_depends_on_the_past_alone(self, config: ModelConfig) -> None:
-        model, items = make_model(config), history(40)
+        model, inputs = make_model(config), make_inputs(40)
+        assert inputs.times is not None
+        before = model(inputs)
         for position in (0, 1, 17, 38):
-            changed = items.clone()
-            changed[:, position + 1 :] = changed[:, position + 1 :] % NUM_ITEMS + 1
-            torch.testing.assert_close(
-                model(changed)[:, : position + 1], model(items)[:, : position + 1], rtol=0, atol=1e-6
-            )
-            assert not torch.allclose(model(changed)[:, position + 1], model(items)[:, position + 1])
-
-    def test_every_position_is_read(self, config: ModelConfig) -> None:
-        """The other side of causality: the newest output does feel an event inside its span."""
-        model, items = make_model(config), history(5)
-        for position in range(2 if config.granularities[0] == 1 else 3, 5):
-            changed = items.clone()
-            changed[:, position] = changed[:, position] % NUM_ITEMS + 1
-            assert not torch.allclose(model(changed)[:, -1], model(items)[:, -1], atol=1e-5)
+            items, times = inputs.items.clone(), inputs.times.clone()
+            items[:, position + 1 :] = items[:, position + 1 :] % NUM_ITEMS + 1
+            times[:, position + 1 :] += 5000
+            after = model(Inputs(items, times))
+            torch.testing.assert_close(after[:, : position + 1], before[:, : position + 1], rtol=0, atol=1e-6)
+            assert not torch.allclose(after[:, position + 1], before[:, position + 1])
 
     @pytest.mark.parametrize("padding", [1, 3, 16, 100])
     def test_left_padding_changes_nothing(self, config: ModelConfig, padding: int) -> None:
-        model, items = make_model(config), history(21)
-        padded = torch.cat([torch.zeros(2, padding, dtype=torch.int64), items], dim=1)
-        torch.testing.assert_close(model(padded)[:, padding:], model(items), rtol=1e-5, atol=1e-5)
+        model, inputs = make_model(config), make_inputs(21)
+        padded = model(pad_left(inputs, padding))
+        torch.testing.assert_close(padded[:, padding:], model(inputs), rtol=1e-5, atol=1e-5)
 
     def test_padding_beside_another_length(self, config: ModelConfig) -> None:
-        model, long, short = make_model(config), history(30)[:1], history(7, seed=2)[:1]
-        batch = torch.zeros(2, 30, dtype=torch.int64)
-        batch[0], batch[1, 23:] = long[0], short[0]
+        model, long, short = make_model(config), make_inputs(30, rows=1), make_inputs(7, seed=2, rows=1)
+        both = zip(long, pad_left(short, 23), strict=True)
+        batch = Inputs(*(None if one is None or other is None else torch.cat([one, other]) for one, other in both))
         torch.testing.assert_close(model(batch)[1:, 23:], model(short), rtol=1e-5, atol=1e-5)
 
     def test_all_parameters_learn(self, config: ModelConfig) -> None:
         model = make_model(config).train()
-        model(history(20)).square().sum().backward()
+        model(make_inputs(20)).square().sum().backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
+    def test_half_precision_is_near(self, config: ModelConfig) -> None:
+        """bf16 keeps 8 bits of each product: a few hundredths of outputs that are about 1."""
+        model, inputs = make_model(config), make_inputs(20)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(inputs)
+        half.float().square().sum().backward()
+        assert (half.float() - model(inputs)).square().mean().sqrt().item() < 0.05
 
-@pytest.mark.parametrize(("taps", "dilation", "length"), [(1, 1, 5), (7, 1, 20), (3, 4, 20), (7, 16, 30)])
-def test_fast_depthwise_equals_a_plain_loop(taps: int, dilation: int, length: int) -> None:
-    x, weight = torch.randn(2, length, 6, dtype=torch.float64), torch.randn(6, taps, dtype=torch.float64)
-    expected = torch.zeros_like(x)
-    for t in range(length):
-        for k in range(taps):
-            source = t - (taps - 1 - k) * dilation
-            if source >= 0:
-                expected[:, t] += weight[:, k] * x[:, source]
-    torch.testing.assert_close(depthwise_causal(x, weight, dilation), expected)
-
-
-@pytest.mark.parametrize("length", [1, 2, 7, 33])
-def test_decayed_sum_equals_the_recurrence(length: int) -> None:
-    x = torch.randn(2, length, 5, dtype=torch.float64)
-    decay = torch.tensor([0.1, 0.5, 0.9, 0.99, 0.999], dtype=torch.float64)
-    state, expected = torch.zeros(2, 5, dtype=torch.float64), []
-    for t in range(length):
-        state = decay * state + x[:, t]
-        expected.append(state)
-    torch.testing.assert_close(decayed_sum(x, decay), torch.stack(expected, 1))
+    def test_each_level_can_be_cut_off(self, config: ModelConfig) -> None:
+        """The cut model is the model that reads by its first levels alone."""
+        model, inputs = make_model(config), make_inputs(20)
+        read = model.read(inputs)
+        for num_levels in range(1, len(config.granularities) + 1):
+            smaller = model.cut(num_levels)
+            assert smaller.config == ModelConfig.model_validate(config.cut(num_levels).model_dump())
+            kept = torch.arange(len(config.granularities)).expand(2, -1) < num_levels
+            fused, _ = model.fusion(read.outputs, read.mask, kept)
+            torch.testing.assert_close(smaller(inputs), model.output_norm(fused, read.mask))
+            rebuilt = MGDSC(smaller.config, NUM_ITEMS)
+            rebuilt.load_state_dict(smaller.state_dict())
 
 
-def test_decayed_sum_has_the_right_gradient() -> None:
-    x = torch.randn(2, 9, 3, dtype=torch.float64, requires_grad=True)
-    decay = torch.tensor([0.2, 0.7, 0.95], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(decayed_sum, (x, decay))
+@pytest.mark.parametrize("name", ["strides", "decay", "sum", "one"])
+def test_every_position_is_read(name: str) -> None:
+    """The other side of causality: the newest output does feel an event inside its span."""
+    config = CONFIGS[name]
+    model, inputs = make_model(config), make_inputs(5)
+    for position in range(2 if config.granularities[0] == 1 else 3, 5):
+        items = inputs.items.clone()
+        items[:, position] = items[:, position] % NUM_ITEMS + 1
+        assert not torch.allclose(model(Inputs(items))[:, -1], model(inputs)[:, -1], atol=1e-5)
 
 
-def test_decay_mixer_starts_with_the_time_scales_asked_for() -> None:
-    mixer = DecayMixer(width=3, shortest=1, longest=100)
-    decay = torch.exp(-torch.exp(-mixer.tau))
-    # a = exp(-1 / scale) with scales 1, 10, 100, evenly spread in the logarithm.
-    torch.testing.assert_close(decay, torch.exp(-1 / torch.tensor([1.0, 10.0, 100.0])))
+def test_a_span_of_time_wants_times() -> None:
+    model = make_model(CONFIGS["times"])
+    with pytest.raises(InputError, match=r"session:30m, 12h, 7d .* give Inputs.times"):
+        model(Inputs(make_inputs(3).items))
 
 
-@pytest.mark.parametrize("span", [1, 2, 3, 4, 7, 16, 100])
-def test_causal_sum_equals_a_plain_loop(span: int) -> None:
-    x = torch.randn(2, 20, 3, dtype=torch.float64)
-    expected = torch.stack([x[:, max(0, t - span + 1) : t + 1].sum(1) for t in range(20)], 1)
-    torch.testing.assert_close(causal_sum(x, span), expected)
+def test_the_same_items_at_other_times_are_another_history() -> None:
+    inputs = make_inputs(20)
+    assert inputs.times is not None
+    slower = Inputs(inputs.items, inputs.times.floor() * 2)
+    for name in ("times", "mixed"):
+        model = make_model(CONFIGS[name])
+        assert not torch.allclose(model(slower)[:, -1], model(inputs)[:, -1], atol=1e-3)
+    model = make_model(CONFIGS["strides"])
+    assert torch.equal(model(slower), model(inputs))
 
 
-def test_causal_mean_counts_real_positions_only() -> None:
-    x = torch.tensor([9.0, 2.0, 4.0, 9.0])[None, :, None]
-    mask = torch.tensor([0.0, 1.0, 1.0, 1.0])[None, :, None]
-    assert causal_mean(x, mask, 2).flatten().tolist() == [0.0, 2.0, 3.0, 6.5]
+def test_cut_takes_the_parameters_of_the_levels_away() -> None:
+    """Of three alike levels each weighs the same; attention adds a norm (2 D) and a bias (heads) a level."""
+    model = make_model(CONFIGS["strides"])
+    counts = [sum(p.numel() for p in model.cut(levels).parameters()) for levels in (1, 2, 3)]
+    level = sum(p.numel() for p in model.levels[0].parameters())
+    assert counts[1] - counts[0] == counts[2] - counts[1] == level + 2 * 16 + 4
+    assert counts[2] == sum(p.numel() for p in model.parameters())
+    for levels in (0, 4):
+        with pytest.raises(ValueError, match="of 3 levels"):
+            model.cut(levels)
 
 
-def test_shift_moves_both_ways() -> None:
-    x = torch.tensor([1.0, 2.0, 3.0])[None, :, None]
-    assert shift(x, 1).flatten().tolist() == [0, 1, 2]
-    assert shift(x, -2).flatten().tolist() == [3, 0, 0]
-    assert shift(x, 5).flatten().tolist() == [0, 0, 0]
-
-
-def test_dropout_keeps_the_mean_and_the_rate() -> None:
+def test_level_dropout_reads_by_the_first_levels() -> None:
+    config = CONFIGS["strides"].model_copy(update={"level_dropout": 0.6, "dropout": 0.0})
+    model, inputs = make_model(config), make_inputs(6, rows=3000)
+    whole = model(inputs)
     torch.manual_seed(0)
-    layer, x = Dropout(0.25).train(), torch.ones(1000, 1000)
-    out = layer(x)
-    # 64 of 256 bytes drop: a rate of exactly 1/4; the sample's deviation is sqrt(p (1 - p) / 1e6) = 4e-4.
-    assert (out == 0).float().mean().item() == pytest.approx(0.25, abs=2e-3)
-    assert out.mean().item() == pytest.approx(1.0, abs=3e-3)
-    assert torch.equal(layer.eval()(x), x)
+    outputs = model.train()(inputs)
+    by_cut = [model.eval().cut(levels)(inputs) for levels in (1, 2)] + [whole]
+    shares = [torch.isclose(outputs, expected, atol=1e-5).all(2).all(1).float().mean().item() for expected in by_cut]
+    # 0.6 of the histories, half of them by one level and half by two; the deviation of a share is below 0.01.
+    assert shares == pytest.approx([0.3, 0.3, 0.4], abs=0.03)
 
 
-def test_attention_shares_sum_to_one() -> None:
-    _, share = make_model(CONFIGS["strides"]).fuse(history(10))
-    assert share is not None
-    assert share.shape == (2, 10, 3, 4)
-    torch.testing.assert_close(share.sum(2), torch.ones(2, 10, 4))
+def test_level_dropout_leaves_a_gradient_for_every_parameter() -> None:
+    """DDP waits for each of them, also where all of a batch's histories are read by the finest level."""
+    model = make_model(CONFIGS["mixed"].model_copy(update={"level_dropout": 1.0})).train()
+    model(make_inputs(6, rows=1)).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_padding_is_never_recommended() -> None:
     model = make_model(CONFIGS["decay"])
-    scores = model.score(model(history(5))[:, -1])
+    scores = model.score(model(make_inputs(5))[:, -1])
     assert scores.shape == (2, NUM_ITEMS + 1)
     assert bool((scores[:, 0] == -torch.inf).all())
-
-
-def test_stride_level_is_separable() -> None:
-    """Depthwise K D + pointwise: a stride mixer adds K + 1 numbers a channel, not K D."""
-    assert sum(p.numel() for p in StrideMixer(32, 7, 4).parameters()) == 32 * (7 + 1)

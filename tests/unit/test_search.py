@@ -139,11 +139,8 @@ def test_the_pareto_front_rises_with_cost() -> None:
 
 
 def test_kinds_of_granularities() -> None:
-    assert [granularity_kind(g) for g in (["1", "4"], ["decay:1..4"], ["1", "decay:1..4"])] == [
-        "strides",
-        "decays",
-        "strides and decay",
-    ]
+    levels = (["1", "4"], ["decay:1..4"], ["1", "decay:1..4"], ["1", "session:30m", "7d"])
+    assert [granularity_kind(g) for g in levels] == ["strides", "decays", "strides and decay", "with time"]
 
 
 def report(trials: list[TrialRow], **changes: object) -> SearchReport:

@@ -5,9 +5,12 @@ import torch
 
 from mgray.config import ModelConfig, RetrainConfig, TrainConfig
 from mgray.errors import InputError
+from mgray.inputs import Inputs, InputSpec
+from mgray.manifest import Feature
 from mgray.model import MGDSC
 from mgray.warm_start import warm_start_
 from pipelines.retrain import warm_training
+from tests.perturbed import perturbed
 
 CONFIG = ModelConfig(width=8, granularities=(1, 2), heads=2)
 
@@ -17,9 +20,23 @@ def test_known_items_keep_their_scores_under_new_numbers() -> None:
     old, new = MGDSC(CONFIG, 3).eval(), MGDSC(CONFIG, 4).eval()
     result = warm_start_(new, ["c", "new", "a", "b"], old, ["a", "b", "c"])
     assert result == (3, 1)
-    before = old.score(old(torch.tensor([[1, 2, 3]]))[:, -1])[0]
-    after = new.score(new(torch.tensor([[3, 4, 1]]))[:, -1])[0]
+    before = old.score(old(Inputs(torch.tensor([[1, 2, 3]])))[:, -1])[0]
+    after = new.score(new(Inputs(torch.tensor([[3, 4, 1]])))[:, -1])[0]
     torch.testing.assert_close(after[torch.tensor([3, 4, 1])], before[1:])
+
+
+def test_known_items_keep_their_ratings_under_new_numbers() -> None:
+    torch.manual_seed(0)
+    config = CONFIG.model_copy(update={"outputs": "both"})
+    old, new = MGDSC(config, 3).eval(), MGDSC(config, 4).eval()
+    warm_start_(new, ["c", "new", "a", "b"], old, ["a", "b", "c"])
+
+    def rate(model: MGDSC, items: list[int]) -> torch.Tensor:
+        inputs = Inputs(torch.tensor([items]), ratings=torch.tensor([[5.0, 3.0, 1.0]]))
+        assert model.rating_head is not None
+        return model.rating_head.rate(model.rating_head.describe(model(inputs), inputs), inputs.items)
+
+    torch.testing.assert_close(rate(new, [3, 4, 1]), rate(old, [1, 2, 3]))
 
 
 def test_a_new_item_starts_as_an_average_one() -> None:
@@ -40,7 +57,8 @@ def test_another_shape_is_an_input_error() -> None:
 
 
 def test_dropout_may_differ() -> None:
-    warm_start_(MGDSC(CONFIG.model_copy(update={"dropout": 0.1}), 1), ["a"], MGDSC(CONFIG, 1), ["a"])
+    other = CONFIG.model_copy(update={"dropout": 0.1, "level_dropout": 0.5})
+    warm_start_(MGDSC(other, 1), ["a"], MGDSC(CONFIG, 1), ["a"])
 
 
 def test_a_kept_share_is_a_mean_of_the_earlier_and_the_fresh_weights() -> None:
@@ -52,6 +70,20 @@ def test_a_kept_share_is_a_mean_of_the_earlier_and_the_fresh_weights() -> None:
         expected = 0.75 * tensor + 0.25 * fresh[name] if tensor.dim() >= 2 else tensor
         torch.testing.assert_close(new.state_dict()[name], expected)
     assert new.embedding.weight[0].abs().sum().item() == 0
+
+
+def test_event_types_are_matched_by_name_and_features_must_be_the_same() -> None:
+    config = CONFIG.model_copy(update={"inputs": ("event_type", "features")})
+    price = (Feature(name="price", mean=0, std=1),)
+    old = perturbed(MGDSC(config, 3, InputSpec(event_types=("buy", "view"), features=price)))
+    new = perturbed(MGDSC(config, 3, InputSpec(event_types=("new", "view", "buy"), features=price)))
+    table = new.state_dict()["input_encoder.encoders.event_type.weight"]
+    before, earlier = table.clone(), old.state_dict()["input_encoder.encoders.event_type.weight"]
+    warm_start_(new, ["a", "b", "c"], old, ["a", "b", "c"])
+    assert torch.equal(table, torch.stack([earlier[0], before[1], earlier[2], earlier[1]]))
+    other = MGDSC(config, 3, InputSpec(features=(Feature(name="stars", mean=0, std=1),)))
+    with pytest.raises(InputError, match=r"reads the features price, and the dataset has stars"):
+        warm_start_(other, ["a", "b", "c"], old, ["a", "b", "c"])
 
 
 def test_a_start_from_champion_takes_its_own_schedule_and_a_share_of_the_batch() -> None:

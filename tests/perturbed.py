@@ -1,0 +1,41 @@
+"""Untrained models whose every weight is away from its neutral start, where a broken law could hide; and histories."""
+
+import torch
+
+from mgray.config import ModelConfig
+from mgray.inputs import Inputs
+from mgray.layers import BatchNorm
+from mgray.model import MGDSC
+
+NUM_ITEMS = 50
+# Equal times, the same session, another one, another day, another week.
+GAPS_S = (0.0, 60.0, 1700.0, 1900.0, 9_000.0, 50_000.0, 400_000.0)
+
+
+def make_model(config: ModelConfig, seed: int = 0) -> MGDSC:
+    torch.manual_seed(seed)
+    return perturbed(MGDSC(config, NUM_ITEMS))
+
+
+def perturbed(model: MGDSC) -> MGDSC:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        model.embedding.weight[0] = 0
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.running_mean.add_(torch.randn_like(module.running_mean), alpha=0.1)
+                module.running_variance.mul_(1 + torch.rand_like(module.running_variance))
+    return model.eval()
+
+
+def make_inputs(length: int, seed: int = 1, rows: int = 2) -> Inputs:
+    """Random events with times: [rows, length]."""
+    source = torch.Generator().manual_seed(seed)
+    items = torch.randint(1, NUM_ITEMS + 1, (rows, length), generator=source)
+    gaps = torch.tensor(GAPS_S, dtype=torch.float64)[torch.randint(0, len(GAPS_S), (rows, length), generator=source)]
+    return Inputs(items, 1.7e9 + gaps.cumsum(1))
+
+
+def pad_left(inputs: Inputs, padding: int) -> Inputs:
+    return inputs.map(lambda column: torch.nn.functional.pad(column, (padding, 0)))
