@@ -37,7 +37,7 @@ class CooccurrenceScorer:
         self.tie_break[PAD] = -np.inf
 
     def __call__(self, histories: HistoryList) -> Tensor:
-        last = [int(history[-1]) if len(history) else PAD for history in histories]
+        last = [int(history.items[-1]) if len(history) else PAD for history in histories]
         return torch.from_numpy(self.counts[last].toarray() + self.tie_break).float()
 
 
@@ -45,8 +45,8 @@ def cooccurrence_counts(dataset: Dataset) -> sparse.csr_matrix:
     """[V + 1, V + 1]: for each ordered pair of training items, the sum of 1/distance over distances 1 to 3."""
     size = dataset.num_items + 1
     total = sparse.csr_matrix((size, size), dtype=np.float64)
-    for histories, in_train in dataset.train_events():
-        items = histories.items[in_train].astype(np.int64)
+    for histories in dataset.train_events():
+        items = histories.columns.items.astype(np.int64)
         owner = np.repeat(np.arange(len(histories.train_end)), histories.train_end)
         for distance, weight in enumerate(DISTANCE_WEIGHTS, start=1):
             same = owner[:-distance] == owner[distance:]
@@ -59,13 +59,14 @@ def cooccurrence_counts(dataset: Dataset) -> sparse.csr_matrix:
 def recent_counts(dataset: Dataset, days: float = RECENT_DAYS) -> npt.NDArray[np.int64]:
     """[V + 1]: training events of each item in the last `days` of the training part."""
     newest = -np.inf
-    for histories, in_train in dataset.train_events():
-        if in_train.any():
-            newest = max(newest, float(histories.timestamps[in_train].max()))
+    for histories in dataset.train_events(["times"]):
+        assert histories.columns.times is not None
+        newest = max(newest, float(histories.columns.times.max(initial=-np.inf)))
     counts = np.zeros(dataset.num_items + 1, dtype=np.int64)
-    for histories, in_train in dataset.train_events():
-        recent = in_train & (histories.timestamps > newest - days * 86400)
-        counts += np.bincount(histories.items[recent], minlength=len(counts))
+    for histories in dataset.train_events(["times"]):
+        assert histories.columns.times is not None
+        recent = histories.columns.times > newest - days * 86400
+        counts += np.bincount(histories.columns.items[recent], minlength=len(counts))
     return counts
 
 

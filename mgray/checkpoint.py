@@ -21,12 +21,15 @@ from mgray import __version__
 from mgray.config import ModelConfig
 from mgray.engine import Progress
 from mgray.errors import InputError
+from mgray.inputs import InputSpec
 from mgray.model import MGDSC
+from mgray.optim import WeightAverage
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE = "average.safetensors"  # only with train.ema_decay
 STATE_FILE = "state.json"
 BEST_FOLDER = "best"
 
@@ -40,6 +43,7 @@ class ModelInfo(BaseModel):
     num_items: int
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
+    inputs: InputSpec = InputSpec()
     mgray_version: str = __version__
 
 
@@ -81,17 +85,24 @@ def load_model(folder: str | Path, device: torch.device) -> tuple[MGDSC, ModelIn
     folder = Path(folder)
     info = load_info(folder)
     vocabulary = Vocabulary(**json.loads((folder / VOCABULARY_FILE).read_bytes()))
-    model = MGDSC(info.config, info.num_items)
+    model = MGDSC(info.config, info.num_items, info.inputs)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.to(device).eval(), info, vocabulary
 
 
 def save_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, curve: list[dict[str, Any]]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    curve: list[dict[str, Any]],
+    average: WeightAverage | None = None,
 ) -> None:
-    """The latest step: weights, optimizer state, progress, and the curve so far."""
+    """The latest step: weights, their average, optimizer state, progress, and the curve so far."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_tensors(model), folder / WEIGHTS_FILE)
+    if average is not None:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in average.state.items()}, folder / AVERAGE_FILE)
     moments = {
         f"{index}.{name}": torch.as_tensor(value).cpu().contiguous()
         for index, state in optimizer.state_dict()["state"].items()
@@ -101,9 +112,13 @@ def save_state(
     (folder / STATE_FILE).write_text(json.dumps({"progress": asdict(progress), "curve": curve}))
 
 
-def restore_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Progress, list[Any]]:
-    """Fill model and optimizer in place; gives the progress and the curve so far."""
+def restore_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> tuple[Progress, list[Any]]:
+    """Fill model, optimizer and average in place; gives the progress and the curve so far."""
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    if average is not None:
+        average.load(load_file(folder / AVERAGE_FILE))
     states: dict[int, dict[str, Tensor]] = {}
     for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
         index, name = key.split(".", 1)

@@ -4,9 +4,10 @@
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +15,27 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mgray import losses
+from mgray.augment import augment, is_augmented
 from mgray.batch import Batch, feed, left_pad, plan_epoch
+from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset, Part, Query
-from mgray.metrics import RankingMetrics, remove_seen_, target_ranks
+from mgray.fusion import AttentionFusion
+from mgray.inputs import Inputs, read_columns
+from mgray.metrics import RankingMetrics, is_better, remove_seen_, target_ranks
 from mgray.model import MGDSC
-from mgray.optim import learning_rate, make_optimizer
+from mgray.negatives import StepNegatives
+from mgray.objective import autocast, resolve_precision
+from mgray.optim import WeightAverage, learning_rate, make_optimizer
 from mgray.schema import PAD, UNKNOWN
 
-# How often the ranks agree on the time left; the schedule is only ever shortened, so a run that fits its time is
+# How often the ranks agree on the time left. The schedule is never longer than asked, so a run that fits its time is
 # a pure function of its seed.
 STEPS_BETWEEN_TIME_CHECKS = 20
 
 MAX_SCORES = 2**25  # scores held at once: 128 MiB
 
-HistoryList = Sequence[npt.NDArray[np.int32]]
+HistoryList = Sequence[Columns]
 Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
 
 
@@ -37,47 +43,11 @@ def rank_and_world() -> tuple[int, int]:
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 where the device multiplies matrices in it, else fp32."""
-    if precision == "fp32":
-        return torch.float32
-    if precision == "bf16":
-        return torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.float32
-
-
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Through pinned memory to a GPU: only from there does a copy overlap with the step before it."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
-    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-
-class Objective(nn.Module):
-    """Model and loss as one module, so that DDP sees one forward pass."""
-
-    def __init__(self, model: MGDSC, config: TrainConfig, device: torch.device) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = config.loss
-        self.dtype = resolve_precision(config.precision, device)
-
-    def forward(self, items: Tensor, targets: Tensor, negatives: Tensor | None) -> Tensor:
-        """items, targets: [B, L] int64, negatives: [N] int64 or None -> sum of the loss over the targets, []."""
-        interest = self.model(items)
-        real = targets != PAD
-        interest, targets = interest[real], targets[real]
-        embedding = self.model.embedding.weight
-        if self.loss == "softmax":
-            return losses.softmax_loss(interest, embedding, targets, self.dtype)
-        assert negatives is not None, "sampled_softmax draws negatives"
-        return losses.sampled_softmax_loss(interest, embedding, targets, negatives, self.dtype)
 
 
 @dataclass
@@ -126,8 +96,12 @@ class Trainer:
         self.objective, self.model, self.dataset, self.config, self.device = objective, model, dataset, config, device
         self.dtype = resolve_precision(config.precision, device)
         self.optimizer = make_optimizer(model, config)
+        self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
+        self.negatives = StepNegatives(config, dataset.item_counts)
         self.progress = Progress(horizon_epochs=float(config.epochs))
         self.rank, self.world_size = rank_and_world()
+        self.columns = read_columns(model.config)
+        self._read = partial(dataset.read_training, columns=self.columns)
         self._lengths = dataset.train_lengths()
 
     def run(
@@ -142,11 +116,22 @@ class Trainer:
                 self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length
             )
             self.model.train()
-            for item in feed(self.dataset.read, groups, progress.epoch, progress.batch, self.rank, self.world_size):
+            dealt = feed(
+                self._read,
+                groups,
+                progress.epoch,
+                progress.batch,
+                self.rank,
+                self.world_size,
+                self.columns,
+                target_ratings=self.model.rating_head is not None,
+            )
+            for item in dealt:
                 position = progress.epoch + item.number / item.num_batches
                 rate = learning_rate(config, min(1.0, position / progress.horizon_epochs))
-                loss = self._step(item.batch, item.global_targets, rate)
-                window.add(loss, item.global_targets, item.global_events)
+                batch = self._augmented(item.batch)
+                loss = self._step(batch, item.global_targets, rate)
+                window.add(loss, int((batch.targets != PAD).sum()), item.global_events)
                 progress.batch, progress.step = item.number + 1, progress.step + 1
                 progress.events += item.global_events
                 progress.elapsed_s = time.perf_counter() - started
@@ -162,14 +147,20 @@ class Trainer:
             is_last = progress.epoch >= progress.horizon_epochs
             if is_last or progress.epoch % config.validate_every_epochs == 0:
                 paused = time.perf_counter()
-                metrics = validate()
+                with self._averaged():
+                    metrics = validate()
                 window.skip(time.perf_counter() - paused)
                 progress.elapsed_s = time.perf_counter() - started
                 epoch = min(float(progress.epoch), progress.horizon_epochs)
-                is_best = metrics[metric] > progress.best_valid.get(metric, -1.0)
+                is_best = is_better(metric, metrics[metric], progress.best_valid.get(metric))
                 if is_best:
                     progress.best_valid, progress.best_epoch = metrics, epoch
                 yield Validated(progress.step, epoch, metrics, is_best, is_last, progress.elapsed_s)
+
+    def _augmented(self, batch: Batch) -> Batch:
+        if not is_augmented(self.config):
+            return batch
+        return augment(batch, self.config, np.random.default_rng([self.config.seed, self.progress.step, self.rank]))
 
     def _step(self, batch: Batch, global_targets: int, rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -178,28 +169,55 @@ class Trainer:
         # negatives are the same on all ranks; the dropout is not.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 4099 + self.rank)
-        negatives = None
-        if self.config.loss == "sampled_softmax":
-            negatives = losses.draw_negatives(self.model.num_items, self.config.num_negatives, generator)
+        negatives = self.negatives.draw(batch.targets, generator)
+        if negatives is not None:
             negatives = negatives.to(self.device)
-        items, targets = (to_device(tensor, self.device) for tensor in batch)
+        inputs = batch.inputs.map(lambda tensor: to_device(tensor, self.device))
+        targets = to_device(batch.targets, self.device)
+        ratings = None if batch.target_ratings is None else to_device(batch.target_ratings, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.dtype):
-            loss = self.objective(items, targets, negatives)
-        # DDP averages gradients over the ranks; the loss is a sum over the global batch divided by its count.
+            loss = self.objective(inputs, targets, negatives, ratings)
+        # DDP averages gradients over the ranks; the loss is a sum over the global batch divided by its count (before
+        # augmentation, so that a target weighs the same whatever was taken out of the others).
         (loss * (self.world_size / global_targets)).backward()
         if self.config.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, self.progress.step + 1)
         return loss.detach()
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights to evaluate and save: the model's, or their average."""
+        state = self.model.state_dict() if self.average is None else self.average.state
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model has its average's weights meanwhile, where there is one."""
+        if self.average is None:
+            yield
+            return
+        own = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.model.load_state_dict(self.average.state)
+        yield
+        self.model.load_state_dict(own)
+
     def _fit_horizon(self, position: float) -> None:
-        """Shorten the schedule where the time left does not reach to its end; rank 0's clock decides."""
-        limit, progress = self.config.max_time_s, self.progress
+        """Fit the schedule's end to the time left; rank 0's clock decides.
+
+        While the rate is constant the end may move both ways, for the first steps are slow and say little; once it
+        falls, only nearer.
+        """
+        limit, progress, config = self.config.max_time_s, self.progress, self.config
         if limit is None:
             return
         affordable = position * limit / progress.elapsed_s
-        horizon = torch.tensor(min(progress.horizon_epochs, max(position, affordable)), dtype=torch.float64)
+        longest = float(config.epochs)
+        if position >= (1 - config.decay_share) * progress.horizon_epochs:
+            longest = progress.horizon_epochs
+        horizon = torch.tensor(min(longest, max(position, affordable)), dtype=torch.float64)
         if self.world_size > 1:
             horizon = horizon.to(self.device)
             dist.broadcast(horizon, src=0)
@@ -215,7 +233,7 @@ class _Window:
 
     def _reset(self) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.targets = self.events = 0
+        self.targets = self.events = 0  # of this rank; of all
         self.started = time.perf_counter()
 
     def add(self, loss: Tensor, targets: int, events: int) -> None:
@@ -228,10 +246,12 @@ class _Window:
         self.started += seconds
 
     def close(self, step: int, epoch: float, rate: float, remaining_s: float) -> Logged:
+        summed = torch.stack([self.loss, torch.full_like(self.loss, self.targets)])
         if dist.is_initialized():
-            dist.all_reduce(self.loss)
+            dist.all_reduce(summed)
         seconds = time.perf_counter() - self.started
-        logged = Logged(step, epoch, float(self.loss) / self.targets, rate, self.events / seconds, remaining_s)
+        loss = float(summed[0]) / max(1.0, float(summed[1]))
+        logged = Logged(step, epoch, loss, rate, self.events / seconds, remaining_s)
         self._reset()
         return logged
 
@@ -241,28 +261,29 @@ class ModelScorer:
 
     def __init__(self, model: MGDSC, item_counts: npt.NDArray[np.int64], max_length: int, device: torch.device) -> None:
         self.model, self.max_length, self.device = model, max_length, device
+        self.columns = read_columns(model.config)
         self.popularity = torch.from_numpy(item_counts).float().to(device)
         self.popularity[PAD] = -torch.inf
         # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
         self._share: Tensor | None = None
-        if model.fusion is not None:
+        if isinstance(model.fusion, AttentionFusion):
             shape = (len(model.levels), model.fusion.heads)
             self._share = torch.zeros(shape, dtype=torch.float64, device=device)
         self._num_shares = 0
 
     @torch.no_grad()
     def __call__(self, histories: HistoryList) -> Tensor:
-        """T histories of item numbers, oldest first -> scores [T, V + 1]; padding scores minus infinity."""
-        return self.score_padded(left_pad(histories, self.max_length))
+        """T histories, with the columns that the model reads -> scores [T, V + 1]; padding scores minus infinity."""
+        return self.score_padded(left_pad(histories, self.max_length, self.columns))
 
     @torch.no_grad()
-    def score_padded(self, items: Tensor) -> Tensor:
-        """items: [T, L] int64, 0 = pad, on the left -> scores [T, V + 1]; padding scores minus infinity."""
+    def score_padded(self, inputs: Inputs) -> Tensor:
+        """inputs: [T, L] -> scores [T, V + 1]; padding scores minus infinity."""
         self.model.eval()
-        items = items.to(self.device)
-        interest, share = self.model.fuse(items)
+        inputs = inputs.map(lambda tensor: tensor.to(self.device))
+        interest, share = self.model.fuse(inputs)
         scores = self.model.score(interest[:, -1])
-        empty = items[:, -1] == PAD
+        empty = inputs.items[:, -1] == PAD
         scores[empty] = self.popularity
         if share is not None and self._share is not None:
             self._share += share[~empty, -1].double().sum(0)
@@ -304,7 +325,7 @@ def rank_batch(scorer: Scorer, batch: Sequence[Query], remove_seen: bool) -> tup
     scores = scorer(histories)
     targets = torch.tensor([query.target for query in batch], device=scores.device)
     if remove_seen:
-        remove_seen_(scores, histories)
+        remove_seen_(scores, [history.items for history in histories])
     return scores, targets, target_ranks(scores, targets)
 
 
@@ -327,8 +348,9 @@ def evaluate(
     return metrics
 
 
-def part_queries(dataset: Dataset, part: Part) -> list[Query]:
-    return list(dataset.queries(part))
+def part_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[Query]:
+    """columns: those beside items that the model reads."""
+    return list(dataset.queries(part, columns))
 
 
 assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"

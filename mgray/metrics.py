@@ -11,9 +11,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mgray.report_data import lower_is_better
 from mgray.schema import PAD, UNKNOWN
 
+RMSE, MAE, ACCURACY = "rmse", "mae", "accuracy"
+
 MISS = 2**31 - 1  # the rank of a target that cannot be recommended
+
+
+def is_better(metric: str, value: float, than: float | None) -> bool:
+    """Whether a value is better than an earlier one, if there is one."""
+    if than is None:
+        return True
+    return value < than if lower_is_better(metric) else value > than
+
 
 # Upper bounds (inclusive) of the slices that every report shows; the last is open.
 LENGTH_EDGES = (9, 19, 49, 99, 199, 499)
@@ -123,3 +134,45 @@ class RankingMetrics:
             result[kind] = rows
             offset += len(labels)
         return result
+
+
+class RatingMetrics:
+    """Errors of predicted ratings: rmse and mae in the log's units, accuracy after rounding to the scale.
+
+    State is one float64 tensor of sums, so a reduction over workers is one addition.
+    """
+
+    def __init__(self, scale: Sequence[float]) -> None:
+        """scale: the values that a rating may have, rising, to which predictions are clipped; empty: no accuracy."""
+        self.scale = torch.tensor(scale, dtype=torch.float64)
+        self.sums = torch.zeros(4, dtype=torch.float64)  # count, squared errors, absolute errors, right values
+
+    def update(self, predicted: Tensor, given: Tensor) -> None:
+        """predicted, given: [T] ratings."""
+        predicted, given = predicted.double().cpu(), given.double().cpu()
+        right = torch.zeros_like(given)
+        if len(self.scale):
+            predicted = predicted.clamp(self.scale[0], self.scale[-1])
+            middles = (self.scale[1:] + self.scale[:-1]) / 2
+            right = (self.scale[torch.bucketize(predicted, middles, right=True)] == given).double()
+        error = predicted - given
+        self.sums += torch.stack([torch.ones_like(error), error.square(), error.abs(), right]).sum(1)
+
+    def all_reduce(self) -> None:
+        """Add up over the ranks of the process group, where there is one."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+            sums = self.sums.to(device)
+            torch.distributed.all_reduce(sums)
+            self.sums = sums.cpu()
+
+    def compute(self) -> dict[str, float]:
+        """Metric name -> value; NaN where there was no rating."""
+        count, squared, absolute, right = self.sums.tolist()
+        count = count or float("nan")
+        result = {RMSE: (squared / count) ** 0.5, MAE: absolute / count}
+        return result | ({ACCURACY: right / count} if len(self.scale) else {})
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.sums[0])

@@ -1,7 +1,7 @@
-"""Optimizer and learning-rate schedule."""
+"""Optimizer, learning-rate schedule, and the average of weights."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mgray.config import TrainConfig
 
@@ -26,3 +26,29 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     if config.decay_share:
         rate = min(rate, config.learning_rate * (1 - progress) / config.decay_share)
     return max(rate, 0.0)
+
+
+class WeightAverage:
+    """Exponential moving average of a model's weights over the steps taken, which begins as their plain mean.
+
+    state += share (weights - state), share = (1 - decay) / (1 - decay^step): Adam's bias correction (Kingma & Ba 2015).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """step: the steps taken, this one among them, from 1."""
+        share = (1 - self.decay) / (1 - self.decay**step)
+        for name, tensor in model.state_dict().items():
+            if tensor.is_floating_point():
+                self.state[name].lerp_(tensor, share)
+            else:
+                self.state[name].copy_(tensor)
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint's average."""
+        for name, tensor in self.state.items():
+            tensor.copy_(state[name])

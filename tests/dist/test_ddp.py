@@ -12,8 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
 from mgray.dataset import Dataset
-from mgray.engine import Logged, ModelScorer, Objective, Trainer, Validated, evaluate, part_queries
+from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
 from mgray.model import MGDSC
+from mgray.objective import Objective
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 
@@ -22,15 +23,16 @@ CPU = torch.device("cpu")
 MODEL = ModelConfig(width=16, granularities=(1, 4, "decay:1..50"), heads=2, dropout=0.0)
 
 
-def train(dataset: Dataset, config: TrainConfig) -> dict:
+def train(dataset: Dataset, config: TrainConfig, outputs: str) -> dict:
     torch.manual_seed(0)
-    model = MGDSC(MODEL, dataset.num_items)
+    settings = MODEL.model_copy(update={"outputs": outputs})
+    model = MGDSC(settings, dataset.num_items, dataset.input_spec(settings))
     objective: torch.nn.Module = Objective(model, config, CPU)
     if dist.is_initialized():
         objective = DistributedDataParallel(objective)
     trainer = Trainer(objective, model, dataset, config, CPU)
     scorer = ModelScorer(model, dataset.item_counts, 100, CPU)
-    valid, test = part_queries(dataset, "valid"), part_queries(dataset, "test")
+    valid, test = (part_queries(dataset, part, scorer.columns) for part in ("valid", "test"))
     losses, validated = [], []
     for event in trainer.run(
         lambda: evaluate(scorer, valid, dataset.item_counts, EvaluateConfig()).compute(), "ndcg@10", 3
@@ -52,10 +54,10 @@ def train(dataset: Dataset, config: TrainConfig) -> dict:
     }
 
 
-def worker(rank: int, world: int, port: int, folder: str, config: TrainConfig, out: str) -> None:
+def worker(rank: int, world: int, port: int, folder: str, config: TrainConfig, outputs: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
-    result = train(Dataset(folder), config)
+    result = train(Dataset(folder), config, outputs)
     torch.save(result, f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -66,8 +68,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("loss", ["sampled_softmax", "softmax"])
-def test_two_ranks_equal_one(tmp_path: Path, loss: str) -> None:
+@pytest.mark.parametrize(("loss", "outputs"), [("sampled_softmax", "next_item"), ("softmax", "both")])
+def test_two_ranks_equal_one(tmp_path: Path, loss: str, outputs: str) -> None:
     # 61 users, an odd number; one history longer than a whole batch, so that some steps leave a rank idle.
     long = make_log(1, 40, seed=9, mean_events=400).with_columns(pl.lit("whale").alias("user_id"))
     dataset = write_dataset(tmp_path / "data", pl.concat([make_log(60, 40), long]))
@@ -75,8 +77,8 @@ def test_two_ranks_equal_one(tmp_path: Path, loss: str) -> None:
         epochs=3, global_batch_events=120, num_negatives=15, loss=loss, max_time_s=None, validate_every_epochs=1
     )
     torch.set_num_threads(1)
-    single = train(dataset, config)
-    mp.spawn(worker, (2, free_port(), str(tmp_path / "data"), config, str(tmp_path)), nprocs=2)
+    single = train(dataset, config, outputs)
+    mp.spawn(worker, (2, free_port(), str(tmp_path / "data"), config, outputs, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
     for name, tensor in ranks[0]["weights"].items():

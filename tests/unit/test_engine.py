@@ -9,12 +9,14 @@ import torch
 
 from mgray.baselines import cooccurrence_counts, make_baselines
 from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
+from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
 from mgray.dataset import Dataset, Query
-from mgray.engine import Logged, ModelScorer, Objective, Trainer, Validated, evaluate, part_queries
+from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
 from mgray.errors import InputError
 from mgray.model import MGDSC
-from mgray.optim import learning_rate
+from mgray.objective import Objective
+from mgray.optim import WeightAverage, learning_rate
 from mgray.recommend import Recommender
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
@@ -80,23 +82,73 @@ def test_two_runs_of_a_seed_are_the_same(dataset: Dataset) -> None:
     assert [e.loss for e in run(other) if isinstance(e, Logged)] != losses[0]
 
 
-def test_resume_is_bit_for_bit(dataset: Dataset, tmp_path: Path) -> None:
-    whole = make_trainer(dataset)
+SWITCHES = {
+    "default": {},
+    "average": {"ema_decay": 0.9},
+    "augmentation": {"augment_drop": 0.2, "augment_crop": 0.5, "augment_reorder": 0.5, "augment_mask": 0.1},
+    "hard negatives": {"hard_negatives": 0.5, "num_negatives": 10},
+    "mixed negatives": {"popular_negatives": 5, "in_batch_negatives": True, "label_smoothing": 0.1},
+    "gbce": {"loss": "gbce"},
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_resume_is_bit_for_bit(dataset: Dataset, tmp_path: Path, switch: str) -> None:
+    config = TRAIN.model_copy(update={"epochs": 3, **SWITCHES[switch]})
+    whole = make_trainer(dataset, config)
     run(whole)
-    stopped = make_trainer(dataset)
+    stopped = make_trainer(dataset, config)
     for event in stopped.run(lambda: {"ndcg@10": 0.0}, "ndcg@10", 1):
         if isinstance(event, Logged) and event.step == 13:  # in the middle of an epoch
             break
-    save_state(tmp_path, stopped.model, stopped.optimizer, stopped.progress, [])
-    resumed = make_trainer(dataset, TRAIN)
+    save_state(tmp_path, stopped.model, stopped.optimizer, stopped.progress, [], stopped.average)
+    resumed = make_trainer(dataset, config)
     with torch.no_grad():
         resumed.model.embedding.weight.zero_()  # nothing of a fresh start may survive
-    resumed.progress, _ = restore_state(tmp_path, resumed.model, resumed.optimizer)
+    resumed.progress, _ = restore_state(tmp_path, resumed.model, resumed.optimizer, resumed.average)
     assert resumed.progress.step == 13
     run(resumed)
     assert resumed.progress.step == whole.progress.step
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(tensor, resumed.model.state_dict()[name]), name
+    for name, tensor in whole.weights().items():
+        assert torch.equal(tensor, resumed.weights()[name]), name
+
+
+@pytest.mark.parametrize("switch", [name for name in SWITCHES if name != "default"])
+def test_each_switch_learns(dataset: Dataset, switch: str) -> None:
+    """Better than half of the way from chance (10 of 60 items) to 0.7, which the plain run reaches."""
+    epochs = 30 if switch == "gbce" else 12  # a binary loss first learns that most items are no target
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": epochs, **SWITCHES[switch]}))
+    last = run(trainer)[-1]
+    assert isinstance(last, Validated)
+    assert last.metrics["hr@10"] > 0.4
+
+
+def test_average_by_hand() -> None:
+    """Decay 1/2, weights 1, 2, 4: shares 1, 2/3, 4/7, so the average weighs them 1 : 2 : 4."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = WeightAverage(layer, 0.5)
+    for step, value in enumerate((1.0, 2.0, 4.0), start=1):
+        torch.nn.init.constant_(layer.weight, value)
+        average.update(layer, step)
+    assert average.state["weight"].item() == pytest.approx((1 + 2 * 2 + 4 * 4) / 7)
+
+
+def test_validation_sees_the_average_and_training_goes_on_without(dataset: Dataset) -> None:
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 2, "ema_decay": 0.99}))
+    plain = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 2}))
+    seen: list[torch.Tensor] = []
+
+    def validate() -> dict[str, float]:
+        seen.append(trainer.model.embedding.weight.detach().clone())
+        return {"ndcg@10": 0.0}
+
+    list(trainer.run(validate, "ndcg@10", 5))
+    run(plain)
+    assert torch.equal(seen[-1], trainer.weights()["embedding.weight"])
+    assert torch.equal(trainer.model.embedding.weight, plain.model.embedding.weight)
+    assert not torch.equal(seen[-1], trainer.model.embedding.weight)
 
 
 def test_time_limit_shortens_the_schedule(dataset: Dataset) -> None:
@@ -109,6 +161,23 @@ def test_time_limit_shortens_the_schedule(dataset: Dataset) -> None:
     assert events[-1].is_last
 
 
+def test_a_slow_start_shortens_nothing_for_good(dataset: Dataset) -> None:
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 10, "max_time_s": 100.0, "decay_share": 0.5}))
+    progress = trainer.progress
+    progress.elapsed_s = 40.0
+    trainer._fit_horizon(1.0)  # one epoch in 40 s
+    assert progress.horizon_epochs == 2.5
+    progress.elapsed_s = 44.0
+    trainer._fit_horizon(1.2)
+    assert progress.horizon_epochs == pytest.approx(1.2 * 100 / 44)
+    progress.elapsed_s = 45.0
+    trainer._fit_horizon(2.0)  # the rate falls by now: no longer again
+    assert progress.horizon_epochs == pytest.approx(1.2 * 100 / 44)
+    progress.elapsed_s = 90.0
+    trainer._fit_horizon(2.2)
+    assert progress.horizon_epochs == pytest.approx(2.2 * 100 / 90)
+
+
 def test_learning_rate_by_hand() -> None:
     config = TrainConfig(learning_rate=1.0, warmup_share=0.1, decay_share=0.5)
     rates = [learning_rate(config, p) for p in (0, 0.05, 0.1, 0.5, 0.75, 1)]
@@ -116,7 +185,7 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_empty_history_is_ranked_by_popularity(dataset: Dataset) -> None:
-    scores = validator(make_trainer(dataset))([np.asarray([], dtype=np.int32)])
+    scores = validator(make_trainer(dataset))([Columns(np.asarray([], dtype=np.int32))])
     assert scores[0].argmax().item() == 1  # item 1 is the most popular by the vocabulary's order
     assert scores[0, 0].item() == -torch.inf
 
@@ -131,7 +200,7 @@ def test_evaluation_does_not_depend_on_batching(dataset: Dataset) -> None:
 
 
 def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
-    seen = Query("u", np.asarray([3], dtype=np.int32), 3)
+    seen = Query("u", Columns(np.asarray([3], dtype=np.int32)), 3)
     scorer = validator(make_trainer(dataset))
     removed = evaluate(scorer, [seen], dataset.item_counts, EvaluateConfig(k=60)).compute()
     kept = evaluate(scorer, [seen], dataset.item_counts, EvaluateConfig(k=60, remove_seen=False)).compute()

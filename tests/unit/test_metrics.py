@@ -12,6 +12,8 @@ from mgray.metrics import (
     LENGTH_EDGES,
     MISS,
     RankingMetrics,
+    RatingMetrics,
+    is_better,
     remove_seen_,
     slice_label,
     slice_labels,
@@ -92,3 +94,27 @@ def test_slice_labels_match_their_values() -> None:
     assert slice_labels(LENGTH_EDGES)[:2] == ["0-9", "10-19"]
     assert [slice_label(v, LENGTH_EDGES) for v in (0, 9, 10, 499, 500)] == ["0-9", "0-9", "10-19", "200-499", "500+"]
     assert slice_label(0, (0, 9)) == "0"
+
+
+def test_rating_errors_by_hand() -> None:
+    """Given 5, 1, 3, 2; predicted 4.4 (rounds to 4), 0 (clipped to 1), 3.2, 2.5 (rounds up to 3)."""
+    metrics = RatingMetrics((1, 2, 3, 4, 5))
+    metrics.update(torch.tensor([4.4, 0.0]), torch.tensor([5.0, 1.0]))
+    metrics.update(torch.tensor([3.2, 2.5]), torch.tensor([3.0, 2.0]))
+    expected = {"rmse": math.sqrt((0.36 + 0.04 + 0.25) / 4), "mae": (0.6 + 0.2 + 0.5) / 4, "accuracy": 2 / 4}
+    assert metrics.compute() == pytest.approx(expected, rel=1e-6)
+    assert metrics.num_targets == 4
+
+
+def test_ratings_without_a_scale_have_no_accuracy() -> None:
+    metrics = RatingMetrics(())
+    assert math.isnan(metrics.compute()["rmse"])
+    metrics.update(torch.tensor([-7.0]), torch.tensor([1.0]))
+    assert metrics.compute() == {"rmse": 8.0, "mae": 8.0}
+
+
+def test_lower_errors_and_higher_ranks_are_better() -> None:
+    assert is_better("rmse", 0.9, 1.0)
+    assert not is_better("rmse", 1.0, 0.9)
+    assert is_better("ndcg@10", 0.2, 0.1)
+    assert is_better("ndcg@10", 0.0, None)

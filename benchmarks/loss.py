@@ -1,0 +1,181 @@
+"""The fused losses beside plain PyTorch: forward and backward of one batch on one thread, both sides in one run.
+
+    python benchmarks/loss.py              # about 2 minutes on an idle core
+
+The plain side is what one would write: fp32 logits [T, 1 + N] of the target and N shared negatives, the log-Q
+correction, accidental hits masked, `cross_entropy`, autograd. Runs of all sides take turns, and the median counts.
+Beside it the full softmax over MovieLens-1M's 3,416 items, and ten million items, each side in a process of its own
+for its peak memory.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from _results import check, write
+from torch import Tensor
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from mgray.losses import sampled_softmax_loss, softmax_loss
+from mgray.negatives import Negatives, draw_uniform
+
+NUM_TARGETS, NUM_ITEMS, MANY_ITEMS = 8192, 3416, 10_000_000
+WIDTHS = (64, 128)
+FEW, MANY = 512, 2048
+BF16, FP32 = torch.bfloat16, torch.float32
+
+Loss = Callable[[Tensor, Tensor, Tensor, Negatives], Tensor]
+
+
+def plain_sampled(interest: Tensor, embedding: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+    positive = (interest * embedding[targets]).sum(1, keepdim=True)
+    logits = interest @ embedding[negatives.items].T + math.log(negatives.weight)
+    logits = logits.masked_fill(targets[:, None] == negatives.items, -torch.inf)
+    labels = torch.zeros(len(targets), dtype=torch.int64)
+    return F.cross_entropy(torch.cat([positive, logits], dim=1), labels, reduction="sum")
+
+
+def plain_full(interest: Tensor, embedding: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+    return F.cross_entropy(interest @ embedding[1:].T, targets - 1, reduction="sum")
+
+
+def fused_sampled(dtype: torch.dtype) -> Loss:
+    def loss(interest: Tensor, embedding: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+        return sampled_softmax_loss(interest, embedding, targets, negatives, dtype)
+
+    return loss
+
+
+def fused_full(dtype: torch.dtype) -> Loss:
+    def loss(interest: Tensor, embedding: Tensor, targets: Tensor, negatives: Negatives) -> Tensor:
+        return softmax_loss(interest, embedding, targets, dtype)
+
+    return loss
+
+
+SIDES: dict[str, tuple[Loss, int]] = {
+    f"plain {FEW}": (plain_sampled, FEW),
+    f"plain {MANY}": (plain_sampled, MANY),
+    f"fused fp32 {FEW}": (fused_sampled(FP32), FEW),
+    f"fused fp32 {MANY}": (fused_sampled(FP32), MANY),
+    f"fused bf16 {FEW}": (fused_sampled(BF16), FEW),
+    f"fused bf16 {MANY}": (fused_sampled(BF16), MANY),
+    "plain full": (plain_full, FEW),
+    "fused fp32 full": (fused_full(FP32), FEW),
+    "fused bf16 full": (fused_full(BF16), FEW),
+}
+
+
+class Step:
+    """One batch of a trained model's sizes: interest of norm sqrt(D), embeddings of norm 1."""
+
+    def __init__(self, width: int, num_items: int) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.interest = torch.randn(NUM_TARGETS, width, generator=generator).requires_grad_()
+        embedding = torch.empty(num_items + 1, width).normal_(std=1 / math.sqrt(width), generator=generator)
+        self.embedding = embedding.requires_grad_()
+        self.targets = torch.randint(1, num_items + 1, (NUM_TARGETS,), generator=generator)
+        self.negatives = {count: draw_uniform(num_items, count, generator) for count in (FEW, MANY)}
+
+    def run(self, side: str) -> tuple[float, float]:
+        """-> (milliseconds, loss of a target)."""
+        loss, count = SIDES[side]
+        self.interest.grad = self.embedding.grad = None
+        started = time.perf_counter()
+        value = loss(self.interest, self.embedding, self.targets, self.negatives[count])
+        value.backward()
+        return (time.perf_counter() - started) * 1e3, value.item() / NUM_TARGETS
+
+
+def measure(width: int, repeats: int) -> dict[str, dict]:
+    """Side -> its times, their median, and the loss."""
+    step = Step(width, NUM_ITEMS)
+    runs: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    for repeat in range(repeats + 1):
+        for side in SIDES:
+            result = step.run(side)
+            if repeat:  # the first warms up
+                runs[side].append(result)
+    found = {}
+    for side, results in runs.items():
+        times = [milliseconds for milliseconds, _ in results]
+        found[side] = {
+            "ms": times,
+            "median_ms": statistics.median(times),
+            "targets_s": NUM_TARGETS / statistics.median(times) * 1e3,
+            "loss": results[0][1],
+        }
+    return found
+
+
+def peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def run_many_items(side: str) -> None:
+    """Print one side's time and the memory that it took beyond its batch and embedding, as JSON."""
+    torch.set_num_threads(1)
+    step = Step(WIDTHS[0], MANY_ITEMS)
+    before = peak_bytes()
+    times = [step.run(side)[0] for _ in range(3)]
+    print(json.dumps({"ms": times, "median_ms": statistics.median(times), "bytes": peak_bytes() - before}))
+
+
+def measure_many_items() -> dict[str, dict]:
+    found = {}
+    for side in (f"plain {MANY}", f"fused fp32 {MANY}", f"fused bf16 {MANY}"):
+        command = [sys.executable, __file__, "--many-items", side]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[side] = json.loads(done.stdout)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--many-items", metavar="SIDE", help="one side at ten million items; called by this script")
+    args = parser.parse_args()
+    if args.many_items:
+        run_many_items(args.many_items)
+        return
+    torch.set_num_threads(1)
+    found = {width: measure(width, args.repeats) for width in WIDTHS}
+    many = measure_many_items()
+    ratios = {}
+    for width, sides in found.items():
+        base = sides[f"plain {FEW}"]["median_ms"]
+        print(f"D = {width}, {NUM_TARGETS:,} targets, {NUM_ITEMS:,} items")
+        for side, figures in sides.items():
+            print(
+                f"  {side:<18}{figures['median_ms']:9.1f} ms  {figures['targets_s']:>10,.0f} targets/s"
+                f"  {figures['median_ms'] / base:6.2f} of plain {FEW}   loss {figures['loss']:.4f}"
+            )
+        ratios[width] = sides[f"fused bf16 {MANY}"]["median_ms"] / base
+    print(f"D = {WIDTHS[0]}, {MANY_ITEMS:,} items: an embedding of {(MANY_ITEMS + 1) * WIDTHS[0] * 4 / 1e9:.2f} GB")
+    for side, figures in many.items():
+        print(f"  {side:<18}{figures['median_ms']:9.0f} ms  {figures['bytes'] / 1e9:6.2f} GB beyond it at the peak")
+    checks = [
+        check("loss_2048_vs_512_time", ratios[64], 1.0, "<="),
+        check("loss_2048_vs_512_time_d128", ratios[128], 1.0, "<="),
+        check(
+            "loss_10m_items_bytes_vs_gradient",
+            many[f"fused bf16 {MANY}"]["bytes"] / ((MANY_ITEMS + 1) * WIDTHS[0] * 4),
+            1.1,
+            "<=",
+        ),
+    ]
+    print(write("loss", {"time": found, "many_items": many}, checks))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""A model's figures on a part of its dataset: the ranking of items, the error of ratings, or both, by its outputs."""
+
+from typing import Any, NamedTuple
+
+import torch
+
+from mgray.config import EvaluateConfig
+from mgray.dataset import Dataset, Part
+from mgray.engine import ModelScorer, evaluate, part_queries, rank_and_world
+from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
+from mgray.model import MGDSC
+from mgray.rating import ModelRater, evaluate_ratings, rating_queries
+
+
+class PartMetrics(NamedTuple):
+    ranking: RankingMetrics | None
+    rating: RatingMetrics | None
+
+    def compute(self) -> dict[str, float]:
+        """Metric name -> value."""
+        return {name: value for one in self._measured() for name, value in one.compute().items()}
+
+    @property
+    def num_targets(self) -> int:
+        return self._measured()[0].num_targets
+
+    def slices(self) -> dict[str, list[dict[str, Any]]]:
+        return {} if self.ranking is None else self.ranking.slices()
+
+    def _measured(self) -> list[RankingMetrics | RatingMetrics]:
+        return [one for one in self if one is not None]
+
+
+class PartEvaluation:
+    """The queries of a part, read once, and what answers them. `run` is called on every rank of a process group."""
+
+    def __init__(
+        self, model: MGDSC, dataset: Dataset, part: Part, max_length: int, device: torch.device, config: EvaluateConfig
+    ) -> None:
+        self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
+        self.scorer = self.rater = None
+        if model.config.outputs != "rating":
+            self.scorer = ModelScorer(model, dataset.item_counts, max_length, device)
+            self.queries = part_queries(dataset, part, self.scorer.columns)
+        if model.config.outputs != "next_item":
+            self.rater = ModelRater(model, max_length, device)
+            self.rating_queries = rating_queries(dataset, part, self.rater.columns)
+
+    def run(self) -> PartMetrics:
+        ranking = rating = None
+        if self.scorer is not None:
+            ranking = evaluate(self.scorer, self.queries, self.item_counts, self.config)
+        if self.rater is not None:
+            rating = evaluate_ratings(self.rater, self.rating_queries, self.scale, *rank_and_world())
+        return PartMetrics(ranking, rating)
+
+    @property
+    def chief_metric(self) -> str:
+        """What the best model is chosen by."""
+        return RMSE if self.scorer is None else f"ndcg@{self.config.k}"

@@ -1,0 +1,142 @@
+"""Negatives of a step: items that stand for the whole catalogue, each with the number of items that it stands for.
+
+Legend: `T` targets, `D` width, `V` items (1..V; 0 is padding), `N` negatives, `M` items of a pool.
+
+A draw is a set. An item that is in it with probability pi stands for 1 / pi items, whatever the way of drawing
+(Horvitz & Thompson 1952): the sum over the drawn of exp(score) / pi estimates the sum over all items without bias. For
+softmax this is the log-Q correction of Bengio & Senecal 2008.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mgray.config import TrainConfig
+from mgray.schema import PAD
+
+POOL_FACTOR = 4  # items among which hard negatives are looked for, as a multiple of N
+POOL_POSITIONS = 256  # positions whose mistakes decide
+
+
+class Negatives(NamedTuple):
+    """N distinct items, and the number of items that each stands for: `weight * exp(log_ratio)`."""
+
+    items: Tensor  # [N] int64 in 1..V
+    weight: float
+    log_ratio: Tensor | None = None  # [N] float32; None: all stand for `weight` items
+
+    def to(self, device: torch.device) -> "Negatives":
+        ratio = None if self.log_ratio is None else self.log_ratio.to(device)
+        return Negatives(self.items.to(device), self.weight, ratio)
+
+
+def draw_items(num_items: int, num_negatives: int, generator: torch.Generator) -> Tensor:
+    """At most N distinct item numbers in 1..V, [N] int64, uniform; every item where N >= V."""
+    if num_negatives >= num_items:
+        return torch.arange(1, num_items + 1)
+    if num_items <= 16 * num_negatives:
+        return torch.randperm(num_items, generator=generator)[:num_negatives] + 1
+    # Among many items a repeat is rare, and a permutation of all of them dear.
+    return torch.randint(1, num_items + 1, (num_negatives,), generator=generator).unique()
+
+
+def draw_uniform(num_items: int, num_negatives: int, generator: torch.Generator) -> Negatives:
+    items = draw_items(num_items, num_negatives, generator)
+    return Negatives(items, num_items / len(items))
+
+
+class StepNegatives:
+    """What a step draws, by the config; the same on all ranks where it does not depend on a rank's own batch."""
+
+    def __init__(self, config: TrainConfig, item_counts: npt.NDArray[np.int64]) -> None:
+        """item_counts: [V + 1] training events, index 0 is padding."""
+        self.config, self.num_items = config, len(item_counts) - 1
+        self.mixed = None
+        if config.popular_negatives or config.in_batch_negatives:
+            self.mixed = MixedSampler(
+                item_counts, config.num_negatives, config.popular_negatives, config.in_batch_negatives
+            )
+
+    def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives | None:
+        """targets: [B, L] int64, the rank's own -> negatives, or the pool of hard ones; None for a loss without."""
+        config = self.config
+        if config.loss == "softmax":
+            return None
+        if self.mixed is not None:
+            return self.mixed.draw(targets[targets != PAD], generator)
+        if not config.hard_negatives:
+            return draw_uniform(self.num_items, config.num_negatives, generator)
+        pool = draw_uniform(self.num_items, POOL_FACTOR * config.num_negatives, generator)
+        order = torch.randperm(len(pool.items), generator=generator)
+        return pool._replace(items=pool.items[order])
+
+
+class MixedSampler:
+    """The union of a uniform draw, a draw by popularity, and the batch's own targets (Yang et al. 2020, "Mixed negative
+    sampling").
+
+    Uniform draws see the long tail, the others the items that the model confuses most; the probability that an item
+    is in the union is known, so the mixture costs no bias. That of a target is taken as if the batch's T targets were
+    drawn independently by training popularity.
+    """
+
+    def __init__(self, item_counts: npt.NDArray[np.int64], num_uniform: int, num_popular: int, in_batch: bool) -> None:
+        """item_counts: [V + 1] training events, index 0 is padding; num_popular: draws, repeats among them."""
+        self.num_items = len(item_counts) - 1
+        self.num_uniform, self.num_popular, self.in_batch = num_uniform, num_popular, in_batch
+        popularity = torch.from_numpy(item_counts).double()
+        popularity[0] = 0
+        self.popularity = popularity / popularity.sum()
+        self.cumulative = self.popularity.cumsum(0)
+
+    def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives:
+        """targets: [T] int64, the batch's; read only where in-batch negatives are on."""
+        uniform = draw_items(self.num_items, self.num_uniform, generator)
+        draws, parts = 0, [uniform]
+        if self.num_popular:
+            points = torch.rand(self.num_popular, dtype=torch.float64, generator=generator) * self.cumulative[-1]
+            parts.append(torch.searchsorted(self.cumulative, points, right=True))
+            draws += self.num_popular
+        if self.in_batch:
+            parts.append(targets)
+            draws += len(targets)
+        items = torch.cat(parts).unique()
+        absent = torch.exp(draws * torch.log1p(-self.popularity[items])) * (1 - len(uniform) / self.num_items)
+        log_weight = -torch.log1p(-absent)
+        middle = float(log_weight.mean())
+        return Negatives(items, math.exp(middle), (log_weight - middle).float())
+
+
+@torch.no_grad()
+def take_hardest(
+    pool: Negatives, num_negatives: int, hard_share: float, interest: Tensor, embedding: Tensor, targets: Tensor
+) -> Negatives:
+    """N of the pool: those that the model mistakes most for the target, and a uniform draw of the others.
+
+    pool: M items in random order, all of one weight; interest: [T, D], embedding: [V + 1, D], targets: [T] int64.
+    A mistake is measured by the probability that the model gives to an item among the pool and the target, summed over
+    POOL_POSITIONS positions. The hardest stand for themselves within the pool, each other for (M - H) / (N - H) of the
+    others: given the pool, the estimate is unbiased, for the uniform ones do not depend on which are hard.
+    """
+    size = len(pool.items)
+    num_hard = min(round(hard_share * num_negatives), num_negatives - 1)
+    if size <= num_negatives or num_hard == 0 or len(interest) == 0:
+        kept = min(size, num_negatives)
+        return Negatives(pool.items[:kept], pool.weight * size / kept)
+    step = max(1, len(interest) // POOL_POSITIONS)
+    sample, own = interest[::step].float(), targets[::step]
+    positive = (sample * embedding[own]).sum(1, keepdim=True)
+    logits = (sample @ embedding[pool.items].T).masked_fill(own[:, None] == pool.items, -torch.inf)
+    mistaken = torch.cat([logits, positive], dim=1).softmax(1)[:, :-1].sum(0)
+    order = mistaken.topk(num_hard).indices
+    is_hard = torch.zeros(size, dtype=torch.bool, device=order.device)
+    is_hard[order] = True
+    others = (~is_hard).nonzero()[: num_negatives - num_hard, 0]
+    stands_for = (size - num_hard) / len(others)
+    ratio = interest.new_zeros(num_negatives, dtype=torch.float32)
+    ratio[:num_hard] = -math.log(stands_for)
+    return Negatives(pool.items[torch.cat([order, others])], pool.weight * stands_for, ratio)

@@ -1,0 +1,91 @@
+"""Model and loss as one module, and the arithmetic that they run in."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from mgray import losses
+from mgray.config import TrainConfig
+from mgray.inputs import Inputs
+from mgray.model import MGDSC
+from mgray.negatives import Negatives, take_hardest
+from mgray.schema import PAD
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 on a GPU that multiplies matrices in it, else fp32."""
+    if precision == "fp32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.float32
+
+
+def resolve_loss_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
+    """`auto` is bf16 on a CPU that multiplies matrices in it too: the loss gains by it, the blocks do not."""
+    if config.loss_precision is None:
+        return resolve_precision(config.precision, device)
+    if config.loss_precision == "auto" and device.type == "cpu":
+        return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16", False) else torch.float32
+    return resolve_precision(config.loss_precision, device)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+
+class Objective(nn.Module):
+    """Model and loss as one module, so that DDP sees one forward pass."""
+
+    def __init__(self, model: MGDSC, config: TrainConfig, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.loss_dtype = resolve_loss_precision(config, device)
+
+    def forward(
+        self, inputs: Inputs, targets: Tensor, negatives: Negatives | None, target_ratings: Tensor | None = None
+    ) -> Tensor:
+        """inputs, targets: [B, L], negatives: N, or None for softmax -> sum of the loss over the targets, [].
+
+        target_ratings: [B, L], NaN = none, for a model that rates; an unrated target adds no rating loss.
+        """
+        interest = self.model(inputs)
+        head, config = self.model.rating_head, self.config
+        if head is None:
+            return self._next_item(interest, targets, negatives)
+        assert target_ratings is not None, "the feed gives ratings to a model that rates"
+        rating = head.loss(interest, inputs, targets, target_ratings, config.rating_l2)
+        if self.model.config.outputs == "rating":
+            return rating
+        return self._next_item(interest, targets, negatives) + config.rating_weight * rating
+
+    def _next_item(self, interest: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
+        """interest: [B, L, D], targets: [B, L] -> []."""
+        table, real = self.model.embedding.weight, targets != PAD
+        return next_item_loss(interest[real], table, targets[real], negatives, self.config, self.loss_dtype)
+
+
+def next_item_loss(
+    interest: Tensor,
+    embedding: Tensor,
+    targets: Tensor,
+    negatives: Negatives | None,
+    config: TrainConfig,
+    dtype: torch.dtype,
+) -> Tensor:
+    """The config's loss, summed over the targets, [].
+
+    interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, negatives: None for softmax alone, dtype: of
+    the matrix products.
+    """
+    if config.loss == "softmax":
+        return losses.softmax_loss(interest, embedding, targets, dtype, config.label_smoothing)
+    assert negatives is not None, "every loss but softmax draws negatives"
+    if config.loss == "gbce":
+        return losses.gbce_loss(interest, embedding, targets, negatives, config.gbce_calibration, dtype)
+    if config.hard_negatives:
+        negatives = take_hardest(negatives, config.num_negatives, config.hard_negatives, interest, embedding, targets)
+    return losses.sampled_softmax_loss(interest, embedding, targets, negatives, dtype, config.label_smoothing)

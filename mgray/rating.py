@@ -1,0 +1,119 @@
+"""Prediction of ratings: the questions that a dataset asks, a model's answers, and their measure.
+
+Legend: `Q` queries, `T` targets, `V` items (1..V; 0 is padding).
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mgray.batch import left_pad
+from mgray.columns import Columns, OptionalColumn
+from mgray.dataset import PART_NUMBERS, Dataset, Part
+from mgray.inputs import read_columns
+from mgray.metrics import RatingMetrics
+from mgray.model import MGDSC
+from mgray.rating_head import RaterState
+from mgray.schema import PAD, TRAIN, UNKNOWN
+
+BATCH_EVENTS = 16_384  # padded events of a scoring batch
+
+
+class RatingQuery(NamedTuple):
+    """Items that a user with this history rated, and how."""
+
+    history: Columns  # known items with ratings, oldest first
+    targets: npt.NDArray[np.int64]  # [n] 1..V, or UNKNOWN
+    ratings: npt.NDArray[np.float32]  # [n]
+
+
+Rater = Callable[[Sequence[RatingQuery]], Tensor]  # Q queries -> predicted ratings [T], query after query
+
+
+def rating_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[RatingQuery]:
+    """Every rated event of `part`, with what was known of its user.
+
+    That is all that came before it; of a random split, whose order says nothing, the user's whole training part, as
+    published figures have it. columns: those beside items and ratings that the model reads.
+    """
+    wanted = {"ratings", *columns}
+    if dataset.manifest.split.kind == "random":
+        return [query for shard in range(dataset.num_shards) for query in _whole_users(dataset, part, wanted, shard)]
+    return [
+        RatingQuery(query.history, np.asarray([query.target]), np.asarray([query.target_rating], np.float32))
+        for query in dataset.queries(part, wanted)
+        if not np.isnan(query.target_rating)
+    ]
+
+
+def _whole_users(
+    dataset: Dataset, part: Part, columns: Collection[OptionalColumn], shard: int
+) -> Iterator[RatingQuery]:
+    histories = dataset.read(shard, columns)
+    parts, read = histories.part_of, histories.columns
+    assert read.ratings is not None, "ratings are among the columns"
+    is_history = (parts == TRAIN) & (read.items != UNKNOWN)
+    is_asked = (parts == PART_NUMBERS[part]) & ~np.isnan(read.ratings)
+    for begin, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True):
+        places = np.arange(begin, end)
+        asked = places[is_asked[begin:end]]
+        if len(asked):
+            history = read.take(places[is_history[begin:end]])
+            yield RatingQuery(history, read.items[asked].astype(np.int64), read.ratings[asked])
+
+
+class ModelRater:
+    """Ratings by a model with a rating head; an item that it does not know gets the user's mean."""
+
+    def __init__(self, model: MGDSC, max_length: int, device: torch.device) -> None:
+        assert model.rating_head is not None, "model.outputs has no rating"
+        self.model, self.head = model, model.rating_head
+        self.max_length, self.device = max_length, device
+        self.columns = read_columns(model.config)
+
+    @torch.no_grad()
+    def __call__(self, queries: Sequence[RatingQuery]) -> Tensor:
+        """Q queries -> predicted ratings [T], query after query."""
+        self.model.eval()
+        inputs = left_pad([query.history for query in queries], self.max_length, self.columns)
+        inputs = inputs.map(lambda tensor: tensor.to(self.device))
+        state = self.head.describe(self.model(inputs), inputs)
+        targets, owner = flat_targets(queries)
+        owner = owner.to(self.device)
+        mine = RaterState(*(part[owner, -1] for part in state))
+        return self.head.rate(mine, targets.to(self.device)).cpu()
+
+
+def flat_targets(queries: Sequence[RatingQuery]) -> tuple[Tensor, Tensor]:
+    """(items [T] with PAD for the unknown, the query of each [T])."""
+    items = np.concatenate([query.targets for query in queries])
+    owner = np.repeat(np.arange(len(queries)), [len(query.targets) for query in queries])
+    return torch.from_numpy(np.where(items == UNKNOWN, PAD, items)), torch.from_numpy(owner)
+
+
+def evaluate_ratings(
+    rater: Rater, queries: Sequence[RatingQuery], scale: Sequence[float], rank: int = 0, world_size: int = 1
+) -> RatingMetrics:
+    """The error of every query's ratings, each rank taking every world-th batch; the result is over all ranks."""
+    metrics = RatingMetrics(scale)
+    for number, batch in enumerate(_batches(queries)):
+        if number % world_size == rank:
+            metrics.update(rater(batch), torch.from_numpy(np.concatenate([query.ratings for query in batch])))
+    metrics.all_reduce()
+    return metrics
+
+
+def _batches(queries: Sequence[RatingQuery]) -> Iterator[list[RatingQuery]]:
+    """Queries of like lengths together."""
+    batch: list[RatingQuery] = []
+    for query in sorted(queries, key=lambda query: len(query.history)):
+        if batch and (len(batch) + 1) * max(1, len(query.history)) > BATCH_EVENTS:
+            yield batch
+            batch = []
+        batch.append(query)
+    if batch:
+        yield batch

@@ -1,0 +1,134 @@
+"""Negatives: drawn as said, and worth as many items as they stand for."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mgray.config import TrainConfig
+from mgray.negatives import MixedSampler, Negatives, StepNegatives, draw_items, draw_uniform, take_hardest
+
+COUNTS = np.asarray([0, 400, 200, 100, 50, 20, 10, 4, 2, 1, 0])  # V = 10, the last never trained on
+
+
+def weights(negatives: Negatives) -> torch.Tensor:
+    """[N] how many items each stands for."""
+    ratio = torch.zeros(len(negatives.items)) if negatives.log_ratio is None else negatives.log_ratio
+    return negatives.weight * ratio.exp()
+
+
+@pytest.mark.parametrize(("items", "negatives"), [(10, 20), (100, 20), (100_000, 20)])
+def test_negatives_are_distinct_items(items: int, negatives: int) -> None:
+    drawn = draw_items(items, negatives, torch.Generator().manual_seed(0))
+    assert drawn.unique().numel() == drawn.numel() <= negatives or drawn.tolist() == list(range(1, items + 1))
+    assert drawn.min() >= 1
+    assert drawn.max() <= items
+
+
+def test_negatives_are_uniform() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([draw_items(10, 5, generator) for _ in range(4000)])
+    # Each item is in half of the 4,000 draws; the deviation is sqrt(4000 / 4) = 32.
+    assert (torch.bincount(drawn)[1:] - 2000).abs().max() < 5 * 32
+
+
+def test_uniform_negatives_stand_for_the_catalogue() -> None:
+    drawn = draw_uniform(100, 20, torch.Generator().manual_seed(0))
+    assert weights(drawn).tolist() == [5.0] * 20
+
+
+@pytest.mark.parametrize(("popular", "in_batch"), [(3, False), (0, True), (2, True)])
+def test_mixed_negatives_estimate_any_sum_over_all_items(popular: int, in_batch: bool) -> None:
+    """The mean over draws of sum(weight * value) is the sum of the values over the whole catalogue."""
+    sampler = MixedSampler(COUNTS, 2, popular, in_batch)
+    generator = torch.Generator().manual_seed(0)
+    popularity = torch.from_numpy(COUNTS).double()
+    values = torch.linspace(1, 2, 11)
+    estimates = []
+    for _ in range(4000):
+        targets = torch.multinomial(popularity, 6, replacement=True, generator=generator)
+        drawn = sampler.draw(targets, generator)
+        assert drawn.items.unique().numel() == len(drawn.items)
+        estimates.append((weights(drawn) * values[drawn.items]).sum())
+    error = torch.stack(estimates).std() / math.sqrt(len(estimates))
+    assert abs(torch.stack(estimates).mean() - values[1:].sum()) < 4 * error
+    assert error < 0.2
+
+
+def test_popular_items_stand_for_few() -> None:
+    sampler = MixedSampler(COUNTS, 2, 8, False)
+    drawn = sampler.draw(torch.zeros(0, dtype=torch.int64), torch.Generator().manual_seed(0))
+    # Two uniform draws of ten: 1 - (1 - 2/10) (1 - p)^8 for popularity p.
+    expected = 1 / (1 - 0.8 * (1 - torch.from_numpy(COUNTS / COUNTS.sum())[drawn.items]) ** 8)
+    torch.testing.assert_close(weights(drawn).double(), expected, rtol=1e-5, atol=0)
+
+
+def pool_of(size: int, seed: int) -> Negatives:
+    items = torch.randperm(40, generator=torch.Generator().manual_seed(seed))[:size] + 1
+    return Negatives(items, 40 / size)
+
+
+def test_hardest_are_the_likeliest_that_are_no_targets() -> None:
+    """One position of interest 1: an item's score is its embedding; the target, item 40, scores highest."""
+    embedding = torch.arange(41.0)[:, None] / 10
+    pool = pool_of(40, 0)
+    drawn = take_hardest(pool, 10, 0.5, torch.ones(1, 1), embedding, torch.tensor([40]))
+    assert sorted(drawn.items[:5].tolist()) == [35, 36, 37, 38, 39]
+    assert drawn.items.unique().numel() == 10
+    # The hard stand for themselves, each of the five others for 7 of the 35 left.
+    torch.testing.assert_close(weights(drawn), torch.tensor([1.0] * 5 + [7.0] * 5))
+
+
+def test_hard_negatives_estimate_the_sum_over_all_items() -> None:
+    torch.manual_seed(0)
+    embedding, interest, targets = torch.randn(41, 4), torch.randn(30, 4), torch.randint(1, 41, (30,))
+    values = (embedding @ interest[0]).exp()
+    estimates = torch.stack(
+        [
+            (weights(drawn) * values[drawn.items]).sum()
+            for drawn in (take_hardest(pool_of(24, s), 8, 0.5, interest, embedding, targets) for s in range(4000))
+        ]
+    )
+    error = estimates.std() / math.sqrt(len(estimates))
+    assert abs(estimates.mean() - values[1:].sum()) < 4 * error
+    assert error < 0.02 * values[1:].sum()
+
+
+def test_a_pool_too_small_gives_what_it_has() -> None:
+    drawn = take_hardest(pool_of(5, 0), 10, 0.5, torch.ones(1, 4), torch.ones(41, 4), torch.tensor([1]))
+    assert weights(drawn).tolist() == [8.0] * 5
+
+
+def test_a_step_draws_by_its_generator_alone() -> None:
+    """What a resumed run and every rank rely on."""
+    targets = torch.tensor([[0, 1, 2], [3, 3, 1]])
+    options = [
+        {},
+        {"popular_negatives": 4},
+        {"in_batch_negatives": True},
+        {"hard_negatives": 0.5},
+        {"loss": "gbce"},
+    ]
+    for option in options:
+        step = StepNegatives(TrainConfig(num_negatives=3, **option), COUNTS)
+        drawn = [step.draw(targets, torch.Generator().manual_seed(7)) for _ in range(2)]
+        assert drawn[0] is not None
+        assert drawn[1] is not None
+        assert torch.equal(drawn[0].items, drawn[1].items)
+        assert drawn[0].items.min() >= 1
+    assert StepNegatives(TrainConfig(loss="softmax"), COUNTS).draw(targets, torch.Generator()) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "softmax", "hard_negatives": 0.5}, "hard_negatives needs loss: sampled_softmax"),
+        ({"loss": "gbce", "popular_negatives": 5}, "popular_negatives needs loss: sampled_softmax"),
+        ({"hard_negatives": 0.5, "in_batch_negatives": True}, "turn in_batch_negatives off"),
+        ({"loss": "gbce", "label_smoothing": 0.1}, "label_smoothing needs a softmax loss"),
+    ],
+)
+def test_draws_that_do_not_go_together(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
