@@ -18,9 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mgray.batch import Batch
 from mgray.config import ModelConfig, TrainConfig
-from mgray.engine import Objective, autocast, resolve_precision, to_device
-from mgray.losses import draw_negatives
+from mgray.engine import to_device
+from mgray.inputs import Inputs
 from mgray.model import MGDSC
+from mgray.negatives import draw_uniform
+from mgray.objective import Objective, autocast, resolve_precision
 
 NUM_ITEMS, BATCH, LENGTH = 50_000, 64, 256
 MODEL = ModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), dropout=0.0)
@@ -28,7 +30,7 @@ MODEL = ModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), dropout
 
 def make_batch(seed: int = 0) -> Batch:
     items = torch.randint(1, NUM_ITEMS + 1, (BATCH, LENGTH + 1), generator=torch.Generator().manual_seed(seed))
-    return Batch(items[:, :-1].contiguous(), items[:, 1:].contiguous())
+    return Batch(Inputs(items[:, :-1].contiguous()), items[:, 1:].contiguous())
 
 
 def measure(device: torch.device, precision: str, steps: int) -> tuple[float, float]:
@@ -37,22 +39,22 @@ def measure(device: torch.device, precision: str, steps: int) -> tuple[float, fl
     torch.manual_seed(0)
     objective = Objective(MGDSC(MODEL, NUM_ITEMS), config, device).to(device)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3, fused=True)
-    negatives = draw_negatives(NUM_ITEMS, config.num_negatives, torch.Generator().manual_seed(0)).to(device)
+    negatives = draw_uniform(NUM_ITEMS, config.num_negatives, torch.Generator().manual_seed(0)).to(device)
     dtype, batch, first, started = resolve_precision(precision, device), make_batch(), 0.0, 0.0
     for step in range(steps + 3):
         if step == 3:
             started = time.perf_counter()
-        items, targets = (to_device(tensor, device) for tensor in batch)
+        inputs, targets = Inputs(to_device(batch.inputs.items, device)), to_device(batch.targets, device)
         optimizer.zero_grad(set_to_none=True)
         with autocast(device, dtype):
-            loss = objective(items, targets, negatives) / batch.targets.numel()
+            loss = objective(inputs, targets, negatives) / batch.targets.numel()
         loss.backward()
         optimizer.step()
         if step == 0:
             first = loss.item()
         if device.type == "cuda":
             torch.cuda.synchronize()
-    return first, steps * batch.items.numel() / (time.perf_counter() - started)
+    return first, steps * batch.targets.numel() / (time.perf_counter() - started)
 
 
 def nccl_reduces() -> bool:

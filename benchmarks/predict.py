@@ -33,12 +33,14 @@ import torch
 from _results import check, write
 
 from mgray.checkpoint import ModelInfo, Vocabulary, save_model
+from mgray.columns import concatenate
 from mgray.config import ModelConfig, TrackingConfig, TrainConfig
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
-from mgray.recommend import Recommender, number_map
+from mgray.recommend import Recommender
 from mgray.scoring import rank_lists, translate
 from mgray.synthetic import make_log
+from mgray.translation import Translation
 
 ROOT = Path(__file__).parent.parent
 THIS = "benchmarks/predict.py"
@@ -91,7 +93,7 @@ def register(home: Path, dataset: Dataset) -> Path:
     settings = TrackingConfig(system_metrics=False)
     tracking.open_tracking(settings, home)
     with tracking.start_run(settings, {}, {}, "benchmark"):
-        tracking.register(settings, folder, dataset.item_ids[:3], {})
+        tracking.register(settings, folder, {"history": [dataset.item_ids[:3]]}, {})
     return folder
 
 
@@ -101,15 +103,15 @@ def plain(dataset_folder: str, model_folder: str) -> dict[str, Any]:
     dataset, recommender = Dataset(dataset_folder), Recommender(model_folder)
     shards = [dataset.read(number) for number in range(dataset.num_shards)]
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
-    items = np.concatenate([shard.items for shard in shards])
-    numbers = number_map(dataset.item_ids, recommender.vocabulary.item_ids)
-    items, offsets = translate(items, np.concatenate([[0], np.cumsum(lengths)]), numbers)
-    rank_lists(recommender.scorer, items, offsets[:1001], K)
+    columns = concatenate([shard.columns for shard in shards])
+    translation = Translation(dataset, recommender.vocabulary.item_ids, recommender.info)
+    columns, offsets = translate(columns, np.concatenate([[0], np.cumsum(lengths)]), translation)
+    rank_lists(recommender.scorer, columns, offsets[:1001], K)
     started, cpu = time.perf_counter(), time.process_time()
-    lists = rank_lists(recommender.scorer, items, offsets, K)
+    lists = rank_lists(recommender.scorer, columns, offsets, K)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     ids = [
-        [dataset.item_ids[item - 1] for item in shards[0].row(row) if item > 0]
+        [dataset.item_ids[item - 1] for item in shards[0].row(row).items if item > 0]
         for row in range(min(RECOMMENDER_USERS, len(shards[0].train_end)))
     ]
     started = time.perf_counter()

@@ -33,6 +33,7 @@ import torch
 from _results import RESULTS, check, write
 from mlflow.tracking import MlflowClient
 
+from mgray.columns import Columns
 from mgray.config import EvaluateConfig, RetrainJobConfig, TrainJobConfig
 from mgray.dataset import Dataset, Query
 from mgray.engine import ModelScorer, evaluate, part_queries
@@ -71,7 +72,7 @@ def slice_queries(log: pl.DataFrame, begin: int, end: int, item_ids: list[str]) 
     for position, (user, item) in enumerate(zip(log["user_id"][:end], items, strict=True)):
         history = histories.setdefault(user, [])
         if position >= begin:
-            queries.append(Query(user, np.asarray(history, dtype=np.int32), item))
+            queries.append(Query(user, Columns(np.asarray(history, dtype=np.int32)), item))
         history.append(item)
     return queries
 

@@ -6,15 +6,17 @@ Histories are trained on whole; like lengths go together, and a batch is filled 
 """
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mgray.columns import Columns, OptionalColumn, concatenate
 from mgray.dataset import Histories
+from mgray.inputs import Inputs
 from mgray.schema import PAD
 
 SHARDS_IN_MEMORY = 8
@@ -24,11 +26,28 @@ LENGTH_STEP = 8  # padded lengths are multiples of this: fewer shapes, fewer all
 # A window of a history: inputs items[start : stop - 1], targets items[start + 1 : stop] from index first_target on.
 WINDOW = np.dtype([("shard", "i4"), ("row", "i8"), ("start", "i8"), ("stop", "i8"), ("first_target", "i8")])
 Windows = npt.NDArray[np.void]
+IntArray = npt.NDArray[np.int64]
+
+
+class Padding(NamedTuple):
+    dtype: type[np.generic]
+    value: float
+
+
+# Of each column of a batch.
+PADDING = {
+    "items": Padding(np.int64, PAD),
+    "times": Padding(np.float64, 0.0),
+    "event_types": Padding(np.int64, 0),
+    "ratings": Padding(np.float32, np.nan),
+    "features": Padding(np.float32, 0.0),
+}
 
 
 class Batch(NamedTuple):
-    items: Tensor  # [B, L] int64, 0 = pad, on the left
+    inputs: Inputs  # [B, L]
     targets: Tensor  # [B, L] int64, the item that follows each position; 0 = none
+    target_ratings: Tensor | None = None  # [B, L] float32, the target's rating; NaN = none
 
 
 def cut_windows(shard: int, lengths: npt.NDArray[np.int64], max_length: int) -> Windows:
@@ -107,27 +126,81 @@ def padded_length(longest: int) -> int:
     return -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP
 
 
-def collate(windows: Windows, histories: dict[int, Histories]) -> Batch:
-    """Windows to left-padded tensors. No window at all gives one row of padding, so that an idle rank keeps step."""
+def flat_places(begins: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
+    """Every event of the spans begins[i]..ends[i]: (its span's index, its place), each [events of all spans]."""
+    lengths = ends - begins
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return owner, begins[owner] + within
+
+
+def _blank(names: Iterable[str], like: Columns, num_rows: int, length: int) -> dict[str, npt.NDArray[Any]]:
+    """Name -> [num_rows, length] of padding, [num_rows, length, F] for features."""
+    padded = {}
+    for name in names:
+        column = getattr(like, name)
+        assert column is not None, f"{name} must be read of the dataset"
+        padding = PADDING[name]
+        padded[name] = np.full((num_rows, length, *column.shape[1:]), padding.value, padding.dtype)
+    return padded
+
+
+def _fill(
+    padded: dict[str, npt.NDArray[Any]], rows: IntArray, source: Columns, begins: IntArray, ends: IntArray
+) -> None:
+    """Row rows[i] of each array ends in the events begins[i]..ends[i] of `source`."""
+    positions = np.arange(-next(iter(padded.values())).shape[1], 0)
+    is_real = positions >= (begins - ends)[:, None]
+    places = (ends[:, None] + positions)[is_real]
+    for name, array in padded.items():
+        block = array[rows]
+        block[is_real] = getattr(source, name)[places]
+        array[rows] = block
+
+
+def _inputs(padded: dict[str, npt.NDArray[Any]]) -> Inputs:
+    return Inputs(**{name: torch.from_numpy(array) for name, array in padded.items()})
+
+
+def collate(
+    windows: Windows,
+    histories: dict[int, Histories],
+    columns: Collection[OptionalColumn] = (),
+    target_ratings: bool = False,
+) -> Batch:
+    """Windows to left-padded tensors. No window at all gives one row of padding, so that an idle rank keeps step.
+
+    columns: the inputs beside items. `histories` must hold them, and ratings for `target_ratings`.
+    """
     length = padded_length(int(num_events(windows).max(initial=0)))
-    items = np.full((max(1, len(windows)), length), PAD, dtype=np.int64)
-    targets = np.full_like(items, PAD)
-    for i, (shard, row, start, stop, first_target) in enumerate(windows.tolist()):
-        history = histories[shard].row(row)
-        items[i, length - (stop - start - 1) :] = history[start : stop - 1]
-        targets[i, length - (stop - first_target) :] = history[first_target:stop]
-    return Batch(torch.from_numpy(items), torch.from_numpy(targets))
+    like = next((shard.columns for shard in histories.values()), Columns(np.zeros(0, np.int32)))
+    shape = (max(1, len(windows)), length)
+    inputs = _blank(("items", *columns), like, *shape)
+    targets = _blank(("items", "ratings") if target_ratings else ("items",), like, *shape)
+    for shard in np.unique(windows["shard"]).tolist():
+        rows = np.flatnonzero(windows["shard"] == shard)
+        mine, source = windows[rows], histories[shard]
+        first = source.offsets[mine["row"]]
+        stop = first + mine["stop"]
+        _fill(inputs, rows, source.columns, first + mine["start"], stop - 1)
+        _fill(targets, rows, source.columns, first + mine["first_target"], stop)
+    ratings = torch.from_numpy(targets["ratings"]) if target_ratings else None
+    return Batch(_inputs(inputs), torch.from_numpy(targets["items"]), ratings)
 
 
-def left_pad(histories: Sequence[npt.NDArray[np.int32]], max_length: int) -> Tensor:
-    """The last `max_length` items of each history -> [B, L] int64, 0 = pad, on the left."""
-    length = padded_length(min(max_length, max((len(history) for history in histories), default=0)))
-    items = np.full((len(histories), length), PAD, dtype=np.int64)
-    for i, history in enumerate(histories):
-        recent = history[-max_length:]
-        if len(recent):
-            items[i, length - len(recent) :] = recent
-    return torch.from_numpy(items)
+def pad_spans(columns: Columns, begins: IntArray, ends: IntArray, names: Collection[OptionalColumn] = ()) -> Inputs:
+    """Events begins[i]..ends[i] of `columns` -> row i of [B, L]. names: the inputs beside items."""
+    length = padded_length(int((ends - begins).max(initial=0)))
+    padded = _blank(("items", *names), columns, len(begins), length)
+    _fill(padded, np.arange(len(begins)), columns, begins, ends)
+    return _inputs(padded)
+
+
+def left_pad(histories: Sequence[Columns], max_length: int, names: Collection[OptionalColumn] = ()) -> Inputs:
+    """The last `max_length` events of each history -> [B, L]. names: the inputs beside items."""
+    ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
+    begins = np.maximum(np.concatenate([[0], ends[:-1]]), ends - max_length) if len(ends) else ends
+    return pad_spans(concatenate([history.only(names) for history in histories]), begins, ends, names)
 
 
 class StepBatch(NamedTuple):
@@ -146,8 +219,13 @@ def feed(
     start: int,
     rank: int,
     world_size: int,
+    columns: Collection[OptionalColumn] = (),
+    target_ratings: bool = False,
 ) -> Iterator[StepBatch]:
-    """This rank's part of each global batch from index `start` on. `read` loads a shard; a group is held at a time."""
+    """This rank's part of each global batch from index `start` on. `read` loads a shard; a group is held at a time.
+
+    columns: the inputs beside items. `read` must give them, and ratings for `target_ratings`.
+    """
     num_batches = sum(len(group) for group in groups)
     index = 0
     for group in groups:
@@ -160,5 +238,6 @@ def feed(
             if index >= start:
                 part = deal(windows, world_size)[rank]
                 events = int(num_events(windows).sum())
-                yield StepBatch(epoch, index, num_batches, num_targets(windows), events, collate(part, histories))
+                batch = collate(part, histories, columns, target_ratings)
+                yield StepBatch(epoch, index, num_batches, num_targets(windows), events, batch)
             index += 1

@@ -1,35 +1,60 @@
 """Reads a committed dataset version: vocabulary and shards of histories, as flat numpy arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mgray import moments
+from mgray.columns import LIST_NAMES, Columns, OptionalColumn
+from mgray.config import ModelConfig
+from mgray.inputs import InputSpec, named_inputs
 from mgray.manifest import Manifest, read_manifest
-from mgray.schema import ITEM_ID, UNKNOWN, USER_ID
+from mgray.schema import ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID
 
 IntArray = npt.NDArray[np.int64]
 Part = Literal["train", "valid", "test"]
 
+MAX_SCALE_VALUES = 101  # distinct ratings that are a scale, such as 0 to 100
+PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
+
 
 @dataclass(frozen=True)
 class Histories:
-    """The histories of one shard. Row `r` owns `items[offsets[r]:offsets[r + 1]]`, oldest first."""
+    """The histories of one shard. Row `r` owns the events offsets[r]..offsets[r + 1] of `columns`, oldest first."""
 
     user_ids: list[str]
     offsets: IntArray  # [R + 1]
-    items: npt.NDArray[np.int32]  # [events], 1..V or UNKNOWN
-    timestamps: npt.NDArray[np.float64]  # [events], seconds since 1970
+    columns: Columns  # of all events
     train_end: IntArray  # [R]
     valid_end: IntArray  # [R]
+    parts: npt.NDArray[np.int8] | None = None  # [events], of a random split only, which has no ranges
 
-    def row(self, index: int) -> npt.NDArray[np.int32]:
-        return self.items[self.offsets[index] : self.offsets[index + 1]]
+    def row(self, index: int) -> Columns:
+        return self.columns.take(slice(self.offsets[index], self.offsets[index + 1]))
+
+    @property
+    def part_of(self) -> npt.NDArray[np.int8]:
+        """TRAIN, VALID or TEST of each event, [events]."""
+        if self.parts is not None:
+            return self.parts
+        lengths = np.diff(self.offsets)
+        position = np.arange(len(self.columns)) - np.repeat(self.offsets[:-1], lengths)
+        behind = (position >= np.repeat(self.train_end, lengths)).astype(np.int8)
+        return behind + (position >= np.repeat(self.valid_end, lengths))
+
+    def training(self) -> "Histories":
+        """The events that a model trains on: those of the training part on known items."""
+        keep = (self.part_of == TRAIN) & (self.columns.items != UNKNOWN)
+        offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
+        lengths = np.diff(offsets)
+        return Histories(self.user_ids, offsets, self.columns.take(keep), lengths, lengths)
 
 
 @dataclass(frozen=True)
@@ -37,8 +62,9 @@ class Query:
     """One prediction to evaluate: what was known, and what came next."""
 
     user_id: str
-    history: npt.NDArray[np.int32]  # known items only, oldest first
+    history: Columns  # known items only, oldest first
     target: int  # 1..V, or UNKNOWN
+    target_rating: float = np.nan  # NaN where there is none, or ratings were not read
 
 
 class Dataset:
@@ -70,8 +96,15 @@ class Dataset:
         """Training events of each item, [V + 1]; index 0 (padding) is 0."""
         return np.concatenate([[0], np.asarray(self._vocabulary["num_train_events"], dtype=np.int64)])
 
+    @property
+    def _trains_on_prefixes(self) -> bool:
+        """Whether a history's first train_end events are what it trains on, all of them on known items."""
+        return self.manifest.split.kind != "random" and self.manifest.cold_items == 0
+
     def train_lengths(self) -> list[IntArray]:
-        """Length of each history's training part, an array a shard."""
+        """Events of each history to train on, an array a shard."""
+        if not self._trains_on_prefixes:
+            return [self.read_training(shard).train_end for shard in range(self.num_shards)]
         return [
             pq.read_table(self.folder / shard.file, columns=["train_end"], partitioning=None)["train_end"]
             .to_numpy()
@@ -79,36 +112,96 @@ class Dataset:
             for shard in self.manifest.shards
         ]
 
-    def read(self, shard: int) -> Histories:
+    def read(self, shard: int, columns: Collection[OptionalColumn] = ()) -> Histories:
+        """A shard's histories, of all parts; `columns`: those to read beside items, which the log must have."""
+        names = [USER_ID, "items", "train_end", "valid_end", *(LIST_NAMES[name] for name in columns)]
+        if self.manifest.split.kind == "random":
+            names.append("parts")
         path = self.folder / self.manifest.shards[shard].file
-        table = pq.read_table(path, partitioning=None).combine_chunks()
-        items = table["items"].combine_chunks()
-        timestamps = table["timestamps"].combine_chunks()
+        table = pq.read_table(path, columns=names, partitioning=None).combine_chunks()
+        offsets, read = shard_columns(table, columns, len(self.manifest.features))
         return Histories(
             user_ids=table[USER_ID].to_pylist(),
-            offsets=items.offsets.to_numpy().astype(np.int64),
-            items=items.values.to_numpy(),
-            timestamps=timestamps.values.to_numpy(),
+            offsets=offsets,
+            columns=read,
             train_end=table["train_end"].to_numpy().astype(np.int64),
             valid_end=table["valid_end"].to_numpy().astype(np.int64),
+            parts=table["parts"].combine_chunks().values.to_numpy() if "parts" in names else None,
         )
 
-    def train_events(self) -> Iterator[tuple[Histories, npt.NDArray[np.bool_]]]:
-        """Each shard with a mask over its events that is true in the training part."""
-        for shard in range(self.num_shards):
-            histories = self.read(shard)
-            lengths = np.diff(histories.offsets)
-            position = np.arange(len(histories.items)) - np.repeat(histories.offsets[:-1], lengths)
-            yield histories, position < np.repeat(histories.train_end, lengths)
+    def read_training(self, shard: int, columns: Collection[OptionalColumn] = ()) -> Histories:
+        """A shard's histories to train on: the first train_lengths() events of each row."""
+        histories = self.read(shard, columns)
+        return histories if self._trains_on_prefixes else histories.training()
 
-    def queries(self, part: Part, shards: range | None = None) -> Iterator[Query]:
-        """One query for each event of `part`: all known items before it, and itself as the target."""
+    def train_events(self, columns: Collection[OptionalColumn] = ()) -> Iterator[Histories]:
+        """Each shard's events to train on, without the others."""
+        for shard in range(self.num_shards):
+            yield self.read(shard, columns).training()
+
+    def queries(
+        self, part: Part, columns: Collection[OptionalColumn] = (), shards: range | None = None
+    ) -> Iterator[Query]:
+        """One query for each event of `part`: all known items before it, and itself as the target.
+
+        Of a random split, whose parts lie among each other, the history holds the training part only.
+        """
         for shard in shards or range(self.num_shards):
-            histories = self.read(shard)
-            for row, user_id in enumerate(histories.user_ids):
-                items = histories.row(row)
-                train_end, valid_end = int(histories.train_end[row]), int(histories.valid_end[row])
-                span = {"train": (0, train_end), "valid": (train_end, valid_end), "test": (valid_end, len(items))}
-                for position in range(*span[part]):
-                    before = items[:position]
-                    yield Query(user_id, before[before != UNKNOWN], int(items[position]))
+            histories = self.read(shard, columns)
+            parts, items = histories.part_of, histories.columns.items
+            known = items != UNKNOWN
+            if histories.parts is not None:
+                known &= parts == TRAIN
+            readable = histories.columns.take(known)
+            before = np.concatenate([[0], np.cumsum(known)])  # readable events before each event
+            ratings = histories.columns.ratings
+            rows = np.repeat(np.arange(len(histories.user_ids)), np.diff(histories.offsets))
+            for place in np.flatnonzero(parts == PART_NUMBERS[part]).tolist():
+                row = rows[place]
+                history = readable.take(slice(before[histories.offsets[row]], before[place]))
+                rating = np.nan if ratings is None else float(ratings[place])
+                yield Query(histories.user_ids[row], history, int(items[place]), rating)
+
+    def input_spec(self, config: ModelConfig) -> InputSpec:
+        """What the model's extra inputs stand for; reads the training part's ratings where it takes them."""
+        spec = named_inputs(config, self.manifest)
+        if "rating" not in config.inputs and config.outputs == "next_item":
+            return spec
+        measured = self.rating_moments()
+        known: dict[str, Any] = {"rating_mean": float(measured.mean[0]), "rating_std": float(measured.std[0])}
+        if config.outputs != "next_item":
+            known["rating_scale"] = self.rating_scale()
+        return spec.model_copy(update=known)
+
+    def rating_scale(self) -> tuple[float, ...]:
+        """The values that the training part's ratings have, rising; none where they are too many to be a scale."""
+        values: set[float] = set()
+        for histories in self.train_events(["ratings"]):
+            assert histories.columns.ratings is not None
+            values |= set(np.unique(histories.columns.ratings[~np.isnan(histories.columns.ratings)]).tolist())
+            if len(values) > MAX_SCALE_VALUES:
+                return ()
+        return tuple(sorted(values))
+
+    def rating_moments(self) -> moments.Moments:
+        """Of the training part's ratings, one column."""
+        parts = []
+        for histories in self.train_events(["ratings"]):
+            assert histories.columns.ratings is not None
+            parts.append(moments.measure(histories.columns.ratings[:, None].astype(np.float64)))
+        return moments.combine(parts, 1)
+
+
+def shard_columns(table: pa.Table, columns: Collection[OptionalColumn], num_features: int) -> tuple[IntArray, Columns]:
+    """Offsets [R + 1] and flat columns of HISTORY_SCHEMA rows."""
+    items = table["items"].combine_chunks()
+    read: dict[str, npt.NDArray[Any]] = {}
+    for name in columns:
+        values = table[LIST_NAMES[name]].combine_chunks().values
+        if name == "event_types":
+            read[name] = values.fill_null(-1).to_numpy() + np.int16(1)
+        elif name == "features":
+            read[name] = values.to_numpy().reshape(-1, num_features)
+        else:
+            read[name] = values.to_numpy(zero_copy_only=False)  # a null rating becomes NaN
+    return items.offsets.to_numpy().astype(np.int64), Columns(items.values.to_numpy(), **read)

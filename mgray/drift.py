@@ -84,8 +84,9 @@ def summarize(dataset: Dataset) -> LogSummary:
     types: dict[str, int] = {}
     for shard, record in enumerate(dataset.manifest.shards):
         histories = dataset.read(shard)
-        unknown += int((histories.items == UNKNOWN).sum())
-        events += np.bincount(histories.items[histories.items > PAD], minlength=len(events))
+        items = histories.columns.items
+        unknown += int((items == UNKNOWN).sum())
+        events += np.bincount(items[items > PAD], minlength=len(events))
         length = np.diff(histories.offsets)
         active = length[histories.valid_end < length]
         lengths += np.bincount(np.searchsorted(LENGTH_EDGES, active, side="left"), minlength=len(lengths))

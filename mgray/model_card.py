@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mgray.config import TrainJobConfig
+from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 from mgray.report_data import MODEL
 
@@ -32,6 +33,13 @@ def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
         f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {manifest.train_events:,} train{cut}; "
         f"{manifest.items:,} items. Dataset `{manifest.fingerprint[:16]}`. Started from {start}."
     )
+
+
+def _reads(config: TrainJobConfig, manifest: Manifest) -> str:
+    given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
+    inputs = resolve_inputs(config.model, manifest).inputs
+    named = [given.get(name, name.replace("_", " ")) for name in inputs]
+    return f"{', '.join(['item', *named])}, nothing else"
 
 
 def model_card(
@@ -72,7 +80,7 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
 ## Limits
 - It can recommend the {manifest.items:,} items of its training part only; other items in a history are skipped.
 - A user without any known item gets the most popular items.
-- It reads the order of items, at most the last {config.train.max_length:,}; not ratings, not event types, not titles.
+- It reads at most the last {config.train.max_length:,} events, and of each {_reads(config, manifest)}.
 - Scores rank items within one user; they are no probabilities and do not compare between users.
 - Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
 """

@@ -3,19 +3,21 @@
 Legend: `U` users, `E` events, `V` items of the model (1..V; 0 is padding), `B` users of a batch, `L` positions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
-from mgray.batch import padded_length
+from mgray.batch import flat_places, pad_spans, padded_length
+from mgray.columns import Columns, OptionalColumn
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
-from mgray.schema import PAD, PREDICTION_SCHEMA, UNKNOWN
+from mgray.inputs import Inputs
+from mgray.schema import PAD, PREDICTION_SCHEMA
+from mgray.translation import Translation
 
 IntArray = npt.NDArray[np.int64]
 Items = npt.NDArray[np.int32]
@@ -33,15 +35,11 @@ class RankedLists(NamedTuple):
         return (self.items != PAD).sum(1)
 
 
-def translate(items: Items, offsets: IntArray, numbers: Items) -> tuple[Items, IntArray]:
-    """Histories in another vocabulary, events without a number there left out.
-
-    items: [E] of 1..V or UNKNOWN, offsets: [U + 1], numbers: what `recommend.number_map` gave.
-    """
-    translated = numbers[items]
-    known = translated != UNKNOWN
+def translate(columns: Columns, offsets: IntArray, translation: Translation) -> tuple[Columns, IntArray]:
+    """Histories in the model's numbers, events on items unknown to it left out. columns: [E], offsets: [U + 1]."""
+    translated, known = translation(columns)
     before = np.concatenate([[0], np.cumsum(known)])
-    return translated[known], before[offsets]
+    return translated, before[offsets]
 
 
 def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterator[IntArray]:
@@ -55,30 +53,18 @@ def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterato
         begin = end
 
 
-def pad_rows(items: Items, offsets: IntArray, rows: IntArray, max_length: int) -> Tensor:
-    """The last `max_length` items of each of `rows` -> [B, L] int64, 0 = pad, on the left, as `batch.left_pad`."""
+def pad_rows(
+    columns: Columns, offsets: IntArray, rows: IntArray, max_length: int, names: Collection[OptionalColumn] = ()
+) -> Inputs:
+    """The last `max_length` events of `rows` -> [B, L], as `batch.left_pad`. names: the inputs beside items."""
     ends = offsets[rows + 1]
-    lengths = np.minimum(ends - offsets[rows], max_length)
-    length = padded_length(int(lengths.max(initial=1)))
-    columns = np.arange(-length, 0)
-    padded = np.full((len(rows), length), PAD, dtype=np.int64)
-    is_real = columns >= -lengths[:, None]
-    padded[is_real] = items[(ends[:, None] + columns)[is_real]]
-    return torch.from_numpy(padded)
-
-
-def flat_places(offsets: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Every event of `rows`: (its row's index in `rows`, its place in `items`), each [events of the rows]."""
-    lengths = offsets[rows + 1] - offsets[rows]
-    owner = np.repeat(np.arange(len(rows)), lengths)
-    within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    return owner, offsets[rows][owner] + within
+    return pad_spans(columns, np.maximum(offsets[rows], ends - max_length), ends, names)
 
 
 @torch.no_grad()
 def rank_lists(
     scorer: ModelScorer,
-    items: Items,
+    columns: Columns,
     offsets: IntArray,
     k: int,
     remove_seen: bool = True,
@@ -87,8 +73,8 @@ def rank_lists(
 ) -> RankedLists:
     """Top k of the full catalogue for each history; `blocked` item numbers are in nobody's list.
 
-    items: [E] of 1..V, oldest first, offsets: [U + 1]. A list is shorter than k only where the catalogue has no more.
-    Raises InputError where the model gives a score that is not a number.
+    columns: [E] on items 1..V, oldest first, offsets: [U + 1]. A list is shorter than k only where the catalogue has no
+    more. Raises InputError where the model gives a score that is not a number.
     """
     num_users, num_items = len(offsets) - 1, scorer.model.num_items
     lengths = np.diff(offsets)
@@ -101,10 +87,10 @@ def rank_lists(
     blocked_columns = None if blocked is None else torch.from_numpy(blocked).to(scorer.device)
     max_rows = max(1, MAX_BATCH_SCORES // (num_items + 1))
     for rows in plan_batches(np.minimum(lengths, scorer.max_length), batch_events, max_rows):
-        scores = scorer.score_padded(pad_rows(items, offsets, rows, scorer.max_length))
+        scores = scorer.score_padded(pad_rows(columns, offsets, rows, scorer.max_length, scorer.columns))
         if remove_seen:
-            owner, places = flat_places(offsets, rows)
-            seen = torch.from_numpy(items[places].astype(np.int64)).to(scorer.device)
+            owner, places = flat_places(offsets[rows], offsets[rows + 1])
+            seen = torch.from_numpy(columns.items[places].astype(np.int64)).to(scorer.device)
             scores[torch.from_numpy(owner).to(scorer.device), seen] = -torch.inf
         if blocked_columns is not None:
             scores.index_fill_(1, blocked_columns, -torch.inf)

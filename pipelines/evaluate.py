@@ -1,6 +1,7 @@
 """Test figures beside the baselines, the report, and what a person reads at the end of a run; and the eval job."""
 
 import tempfile
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,23 @@ from rich.console import Console
 
 from mgray import report_data as report
 from mgray.baselines import make_baselines
-from mgray.config import EvalJobConfig, EvaluateConfig, TrainJobConfig
+from mgray.columns import Columns, OptionalColumn
+from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
-from mgray.engine import evaluate, part_queries
+from mgray.engine import HistoryList, evaluate, part_queries
 from mgray.errors import InputError
+from mgray.evaluation import PartMetrics
+from mgray.inputs import InputSpec
 from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
-from mgray.recommend import Recommender, number_map
+from mgray.rating import evaluate_ratings, rating_queries
+from mgray.rating_baselines import make_rating_baselines
+from mgray.raw_history import raw_lists
+from mgray.recommend import Reasons, Recommender
 from mgray.report import render_html
 from mgray.schema import UNKNOWN
 from mgray.tables import example_table, metrics_table
+from mgray.translation import Translation
 from pipelines import cluster, tracking
 from pipelines.ingest import ingest
 from pipelines.progress import PhaseProgress, console
@@ -29,10 +37,24 @@ from pipelines.registry import TRAINING_KEY_TAG, training_key
 from pipelines.shown import command_line, shown_uri
 
 EXAMPLE_FILMS = 10
+EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
 
 
-def evaluate_baselines(dataset: Dataset, part: Part, config: EvaluateConfig) -> dict[str, RankingMetrics]:
-    """Baseline name -> its metrics on the same queries as the model's."""
+def evaluate_baselines(
+    dataset: Dataset, part: Part, config: EvaluateConfig, outputs: Outputs = "next_item"
+) -> dict[str, PartMetrics]:
+    """Baseline name -> its metrics on the same queries as those of a model of these outputs."""
+    found: dict[str, PartMetrics] = {}
+    if outputs != "rating":
+        found |= {name: PartMetrics(one, None) for name, one in _ranked(dataset, part, config).items()}
+    if outputs != "next_item":
+        queries, scale = rating_queries(dataset, part), dataset.rating_scale()
+        for name, rater in make_rating_baselines(dataset).items():
+            found[name] = PartMetrics(None, evaluate_ratings(rater, queries, scale))
+    return found
+
+
+def _ranked(dataset: Dataset, part: Part, config: EvaluateConfig) -> dict[str, RankingMetrics]:
     queries = part_queries(dataset, part)
     return {
         name: evaluate(scorer, queries, dataset.item_counts, config) for name, scorer in make_baselines(dataset).items()
@@ -52,22 +74,33 @@ def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> 
     return rows
 
 
-def example_query(dataset: Dataset) -> Query | None:
+def example_query(dataset: Dataset, columns: Collection[OptionalColumn]) -> Query | None:
     """A user to show: the first, by id, with a test event and enough history to read something into."""
-    queries = dataset.queries("test", range(1))
+    queries = dataset.queries("test", columns, range(1))
     candidates = [query for query in queries if len(query.history) and query.target != UNKNOWN]
     return max(candidates, key=lambda query: min(len(query.history), EXAMPLE_FILMS), default=None)
 
 
 def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report.Example:
     titles = dict(zip(dataset.item_ids, dataset.titles, strict=True))
-    history = [dataset.item_ids[item - 1] for item in query.history]
-    result = recommender.recommend([history], EXAMPLE_FILMS)
+    lists = raw_lists([query.history], dataset, recommender.info.inputs)
+    history = lists["history"][0]
+    result = recommender.recommend([history], EXAMPLE_FILMS, beside=lists)
     return report.Example(
         user_id=query.user_id,
         last=[titles[item] for item in history[-EXAMPLE_FILMS:]],
         recommended=[(titles[i], s) for i, s in zip(result.items[0], result.scores[0], strict=True)],
         next=dataset.titles[query.target - 1],
+        why=explain_example(titles, recommender.explain([history], result, beside=lists)[0]),
+    )
+
+
+def explain_example(titles: Mapping[str, str], reasons: Reasons) -> report.Why:
+    """titles: item id -> title."""
+    events = [(titles[item], score) for item, score in zip(reasons.events, reasons.event_scores, strict=True)]
+    return report.Why(
+        granularities=list(zip(reasons.granularities, reasons.granularity_scores, strict=True)),
+        events=sorted(events, key=lambda event: -abs(event[1]))[:EXAMPLE_EVENTS],
     )
 
 
@@ -75,7 +108,7 @@ def publish(
     config: TrainJobConfig,
     dataset: Dataset,
     trained: dict[str, Any],
-    baselines: dict[str, RankingMetrics],
+    baselines: dict[str, PartMetrics],
     model_folder: Path,
     run_id: str,
     uri: str,
@@ -85,14 +118,16 @@ def publish(
 ) -> dict[str, Any]:
     """Report and model to MLflow, tables to stderr; gives the result line's fields."""
     figures = {name: baseline.compute() for name, baseline in baselines.items()}
-    query = example_query(dataset)
-    example = make_example(dataset, query, Recommender(model_folder)) if query is not None else None
-    history = example_history(dataset, query)
+    recommender = Recommender(model_folder)
+    ranks = config.model.outputs != "rating"  # a model that only rates recommends nothing, and is not registered
+    query = example_query(dataset, recommender.scorer.columns) if ranks else None
+    example = make_example(dataset, query, recommender) if query is not None else None
+    request = example_request(dataset, query, recommender.info.inputs)
     tags = {"dataset_fingerprint": dataset.manifest.fingerprint, "run_id": run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
     card = model_card(config, dataset.manifest, trained, figures)
-    version = tracking.register(config.tracking, model_folder, history, tags, card)
+    version = tracking.register(config.tracking, model_folder, request, tags, card) if ranks else None
     model = {"name": config.tracking.model_name, "version": version} if version else None
     data = report.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}",
@@ -116,16 +151,14 @@ def publish(
         baselines=figures,
         num_targets=trained["num_targets"],
         curves=[report.CurvePoint(**point) for point in trained["curve"]],
-        slices=slice_rows({report.MODEL: trained["slices"]} | {n: b.slices() for n, b in baselines.items()}),
+        slices=slice_rows(
+            {report.MODEL: trained["slices"]} | {n: b.slices() for n, b in baselines.items() if b.ranking is not None}
+        ),
         granularities=granularity_shares(config, trained["attention"]),
         example=example,
         config=tracking.run_params(config, uri),
         rows=dataset.manifest.rows,
-        notes=[
-            "Ranking is over the full catalogue; "
-            + ("items the user already has are removed. " if config.evaluate.remove_seen else "seen items stay in. ")
-            + "Ties count against the model, and so does a target that is not in the training part.",
-        ],
+        notes=report_notes(config),
     )
     path = model_folder.parent / "report.html"
     path.write_text(render_html(data), encoding="utf-8")
@@ -155,6 +188,23 @@ def publish(
     }
 
 
+def report_notes(config: TrainJobConfig) -> list[str]:
+    """How the figures were measured."""
+    notes = []
+    if config.model.outputs != "rating":
+        notes.append(
+            "Ranking is over the full catalogue; "
+            + ("items the user already has are removed. " if config.evaluate.remove_seen else "seen items stay in. ")
+            + "Ties count against the model, and so does a target that is not in the training part."
+        )
+    if config.model.outputs != "next_item":
+        notes.append(
+            "Ratings are those of the test part's events, predicted from the user's history by the model and the "
+            "baselines alike, and clipped to the scale; accuracy is after rounding to it."
+        )
+    return notes
+
+
 def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | None) -> list | None:
     if attention is None:
         return None
@@ -164,10 +214,10 @@ def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | No
     ]
 
 
-def example_history(dataset: Dataset, query: Query | None) -> list[str]:
-    """Raw ids for the model's input example: the last items of a real user."""
-    items = query.history[-5:] if query is not None else [1]
-    return [dataset.item_ids[item - 1] for item in items]
+def example_request(dataset: Dataset, query: Query | None, spec: InputSpec) -> dict[str, list[list[Any]]]:
+    """The model's input example: the last events of a real user."""
+    history = query.history.take(slice(-5, None)) if query is not None else Columns(np.asarray([1], np.int32))
+    return raw_lists([history], dataset, spec)
 
 
 class RemappedScorer:
@@ -175,11 +225,12 @@ class RemappedScorer:
 
     def __init__(self, recommender: Recommender, dataset: Dataset) -> None:
         self.recommender = recommender
-        self.to_model = number_map(dataset.item_ids, recommender.vocabulary.item_ids)[:-1]
+        self.translation = Translation(dataset, recommender.vocabulary.item_ids, recommender.info)
+        self.columns = self.translation.columns  # of the dataset, beside items, that queries must hold
+        self.to_model = self.translation.items[:-1]
 
-    def __call__(self, histories: Any) -> torch.Tensor:
-        translated = [self.to_model[history] for history in histories]
-        scores = self.recommender.scorer([h[h != UNKNOWN] for h in translated])
+    def __call__(self, histories: HistoryList) -> torch.Tensor:
+        scores = self.recommender.scorer([self.translation(history)[0] for history in histories])
         remapped = scores[:, torch.from_numpy(np.maximum(self.to_model, 0))]
         remapped[:, torch.from_numpy(self.to_model == UNKNOWN)] = -torch.inf
         return remapped
@@ -197,10 +248,11 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     with PhaseProgress(out) as progress:
         found = ingest(config.data, home, progress.update)
     dataset = Dataset(found.path)
-    queries = part_queries(dataset, config.split)
+    scorer = RemappedScorer(recommender, dataset)
+    queries = part_queries(dataset, config.split, scorer.columns)
     if not queries:
         raise InputError(f"{found.path}: the {config.split} part is empty; choose another --split or dataset")
-    metrics = evaluate(RemappedScorer(recommender, dataset), queries, dataset.item_counts, config.evaluate)
+    metrics = evaluate(scorer, queries, dataset.item_counts, config.evaluate)
     measured = evaluate_baselines(dataset, config.split, config.evaluate)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
     out.print(metrics_table(metrics.compute(), baselines))

@@ -18,13 +18,14 @@ import pyarrow.parquet as pq
 import torch
 
 from mgray.checkpoint import load_model
-from mgray.dataset import Dataset
+from mgray.columns import LIST_NAMES
+from mgray.dataset import Dataset, shard_columns
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.manifest import Manifest
-from mgray.recommend import number_map
 from mgray.schema import USER_ID
 from mgray.scoring import prediction_table, rank_lists, translate
+from mgray.translation import Translation
 from pipelines.ingest_tasks import Result, write_parquet
 from pipelines.versions import place_error
 
@@ -85,7 +86,7 @@ class PartScorer:
             self.scorer = ModelScorer(model, vocabulary.counts, info.max_length, device)
             self.item_ids = pa.array(vocabulary.item_ids, pa.large_string())
             self.dataset = Dataset(job.dataset)
-            self.numbers = number_map(self.dataset.item_ids, vocabulary.item_ids)
+            self.translation = Translation(self.dataset, vocabulary.item_ids, info)
         except InputError as error:
             self.error = str(error)
 
@@ -113,11 +114,9 @@ class PartScorer:
         """Scores and writes one part: a PredictionPart's fields. Raises InputError where a shard is unreadable."""
         job = self.job
         users = self._read(job.parts[index])
-        history = users["items"].combine_chunks()
-        offsets = history.offsets.to_numpy().astype(np.int64)
-        flat = history.values.to_numpy()
-        items, offsets = translate(flat, offsets, self.numbers)
-        lists = rank_lists(self.scorer, items, offsets, job.k, job.remove_seen, job.blocked, job.batch_events)
+        offsets, columns = shard_columns(users, self.translation.columns, len(self.dataset.manifest.features))
+        columns, offsets = translate(columns, offsets, self.translation)
+        lists = rank_lists(self.scorer, columns, offsets, job.k, job.remove_seen, job.blocked, job.batch_events)
         table = prediction_table(lists, users[USER_ID].combine_chunks(), self.item_ids)
         size, sha256, draft = write_parquet(table, job.folder, f"part-{index:06d}", ROW_GROUP_PREDICTIONS)
         written = pq.read_metadata(draft).num_rows
@@ -142,7 +141,8 @@ class PartScorer:
                     part.piece * file.num_row_groups // part.num_pieces,
                     (part.piece + 1) * file.num_row_groups // part.num_pieces,
                 )
-                return file.read_row_groups(list(groups), columns=[USER_ID, "items"])
+                names = [USER_ID, "items", *(LIST_NAMES[name] for name in self.translation.columns)]
+                return file.read_row_groups(list(groups), columns=names)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{path}: cannot be read ({error}); ingest the log again") from error
 

@@ -12,6 +12,8 @@ from mgray import search as spaces
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
+from mgray.inputs import named_inputs, resolve_inputs
+from mgray.manifest import Manifest
 from mgray.model import MGDSC
 from mgray.search_report import SearchReport, TrialRow, render_search, summary
 from pipelines import tracking
@@ -60,17 +62,18 @@ def rungs(search: SearchFolder) -> list[float]:
     return found
 
 
-def count_parameters(config: TrainJobConfig, num_items: int) -> int:
+def count_parameters(config: TrainJobConfig, manifest: Manifest) -> int:
+    resolved = resolve_inputs(config.model, manifest)
     with torch.device("meta"):  # shapes alone
-        model = MGDSC(config.model, num_items)
+        model = MGDSC(resolved, manifest.items, named_inputs(resolved, manifest))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def trial_row(trial: TrialRecord, search: SearchFolder, base: TrainJobConfig, num_items: int) -> TrialRow:
+def trial_row(trial: TrialRecord, search: SearchFolder, base: TrainJobConfig, manifest: Manifest) -> TrialRow:
     values = spaces.decode(search.space, trial.point)
     try:
         config = spaces.apply(base, values)
-        parameters = count_parameters(config, num_items)
+        parameters = count_parameters(config, manifest)
     except InputError:  # it failed by that
         config, parameters = base, 0
     levels = values.get("model.granularities", config.model.granularities)
@@ -105,7 +108,7 @@ def log_summary(
         f"python jobs/train.py --config {BEST_FILE}",
     ]
     best_yaml = spaces.best_yaml(spaces.apply(base, values, "best"), heading)
-    rows = [trial_row(trial, search, base, dataset.num_items) for trial in trials if trial.outcome != "running"]
+    rows = [trial_row(trial, search, base, dataset.manifest) for trial in trials if trial.outcome != "running"]
     counts = {name: sum(row.outcome == name for row in rows) for name in ("finished", "stopped", "failed")}
     marks = rungs(search)
     epoch = int(marks[0]) if marks else config.trial_epochs

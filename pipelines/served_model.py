@@ -9,25 +9,40 @@ import mlflow
 import pandas as pd
 from mlflow.pyfunc import PythonModel
 
-from mgray.recommend import Recommender
+from mgray.recommend import Reasons, Recommender
 
 logger = logging.getLogger("mgray")
 
 
 class InterestModel(PythonModel):
-    """DataFrame with a column `history` (lists of raw item ids, oldest first) -> `items`, `scores` (best first)."""
+    """DataFrame with a column `history` (lists of raw item ids, oldest first) -> `items`, `scores` (best first).
+
+    Where the model reads more of an event than its item, columns beside it: `timestamps`, `event_types`, `ratings`,
+    `features`, each a list as long as the history's.
+
+    params: `k` [10], the items of a list. `explain` [false]: say why the first item of each list is there, in four more
+    columns, all in units of the score and empty where the list is the popular items: `granularities`, finest first, and
+    `granularity_scores`, what each adds to the score (biases add the rest); `events`, the items of the last events (20
+    at most), oldest first, and `event_scores`, by how much the score would fall without that event.
+    """
 
     def load_context(self, context: Any) -> None:
         self.recommender = Recommender(context.artifacts["model"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        k = int((params or {}).get("k", 10))
+        params = params or {}
+        k = int(params.get("k", 10))
         histories = [[] if h is None else [str(item) for item in h] for h in model_input["history"]]
-        result = self.recommender.recommend(histories, k)
+        beside = {str(name): list(model_input[name]) for name in model_input.columns}
+        result = self.recommender.recommend(histories, k, beside=beside)
         unknown, total = sum(result.num_unknown), sum(len(h) for h in histories)
         if unknown:
             logger.warning("%d of %d history items are unknown to this model and were skipped", unknown, total)
         frame = pd.DataFrame({"items": result.items, "scores": result.scores}, index=model_input.index)
+        if params.get("explain", False):
+            reasons = self.recommender.explain(histories, result, beside=beside)
+            why = pd.DataFrame(reasons, columns=list(Reasons._fields), index=model_input.index)
+            frame = pd.concat([frame, why], axis=1)
         frame.attrs["num_unknown"] = result.num_unknown
         return frame
 

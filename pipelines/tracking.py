@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -40,6 +40,13 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 SECONDS_BETWEEN_FLUSHES = 5.0
 VIEW_KEY = "mgray"
 METRICS_IN_A_BATCH = 1000  # MLflow's own limit
+INPUT_TYPES = {
+    "history": Array(DataType.string),
+    "timestamps": Array(DataType.double),
+    "event_types": Array(DataType.string),
+    "ratings": Array(DataType.double),
+    "features": Array(Array(DataType.double)),
+}
 
 
 def metric_key(name: str) -> str:
@@ -228,18 +235,30 @@ def start_run(
         yield run
 
 
+def signature(columns: Iterable[str]) -> ModelSignature:
+    """What the pyfunc takes and gives; columns: `history`, and what the model reads beside it.
+
+    All but `history` are optional to MLflow, for the model's own error says what belongs in them.
+    """
+    return ModelSignature(
+        inputs=Schema([ColSpec(INPUT_TYPES[name], name, required=name == "history") for name in columns]),
+        outputs=Schema([ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]),
+        params=ParamSchema([ParamSpec("k", DataType.long, 10), ParamSpec("explain", DataType.boolean, False)]),
+    )
+
+
 def register(
-    config: TrackingConfig, folder: Path, example_history: list[str], tags: Mapping[str, str], card: str = ""
+    config: TrackingConfig,
+    folder: Path,
+    example: Mapping[str, list[list[Any]]],
+    tags: Mapping[str, str],
+    card: str = "",
 ) -> str | None:
     """Log the model folder to the active run as a pyfunc; gives the registered version, None where not registered.
 
-    The new version becomes `challenger`, and `champion` too where there is none; `card`, markdown, describes it.
+    example: `history`, and what the model reads beside it (columns.LIST_NAMES), each a list a row. The new version
+    becomes `challenger`, and `champion` too where there is none; `card`, markdown, describes it.
     """
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(Array(DataType.string), "history")]),
-        outputs=Schema([ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]),
-        params=ParamSchema([ParamSpec("k", DataType.long, 10)]),
-    )
     requirements = [f"{name}=={version}" for name, version in _serving_versions().items()]
     package = Path(__file__).parent.parent / "mgray"
     mlflow.pyfunc.log_model(
@@ -247,8 +266,8 @@ def register(
         python_model=str(Path(__file__).parent / "served_model.py"),
         artifacts={"model": str(folder)},
         code_paths=[str(package)],
-        signature=signature,
-        input_example=pd.DataFrame({"history": [example_history]}),
+        signature=signature(example),
+        input_example=pd.DataFrame(dict(example)),
         pip_requirements=requirements,
         registered_model_name=config.model_name if config.register_model else None,
     )

@@ -12,6 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mgray import checkpoint
 from mgray.config import TrainJobConfig
 from mgray.errors import InputError
+from mgray.inputs import resolve_inputs
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines, publish
 from pipelines.ingest import obtain_dataset
@@ -67,8 +68,8 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
     shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / "model", dirs_exist_ok=True)
     state = run_folder / STATE_FOLDER
     state.mkdir(exist_ok=True)
-    for name in (checkpoint.WEIGHTS_FILE, checkpoint.OPTIMIZER_FILE, checkpoint.STATE_FILE):
-        shutil.copy2(saved / name, state / name)
+    for path in (*saved.glob("*.safetensors"), saved / checkpoint.STATE_FILE):
+        shutil.copy2(path, state / path.name)
     return run_folder / "model"
 
 
@@ -137,6 +138,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     if dataset.manifest.train_events < 2:
         raise InputError(f"{dataset.folder}: the training part has no two events; give a longer log")
     manifest = dataset.manifest
+    resolve_inputs(config.model, manifest)  # before a run is made: the workers are too late to say what is missing
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
@@ -153,7 +155,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
             trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
         mlflow.log_artifacts(str(model_folder.parent / STATE_FOLDER), "checkpoint")
         with timer.phase("baselines"):
-            baselines = evaluate_baselines(dataset, "test", config.evaluate)
+            baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
         for name, baseline in baselines.items():
             values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
             tracker.log(values, trained["steps"])

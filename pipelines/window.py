@@ -17,6 +17,7 @@ from mgray.dataset import Dataset, Query
 from mgray.engine import Scorer, max_score_rows, part_queries, rank_batch, score_batches
 from mgray.errors import InputError
 from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
+from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
 from pipelines.evaluate import RemappedScorer
@@ -60,12 +61,12 @@ def measure_cost(model: Recommender, queries: list[Query], dataset: Dataset) -> 
     """Parameters, and the median time from one history of raw ids to its list, over real histories of the window."""
     step = max(1, len(queries) // LATENCY_HISTORIES)
     chosen = queries[::step][:LATENCY_HISTORIES]
-    histories = [[dataset.item_ids[item - 1] for item in query.history] for query in chosen] or [[]]
-    model.recommend(histories[:1])
+    requests = [raw_lists([query.history], dataset, model.info.inputs) for query in chosen]
+    model.recommend(requests[0]["history"], beside=requests[0])
     times = []
-    for history in histories:
+    for request in requests:
         started = time.perf_counter()
-        model.recommend([history])
+        model.recommend(request["history"], beside=request)
         times.append(time.perf_counter() - started)
     parameters = sum(parameter.numel() for parameter in model.model.parameters())
     return Cost(parameters, float(np.median(times)) * 1000)
@@ -79,16 +80,15 @@ def compare(
     gate: GateConfig,
 ) -> Comparison:
     """Score both on the window and ask the gate. Raises InputError where the window is empty."""
-    queries = part_queries(dataset, "test")
+    old = RemappedScorer(champion, dataset) if champion else None
+    new = RemappedScorer(challenger, dataset)
+    queries = part_queries(dataset, "test", new.columns | (old.columns if old else frozenset()))
     if not queries:
         raise InputError(f"{dataset.folder}: the test part is empty, so models cannot be compared; give a longer log")
     described = describe_queries(queries, dataset, evaluation)
 
-    def ranks(model: Recommender) -> IntArray:
-        return query_ranks(RemappedScorer(model, dataset), queries, dataset.num_items, evaluation)
-
-    before = ranks(champion) if champion else None
-    after = ranks(challenger)
+    before = query_ranks(old, queries, dataset.num_items, evaluation) if old else None
+    after = query_ranks(new, queries, dataset.num_items, evaluation)
     cost = measure_cost(challenger, queries, dataset)
     manifest, k = dataset.manifest, evaluation.k
     split = manifest.split

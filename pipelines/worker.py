@@ -14,14 +14,17 @@ import ray.train
 import ray.train.torch
 import torch
 from ray.train import Checkpoint
-from torch import Tensor, nn
+from torch import nn
 
 from mgray import checkpoint
 from mgray.checkpoint import ModelInfo, Vocabulary
 from mgray.config import TrainJobConfig
-from mgray.dataset import Dataset
-from mgray.engine import Logged, ModelScorer, Objective, Trainer, Validated, evaluate, part_queries
+from mgray.dataset import Dataset, Part
+from mgray.engine import Logged, Trainer, Validated
+from mgray.evaluation import PartEvaluation
+from mgray.inputs import resolve_inputs
 from mgray.model import MGDSC
+from mgray.objective import Objective
 from mgray.warm_start import warm_start_
 from pipelines import tracking
 
@@ -118,19 +121,20 @@ class RankRun:
         self.dataset = Dataset(given.dataset)
         self.session, self.board = session, given.board
         self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool)) if session.rank == 0 else None
-        self.metric = f"ndcg@{self.config.evaluate.k}"
         self.curve: list[dict[str, Any]] = []
         self.logged: Logged | None = None
         self.vocabulary = dataset_vocabulary(self.dataset)
+        model = resolve_inputs(self.config.model, self.dataset.manifest)
         self.info = ModelInfo(
-            config=self.config.model,
+            config=model,
             num_items=self.dataset.num_items,
             max_length=self.config.train.max_length,
             dataset_fingerprint=self.dataset.manifest.fingerprint,
+            inputs=self.dataset.input_spec(model),
         )
         # Drawn alike on every rank, so DDP's first broadcast changes nothing and one process gives the same weights.
         torch.manual_seed(self.config.train.seed)
-        self.model = MGDSC(self.config.model, self.dataset.num_items)
+        self.model = MGDSC(model, self.dataset.num_items, self.info.inputs)
         if given.warm_start is not None:
             source, _, vocabulary = checkpoint.load_model(given.warm_start, torch.device("cpu"))
             warm_start_(
@@ -139,32 +143,34 @@ class RankRun:
         self.model.to(session.device)
         objective = session.prepare(Objective(self.model, self.config.train, session.device))
         self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)
-        self.best = self._weights()
+        self.best = self.trainer.weights()
+        self.valid = self._evaluation("valid")
         session.restore(self._load)
 
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-
     def _load(self, folder: Path) -> None:
-        self.trainer.progress, self.curve = checkpoint.restore_state(folder, self.model, self.trainer.optimizer)
+        self.trainer.progress, self.curve = checkpoint.restore_state(
+            folder, self.model, self.trainer.optimizer, self.trainer.average
+        )
         best, _, _ = checkpoint.load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
         self.best = best.state_dict()
 
     def _save(self, folder: Path) -> None:
-        checkpoint.save_state(folder, self.model, self.trainer.optimizer, self.trainer.progress, self.curve)
+        checkpoint.save_state(
+            folder, self.model, self.trainer.optimizer, self.trainer.progress, self.curve, self.trainer.average
+        )
         checkpoint.save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
 
-    def _scorer(self) -> ModelScorer:
-        return ModelScorer(self.model, self.dataset.item_counts, self.config.train.max_length, self.session.device)
+    def _evaluation(self, part: Part) -> PartEvaluation:
+        max_length = self.config.train.max_length
+        return PartEvaluation(self.model, self.dataset, part, max_length, self.session.device, self.config.evaluate)
 
     def run(self) -> dict[str, Any]:
         """Train to the end and test the best -> plain figures; those of rank 0 are the run's."""
-        scorer, valid = self._scorer(), part_queries(self.dataset, "valid")
 
         def validate() -> dict[str, float]:
-            return evaluate(scorer, valid, self.dataset.item_counts, self.config.evaluate).compute()
+            return self.valid.run().compute()
 
-        for event in self.trainer.run(validate, self.metric, self.config.tracking.log_every_steps):
+        for event in self.trainer.run(validate, self.valid.chief_metric, self.config.tracking.log_every_steps):
             if isinstance(event, Logged):
                 self._on_logged(event)
             else:
@@ -185,7 +191,7 @@ class RankRun:
 
     def _on_validated(self, event: Validated) -> None:
         if event.is_best:
-            self.best = self._weights()
+            self.best = self.trainer.weights()
         self.curve.append(
             {
                 "step": event.step,
@@ -214,16 +220,16 @@ class RankRun:
             "loss": self.logged.loss,
             "events_s": self.logged.events_s,
             "remaining_s": self.logged.remaining_s,
-            "metric": self.metric,
-            "valid": self.curve[-1]["valid"][self.metric] if self.curve else None,
+            "metric": self.valid.chief_metric,
+            "valid": self.curve[-1]["valid"][self.valid.chief_metric] if self.curve else None,
         }
         self.board.post.remote(state)
 
     def _tested(self) -> dict[str, Any]:
         self.model.load_state_dict(self.best)
-        scorer, progress = self._scorer(), self.trainer.progress
-        metrics = evaluate(scorer, part_queries(self.dataset, "test"), self.dataset.item_counts, self.config.evaluate)
-        share = scorer.attention_share()
+        test, progress = self._evaluation("test"), self.trainer.progress
+        metrics = test.run()
+        share = None if test.scorer is None else test.scorer.attention_share()
         if self.tracker:
             self.tracker.log({f"test/{name}": value for name, value in metrics.compute().items()}, progress.step)
             self.tracker.flush()

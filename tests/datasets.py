@@ -7,14 +7,29 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mgray import __version__, features, histories, ids
+from mgray import __version__, features, histories, ids, moments
 from mgray.dataset import Dataset
-from mgray.manifest import Shard, Split, Vocabulary, commit, file_sha256, seal
-from mgray.schema import ITEM_ID, RATING, SCHEMA_VERSION, TIMESTAMP, TRAIN, UNKNOWN, USER_ID
+from mgray.histories import SplitKind
+from mgray.manifest import EventType, Feature, Shard, Split, Vocabulary, commit, file_sha256, seal
+from mgray.schema import (
+    EVENT_TYPE,
+    FEATURE,
+    ITEM_ID,
+    RATING,
+    SCHEMA_VERSION,
+    TEST,
+    TIMESTAMP,
+    TRAIN,
+    UNKNOWN,
+    USER_ID,
+    VALID,
+)
 
 
-def write_dataset(folder: Path, log: pl.DataFrame, num_shards: int = 2) -> Dataset:
-    """A committed leave-one-out version of `log` (user_id, item_id, timestamp, rating)."""
+def write_dataset(
+    folder: Path, log: pl.DataFrame, num_shards: int = 2, split: SplitKind = "leave_one_out", min_item_count: int = 1
+) -> Dataset:
+    """A committed version of `log`: user_id, item_id, timestamp, and rating, event_type and feature:NAME if there."""
     folder.mkdir(parents=True)
     users, items = (
         ids.merge_ids(ids.stable_hash(column), column)
@@ -25,22 +40,33 @@ def write_dataset(folder: Path, log: pl.DataFrame, num_shards: int = 2) -> Datas
     rating = (
         log[RATING].cast(pl.Float32).to_numpy() if RATING in log.columns else np.full(log.height, np.nan, np.float32)
     )
+    kinds = sorted(log[EVENT_TYPE].drop_nulls().unique()) if EVENT_TYPE in log.columns else []
+    number = {name: i for i, name in enumerate(kinds)}
+    event_types = [number.get(name, -1) for name in log[EVENT_TYPE]] if kinds else [-1] * log.height
+    names = [name for name in log.columns if name.startswith(FEATURE)]
     events = histories.Events(
         users.codes,
         items.codes,
         log[TIMESTAMP].cast(pl.Float64).to_numpy(),
         rating,
-        np.full(log.height, -1, np.int16),
-        np.zeros((log.height, 0)),
+        np.asarray(event_types, np.int16),
+        log.select(pl.col(name).cast(pl.Float64) for name in names).to_numpy().reshape(log.height, len(names)),
     )
     bucket = ids.bucket_of(users.hashes, num_shards)
     lengths = np.bincount(users.codes)
     events = events.take(histories.order_events(events.user, events.time))
     offsets = histories.user_offsets(events.user, len(lengths))
-    ends = histories.split_ends(offsets, events.time, "leave_one_out")
-    train = histories.parts_of(offsets, *ends) == TRAIN
+    ends = histories.split_ends(offsets, events.time, split)
+    parts = (
+        histories.random_parts(offsets, events.time, users.hashes)
+        if split == "random"
+        else histories.parts_of(offsets, *ends)
+    )
+    train = parts == TRAIN
     counts = np.bincount(events.item[train], minlength=len(items.ids))
-    vocabulary = features.build_vocabulary(items.ids, counts)
+    vocabulary = features.build_vocabulary(items.ids, counts, min_count=min_item_count)
+    measured = moments.measure(events.features[train])
+    standardized = moments.standardize(events.features, measured.mean, measured.std)
     numbers = np.where(vocabulary.numbers > 0, vocabulary.numbers, UNKNOWN).astype(np.int32)
     pq.write_table(vocabulary.warm, folder / "vocabulary.parquet")
     shards = []
@@ -53,9 +79,9 @@ def write_dataset(folder: Path, log: pl.DataFrame, num_shards: int = 2) -> Datas
             numbers[events.item[mine]],
             events.time[mine],
             events.rating[mine] if RATING in log.columns else None,
-            None,
-            None,
-            None,
+            events.event_type[mine] if kinds else None,
+            standardized[mine] if names else None,
+            parts[mine] if split == "random" else None,
             *(end[chosen] for end in ends),
         ).sort_by(USER_ID)
         path = folder / f"part-{number}.parquet"
@@ -81,13 +107,19 @@ def write_dataset(folder: Path, log: pl.DataFrame, num_shards: int = 2) -> Datas
             "rows": {"read": log.height, "written": log.height},
             "users": num_users,
             "items": vocabulary.warm.num_rows,
-            "train_events": log.height - 2 * num_users,
-            "valid_events": num_users,
-            "test_events": num_users,
+            "cold_items": vocabulary.cold.num_rows,
+            "train_events": int(train.sum()),
+            "valid_events": int((parts == VALID).sum()),
+            "test_events": int((parts == TEST).sum()),
             "first_timestamp": log[TIMESTAMP].min(),
             "last_timestamp": log[TIMESTAMP].max(),
             "has_ratings": RATING in log.columns,
-            "has_event_types": False,
+            "has_event_types": bool(kinds),
+            "event_types": [EventType(name=name, events=int((log[EVENT_TYPE] == name).sum())) for name in kinds],
+            "features": [
+                Feature(name=name.removeprefix(FEATURE), mean=float(mean), std=float(std))
+                for name, mean, std in zip(names, measured.mean, measured.std, strict=True)
+            ],
             "vocabulary": Vocabulary(
                 file="vocabulary.parquet",
                 items=vocabulary.warm.num_rows,
@@ -95,7 +127,7 @@ def write_dataset(folder: Path, log: pl.DataFrame, num_shards: int = 2) -> Datas
             ),
             "shards": shards,
             "quarantine_file": None,
-            "split": Split(kind="leave_one_out", valid_from=None, test_from=None),
+            "split": Split(kind=split, valid_from=None, test_from=None),
         }
     )
     commit(manifest, folder)

@@ -72,7 +72,7 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     checkpoint.save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, vocabulary)
     tracking.open_tracking(TrackingConfig(), place.home)
     with tracking.start_run(TrackingConfig(system_metrics=False), {}, {}, "earlier"):
-        assert tracking.register(TrackingConfig(), folder / "model", dataset.item_ids[:3], {}) == "1"
+        assert tracking.register(TrackingConfig(), folder / "model", {"history": [dataset.item_ids[:3]]}, {}) == "1"
     return place
 
 
@@ -196,6 +196,12 @@ CASES = [
         {"run.yaml": "train:\n  epochs: 0\n"},
     ),
     Case("value_of_another_type", "train", "--model.width wide", ("model.width", "integer", "'wide'", "--help")),
+    Case(
+        "input_that_the_log_does_not_have",
+        "train",
+        "--data.source {log} --model.inputs [rating,event_type]",
+        ("model.inputs: the dataset has no event_type (it has: rating, time_gap)", "leave it out, or ingest a log"),
+    ),
     Case(
         "strides_that_do_not_grow",
         "train",

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgray.batch import collate, cut_windows, deal, feed, left_pad, num_events, num_targets, plan_epoch
+from mgray.columns import Columns
 from mgray.dataset import Histories
 
 
@@ -14,7 +15,7 @@ def make_histories(lengths: list[int]) -> Histories:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     items = np.arange(1, offsets[-1] + 1, dtype=np.int32)
     ends = np.asarray(lengths, dtype=np.int64)
-    return Histories([str(i) for i in range(len(lengths))], offsets, items, items.astype(np.float64), ends, ends)
+    return Histories([str(i) for i in range(len(lengths))], offsets, Columns(items), ends, ends)
 
 
 lengths_strategy = st.lists(st.integers(0, 60), min_size=1, max_size=40)
@@ -73,23 +74,23 @@ def test_like_lengths_go_together() -> None:
 def test_collate_aligns_targets_with_inputs() -> None:
     histories = {0: make_histories([4, 3])}
     batch = collate(cut_windows(0, np.asarray([4, 3]), 100), histories)
-    assert batch.items.shape == (2, 8)
-    assert batch.items[0].tolist() == [0, 0, 0, 0, 0, 1, 2, 3]
+    assert batch.inputs.items.shape == (2, 8)
+    assert batch.inputs.items[0].tolist() == [0, 0, 0, 0, 0, 1, 2, 3]
     assert batch.targets[0].tolist() == [0, 0, 0, 0, 0, 2, 3, 4]
-    assert batch.items[1].tolist() == [0, 0, 0, 0, 0, 0, 5, 6]
+    assert batch.inputs.items[1].tolist() == [0, 0, 0, 0, 0, 0, 5, 6]
     assert batch.targets[1].tolist() == [0, 0, 0, 0, 0, 0, 6, 7]
 
 
 def test_collate_of_a_later_window_has_context_without_targets() -> None:
     windows = cut_windows(0, np.asarray([8]), 4)
     batch = collate(windows, {0: make_histories([8])})
-    assert batch.items[1, -4:].tolist() == [3, 4, 5, 6]
+    assert batch.inputs.items[1, -4:].tolist() == [3, 4, 5, 6]
     assert batch.targets[1, -4:].tolist() == [0, 0, 6, 7]
 
 
 def test_an_idle_rank_gets_padding() -> None:
     batch = collate(cut_windows(0, np.asarray([1]), 4), {})
-    assert batch.items.sum() == batch.targets.sum() == 0
+    assert batch.inputs.items.sum() == batch.targets.sum() == 0
 
 
 @pytest.mark.parametrize("start", [0, 3, 7])
@@ -112,7 +113,7 @@ def test_feed_resumes_anywhere_and_ranks_add_up(start: int, world: int) -> None:
 
 
 def test_left_pad_keeps_the_newest() -> None:
-    items = left_pad([np.asarray([1, 2, 3], dtype=np.int32), np.asarray([], dtype=np.int32)], 2)
+    items = left_pad([Columns(np.asarray([1, 2, 3], dtype=np.int32)), Columns(np.asarray([], dtype=np.int32))], 2).items
     assert items[0, -2:].tolist() == [2, 3]
     assert items[0, :-2].sum() == 0
     assert items[1].sum() == 0

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mgray.batch import left_pad
+from mgray.batch import flat_places, left_pad
+from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
@@ -13,7 +14,7 @@ from mgray.metrics import remove_seen_
 from mgray.model import MGDSC
 from mgray.recommend import number_map
 from mgray.schema import PREDICTION_SCHEMA, UNKNOWN
-from mgray.scoring import RankedLists, flat_places, pad_rows, plan_batches, prediction_table, rank_lists, translate
+from mgray.scoring import RankedLists, pad_rows, plan_batches, prediction_table, rank_lists
 
 NUM_ITEMS = 30
 LENGTHS = [3, 0, 25, 1, 40, 8]
@@ -28,15 +29,13 @@ def scorer() -> ModelScorer:
 
 
 @pytest.fixture(scope="module")
-def items() -> np.ndarray:
-    return np.random.default_rng(0).integers(1, NUM_ITEMS + 1, OFFSETS[-1]).astype(np.int32)
+def columns() -> Columns:
+    return Columns(np.random.default_rng(0).integers(1, NUM_ITEMS + 1, OFFSETS[-1]).astype(np.int32))
 
 
 def test_numbers_of_another_vocabulary() -> None:
     numbers = number_map(["a", "b", "c"], ["c", "x", "a"])
     assert numbers.tolist() == [UNKNOWN, 3, UNKNOWN, 1, UNKNOWN]
-    items, offsets = translate(np.array([1, 2, 3, UNKNOWN, 2], np.int32), np.array([0, 3, 4, 4, 5]), numbers)
-    assert (items.tolist(), offsets.tolist()) == ([3, 1], [0, 2, 2, 2, 2])
 
 
 def test_batches_hold_like_lengths_within_both_budgets() -> None:
@@ -47,24 +46,26 @@ def test_batches_hold_like_lengths_within_both_budgets() -> None:
     assert list(plan_batches(np.zeros(0, np.int64), 48, 2)) == []
 
 
-def test_padding_equals_that_of_the_scorer(items: np.ndarray) -> None:
+def test_padding_equals_that_of_the_scorer(columns: Columns) -> None:
     rows = np.array([4, 1, 0])
-    histories = [items[OFFSETS[row] : OFFSETS[row + 1]] for row in rows]
-    assert torch.equal(pad_rows(items, OFFSETS, rows, 16), left_pad(histories, 16))
-    nothing = pad_rows(np.zeros(0, np.int32), np.zeros(3, np.int64), np.array([0, 1]), 16)
-    assert torch.equal(nothing, torch.zeros(2, 8, dtype=torch.int64))
-    owner, places = flat_places(OFFSETS, rows)
+    histories = [columns.take(slice(OFFSETS[row], OFFSETS[row + 1])) for row in rows]
+    padded = pad_rows(columns, OFFSETS, rows, 16).items
+    assert torch.equal(padded, left_pad(histories, 16).items)
+    assert padded[:, -3:].tolist() == [histories[0].items[-3:].tolist(), [0, 0, 0], histories[2].items.tolist()]
+    nothing = pad_rows(Columns(np.zeros(0, np.int32)), np.zeros(3, np.int64), np.array([0, 1]), 16)
+    assert torch.equal(nothing.items, torch.zeros(2, 8, dtype=torch.int64))
+    owner, places = flat_places(OFFSETS[rows], OFFSETS[rows + 1])
     assert owner.tolist() == [0] * 40 + [2] * 3
-    assert np.array_equal(items[places], np.concatenate(histories))
+    assert np.array_equal(columns.items[places], concatenate(histories).items)
 
 
 @pytest.mark.parametrize("batch_events", [1, 40, 10_000])
-def test_lists_equal_one_history_after_another(scorer: ModelScorer, items: np.ndarray, batch_events: int) -> None:
+def test_lists_equal_one_history_after_another(scorer: ModelScorer, columns: Columns, batch_events: int) -> None:
     blocked = np.array([2, 7])
-    lists = rank_lists(scorer, items, OFFSETS, 5, True, blocked, batch_events)
+    lists = rank_lists(scorer, columns, OFFSETS, 5, True, blocked, batch_events)
     for row in range(len(LENGTHS)):
-        history = items[OFFSETS[row] : OFFSETS[row + 1]]
-        scores = remove_seen_(scorer([history]), [history])
+        history = columns.take(slice(OFFSETS[row], OFFSETS[row + 1]))
+        scores = remove_seen_(scorer([history]), [history.items])
         scores[:, blocked] = -torch.inf
         top = scores.topk(5)
         finite = top.values[0] > -torch.inf
@@ -75,18 +76,18 @@ def test_lists_equal_one_history_after_another(scorer: ModelScorer, items: np.nd
 
 
 def test_a_list_ends_where_the_catalogue_does(scorer: ModelScorer) -> None:
-    everything = np.arange(1, NUM_ITEMS + 1, dtype=np.int32)
-    lists = rank_lists(scorer, everything[:28], np.array([0, 28]), 1000)
+    everything = Columns(np.arange(1, NUM_ITEMS + 1, dtype=np.int32))
+    lists = rank_lists(scorer, everything.take(slice(28)), np.array([0, 28]), 1000)
     assert sorted(lists.items[0, :2].tolist()) == [29, 30]
     assert lists.lengths.tolist() == [2]
     assert rank_lists(scorer, everything, np.array([0, NUM_ITEMS]), 1000).lengths.tolist() == [0]
 
 
-def test_a_model_of_nan_is_an_input_error(items: np.ndarray) -> None:
+def test_a_model_of_nan_is_an_input_error(columns: Columns) -> None:
     model = MGDSC(ModelConfig(width=8, granularities=(1,), heads=2), NUM_ITEMS)
     model.embedding.weight.data[5] = torch.nan
     with pytest.raises(InputError, match="not numbers"):
-        rank_lists(ModelScorer(model, np.arange(NUM_ITEMS + 1), 16, torch.device("cpu")), items, OFFSETS, 5)
+        rank_lists(ModelScorer(model, np.arange(NUM_ITEMS + 1), 16, torch.device("cpu")), columns, OFFSETS, 5)
 
 
 def test_table_of_lists() -> None:

@@ -1,0 +1,134 @@
+"""A training in this process, by the library alone, that a later sitting goes on with; the test part is read once.
+
+fit(dataset, config, folder) trains until the config's time or epochs are spent and leaves result.json in `folder`; once
+that is there it is what every later call gives. A call that was killed is gone on with from its last validation.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mgray.checkpoint import BEST_FOLDER, ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
+from mgray.config import TrainJobConfig
+from mgray.dataset import Dataset
+from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
+from mgray.inputs import resolve_inputs
+from mgray.model import MGDSC
+from mgray.objective import Objective
+
+CPU = torch.device("cpu")
+SECONDS_BETWEEN_LINES = 30.0
+RESULT_FILE = "result.json"
+
+Measure = Callable[[ModelScorer], dict[str, Any]]
+
+
+def run_folder(work: Path, name: str, dataset: Dataset, config: TrainJobConfig) -> Path:
+    """Of one training: another configuration, seed, budget or dataset is another folder."""
+    settings = config.model_dump_json(include={"model", "train", "evaluate"})
+    digest = hashlib.sha256(f"{settings}{dataset.manifest.fingerprint}".encode()).hexdigest()
+    return work / "runs" / f"{name}-s{config.train.seed}-{digest[:10]}"
+
+
+class Run:
+    def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path) -> None:
+        self.dataset, self.config, self.state = dataset, config, folder / "state"
+        self.metric = f"ndcg@{config.evaluate.k}"
+        resolved = resolve_inputs(config.model, dataset.manifest)
+        self.info = ModelInfo(
+            config=resolved,
+            num_items=dataset.num_items,
+            max_length=config.train.max_length,
+            dataset_fingerprint=dataset.manifest.fingerprint,
+            inputs=dataset.input_spec(resolved),
+        )
+        torch.manual_seed(config.train.seed)
+        self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
+        objective = Objective(self.model, config.train, CPU)
+        self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)
+        self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, CPU)
+        self.best, self.curve = self.trainer.weights(), []
+        if self.state.is_dir():
+            restored = restore_state(self.state, self.model, self.trainer.optimizer, self.trainer.average)
+            self.trainer.progress, self.curve = restored
+            self.best = load_model(self.state / BEST_FOLDER, CPU)[0].state_dict()
+
+    def save(self) -> None:
+        """One folder in place of another, so that a kill leaves the earlier state or this one."""
+        draft, old = self.state.with_name("draft"), self.state.with_name("old")
+        for left in (draft, old):
+            shutil.rmtree(left, ignore_errors=True)
+        trainer, dataset = self.trainer, self.dataset
+        save_state(draft, self.model, trainer.optimizer, trainer.progress, self.curve, trainer.average)
+        vocabulary = Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
+        save_model(draft / BEST_FOLDER, self.best, self.info, vocabulary)
+        if self.state.is_dir():
+            self.state.rename(old)
+        draft.rename(self.state)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def train(self) -> None:
+        queries, shown = part_queries(self.dataset, "valid", self.scorer.columns), 0.0
+
+        def validate() -> dict[str, float]:
+            return evaluate(self.scorer, queries, self.dataset.item_counts, self.config.evaluate).compute()
+
+        for event in self.trainer.run(validate, self.metric, 20):
+            if isinstance(event, Validated):
+                if event.is_best:
+                    self.best = self.trainer.weights()
+                self.curve.append({"epoch": event.epoch, "seconds": event.elapsed_s, **event.metrics})
+                self.save()
+            if isinstance(event, Validated) or time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+                shown = time.monotonic()
+                print(self._line(event), file=sys.stderr)
+
+    def _line(self, event: Logged | Validated) -> str:
+        place = f"  {self.trainer.progress.elapsed_s:7.0f} s, epoch {event.epoch:6.1f}"
+        if isinstance(event, Validated):
+            return f"{place}: validation {self.metric} {event.metrics[self.metric]:.4f}"
+        return f"{place}: loss {event.loss:.4f}, {event.events_s:,.0f} positions/s"
+
+    def test(self) -> dict[str, Any]:
+        progress = self.trainer.progress
+        self.model.load_state_dict(self.best)
+        queries = part_queries(self.dataset, "test", self.scorer.columns)
+        metrics = evaluate(self.scorer, queries, self.dataset.item_counts, self.config.evaluate)
+        return {
+            "test": metrics.compute(),
+            "valid": progress.best_valid,
+            "best_epoch": progress.best_epoch,
+            "epochs": progress.horizon_epochs,
+            "steps": progress.step,
+            "seconds": progress.elapsed_s,
+            "positions_s": progress.events / progress.elapsed_s,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "slices": metrics.slices(),
+            "curve": self.curve,
+        }
+
+
+def fit(dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None = None) -> dict[str, Any]:
+    """Train, choose by validation, test once. measure: more to be told of the best model, beside the test."""
+    done = folder / RESULT_FILE
+    if done.is_file():
+        print(f"  as measured before: {done}", file=sys.stderr)
+        return json.loads(done.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    run = Run(dataset, config, folder)
+    run.train()
+    settings = config.model_dump(mode="json", include={"model", "train"})
+    result = {"seed": config.train.seed, **run.test(), "config": settings}
+    if measure is not None:
+        result |= measure(run.scorer)
+    draft = done.with_suffix(".draft")
+    draft.write_text(json.dumps(result, indent=1))
+    draft.rename(done)
+    return result

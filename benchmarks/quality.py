@@ -1,0 +1,304 @@
+"""How good the model is: on MovieLens, on made-up logs with a known best, and switch by switch.
+
+    python benchmarks/quality.py ml100k temporal synthetic                  # about 45 minutes
+    python benchmarks/quality.py ml1m ml1m-budget --log interactions.parquet    # 3 seeds: 9 hours and 90 minutes
+    python benchmarks/quality.py ablation --log interactions.parquet        # 10 minutes a row
+    python benchmarks/quality.py ml1m --log ... --model.width 128           # any option of jobs/train.py
+
+--log is MovieLens-1M: user_id, item_id, timestamp, one row an event; MovieLens-100K is fetched. Ranking is over the
+full catalogue, seen items removed, ties against the model. What is chosen (the best epoch, the best row) is chosen by
+validation; the test part is read once, when a training has ended, and its figure is kept in --work: a training that was
+stopped goes on in the next sitting, and one that is done is not done again (whatever the program's code is by then: to
+measure that, give another --work). Parts are merged into results/quality.json by name.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from _results import RESULTS, check, environment, write
+from _training import RESULT_FILE, fit, run_folder
+
+from mgray.baselines import RECENT_DAYS, make_baselines
+from mgray.cold_start import measure_cold_start
+from mgray.config import TrainJobConfig, parse_args
+from mgray.dataset import Dataset
+from mgray.engine import ModelScorer, evaluate, part_queries
+from mgray.errors import InputError
+from mgray.synthetic import DenseHabits, OracleScorer, SparseShop
+
+ROOT = Path(__file__).parent.parent
+NAME = "quality"
+HR, NDCG = "hr@10", "ndcg@10"
+RECENT = f"popularity_{RECENT_DAYS}d"
+
+# MovieLens-1M's own settings; the default configuration is for all else.
+ML1M = ["--train.epochs", "2000", "--train.max_length", "2500", "--train.global_batch_events", "8192"]
+ML1M_MINUTES, ML1M_BUDGET_MINUTES, ABLATION_MINUTES = 180.0, 30.0, 10.0
+DEFAULT_MINUTES = 5.5  # of `make train`
+
+# name -> options over ML1M's; rows whose names begin so answer whether several granularities beat one
+ONE, SEVERAL = "one granularity: ", "granularities: "
+ROWS: dict[str, list[str]] = {
+    "default": [],
+    ONE + "1": ["--model.granularities", "[1]"],
+    ONE + "decay": ["--model.granularities", "['decay:1..400']"],
+    SEVERAL + "1, decay": ["--model.granularities", "[1,'decay:1..400']"],
+    SEVERAL + "1, 4": ["--model.granularities", "[1,4]"],
+    SEVERAL + "1, 4, 16": ["--model.granularities", "[1,4,16]"],
+    SEVERAL + "1, 4, 16, decay": ["--model.granularities", "[1,4,16,'decay:4..400']"],
+    "fusion: sum": ["--model.fusion", "sum"],
+    "fusion: concat": ["--model.fusion", "concat"],
+    "fusion: gate": ["--model.fusion", "gate"],
+    "dense convolution": ["--model.conv", "dense"],
+    "batch normalization": ["--model.norm", "batch"],
+    "no feed-forward": ["--model.feedforward", "0"],
+    "windows of 200": ["--train.max_length", "200"],
+    "constant learning rate": ["--train.decay_share", "0"],
+    "full softmax": ["--train.loss", "softmax"],
+    "gBCE": ["--train.loss", "gbce"],
+    "label smoothing": ["--train.label_smoothing", "0.1"],
+    "hard negatives": ["--train.hard_negatives", "0.25"],
+    "weight average": ["--train.ema_decay", "0.999"],
+    "granularity dropout": ["--model.level_dropout", "0.3"],
+    "augmentation: crop": ["--train.augment_crop", "0.3"],
+    "augmentation: reorder": ["--train.augment_reorder", "0.3"],
+    "augmentation: drop": ["--train.augment_drop", "0.1"],
+    "augmentation: mask": ["--train.augment_mask", "0.1"],
+}
+
+
+class Settings(NamedTuple):
+    work: Path
+    log: str | None
+    seeds: list[int]
+    minutes: float | None  # of each training; None: the part's own
+    rows: list[str] | None  # of the ablation; None: all
+    options: list[str]  # of jobs/train.py, over the part's own
+
+
+class Measured(NamedTuple):
+    raw: dict[str, Any]
+    checks: list[dict[str, Any]]
+
+
+def ingest(settings: Settings, name: str, options: Sequence[str]) -> Dataset:
+    """A dataset version by jobs/ingest.py; once a work folder."""
+    record = settings.work / f"{name}.json"
+    if not record.is_file():
+        command = [sys.executable, "jobs/ingest.py", "--home", str(settings.work.absolute()), *options]
+        # RAY_ADDRESS=local: a Ray of its own, whatever else runs on this machine
+        surroundings = os.environ | {"RAY_ADDRESS": "local"}
+        done = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
+        record.write_text(done.stdout.splitlines()[-1])
+    return Dataset(json.loads(record.read_text())["dataset"]["path"])
+
+
+def ml1m_dataset(settings: Settings) -> Dataset:
+    if settings.log is None:
+        raise InputError("--log: missing; this part needs MovieLens-1M, a Parquet file of user_id, item_id, timestamp")
+    return ingest(settings, "ml1m", ["--data.source", str(Path(settings.log).absolute())])
+
+
+class Recipe(NamedTuple):
+    name: str
+    minutes: float
+    base: Sequence[str] = ()  # options of jobs/train.py, below the user's own
+    row: Sequence[str] = ()  # and above them
+    cold_start: bool = False  # measure it beside
+
+    def config(self, settings: Settings, seed: int) -> TrainJobConfig:
+        budget = ["--train.max_time_s", str((settings.minutes or self.minutes) * 60), "--train.seed", str(seed)]
+        # argparse takes the last of an option given twice
+        return parse_args(TrainJobConfig, NAME, [*self.base, *settings.options, *self.row, *budget])
+
+    def is_done(self, settings: Settings, dataset: Dataset) -> bool:
+        configs = [self.config(settings, seed) for seed in settings.seeds]
+        return all((run_folder(settings.work, self.name, dataset, c) / RESULT_FILE).is_file() for c in configs)
+
+
+def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
+    def cold_start(scorer: ModelScorer) -> dict[str, Any]:
+        queries = part_queries(dataset, "test", scorer.columns)
+        return {"cold_start": measure_cold_start(scorer, queries, dataset.item_counts, config.evaluate)._asdict()}
+
+    results = []
+    for seed in settings.seeds:
+        config = recipe.config(settings, seed)
+        print(f"{recipe.name}, seed {seed}: {' '.join(recipe.row)}", file=sys.stderr)
+        folder = run_folder(settings.work, recipe.name, dataset, config)
+        results.append(fit(dataset, config, folder, cold_start if recipe.cold_start else None))
+    return results
+
+
+def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
+    queries, evaluation = part_queries(dataset, "test"), TrainJobConfig().evaluate
+    return {
+        name: evaluate(scorer, queries, dataset.item_counts, evaluation).compute()
+        for name, scorer in make_baselines(dataset).items()
+    }
+
+
+def mean(results: Sequence[dict[str, Any]], metric: str, part: str = "test") -> float:
+    return statistics.mean(result[part][metric] for result in results)
+
+
+def summarized(results: list[dict[str, Any]], dataset: Dataset, **more: Any) -> dict[str, Any]:
+    means = {part: {metric: mean(results, metric, part) for metric in (HR, NDCG)} for part in ("test", "valid")}
+    return {"means": means, "baselines": baselines(dataset), "runs": results, **more}
+
+
+def measure_ml1m(settings: Settings) -> Measured:
+    dataset = ml1m_dataset(settings)
+    results = train_seeds(settings, Recipe("ml1m", ML1M_MINUTES, ML1M, cold_start=True), dataset)
+    checks = [
+        check("ml1m_hr10", mean(results, HR), 0.364, ">="),
+        check("ml1m_ndcg10", mean(results, NDCG), 0.2165, ">="),
+    ]
+    return Measured(summarized(results, dataset), checks)
+
+
+def measure_ml1m_budget(settings: Settings) -> Measured:
+    dataset = ml1m_dataset(settings)
+    results = train_seeds(settings, Recipe("ml1m-budget", ML1M_BUDGET_MINUTES, ML1M), dataset)
+    return Measured(summarized(results, dataset), [check("ml1m_budget_ndcg10", mean(results, NDCG), 0.203, ">=")])
+
+
+def measure_ml100k(settings: Settings) -> Measured:
+    dataset = ingest(settings, "ml100k", [])
+    results = train_seeds(settings, Recipe("ml100k", DEFAULT_MINUTES, cold_start=True), dataset)
+    checks = [
+        check("ml100k_hr10", mean(results, HR), 0.215, ">="),
+        check("ml100k_ndcg10", mean(results, NDCG), 0.115, ">="),
+    ]
+    return Measured(summarized(results, dataset), checks)
+
+
+def measure_temporal(settings: Settings) -> Measured:
+    """The last tenth of MovieLens-100K's time tests; users that began in it are there too."""
+    dataset = ingest(settings, "ml100k-temporal", ["--data.split", "temporal"])
+    results = train_seeds(settings, Recipe("temporal", DEFAULT_MINUTES), dataset)
+    raw = summarized(results, dataset)
+    ratio = mean(results, NDCG) / raw["baselines"][RECENT][NDCG]
+    return Measured(raw, [check("temporal_vs_recent_popularity", ratio, 1.0, ">")])
+
+
+def measure_synthetic(settings: Settings) -> Measured:
+    """The default configuration on two unlike worlds, beside the best that any model can reach there."""
+    raw: dict[str, Any] = {}
+    for name, world, num_users in (("shop", SparseShop(), 30_000), ("habits", DenseHabits(), 1_500)):
+        log = settings.work / f"{name}.parquet"
+        if not log.is_file():
+            world.make_log(num_users).write_parquet(log)
+        dataset = ingest(settings, name, ["--data.source", str(log.absolute())])
+        results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
+        queries = part_queries(dataset, "test")
+        oracle = OracleScorer(world, dataset.item_ids)
+        best = evaluate(oracle, queries, dataset.item_counts, TrainJobConfig().evaluate).compute()
+        reached = {metric: mean(results, metric) / best[metric] for metric in (HR, NDCG)}
+        raw[name] = summarized(results, dataset, best_achievable=best, share_of_best=reached)
+    return Measured(raw, [])
+
+
+def measure_ablation(settings: Settings) -> Measured:
+    """Every row at the same budget; those that are not asked for are there too where they were measured before."""
+    unknown = set(settings.rows or ()).difference(ROWS)
+    if unknown:
+        raise InputError(f"--rows: no row {', '.join(sorted(unknown))}; rows: {', '.join(ROWS)}")
+    dataset = ml1m_dataset(settings)
+    rows: dict[str, Any] = {}
+    for name, options in ROWS.items():
+        recipe = Recipe("ablation", ABLATION_MINUTES, ML1M, options)
+        if settings.rows is None or name in settings.rows or recipe.is_done(settings, dataset):
+            rows[name] = {"options": options, "runs": train_seeds(settings, recipe, dataset)}
+
+    def best(kind: str) -> float | None:
+        of_kind = [row["runs"] for name, row in rows.items() if name.startswith(kind)]
+        return mean(max(of_kind, key=lambda runs: mean(runs, NDCG, "valid")), NDCG) if of_kind else None
+
+    one, several = best(ONE), best(SEVERAL)
+    checks = [check("multi_vs_one_granularity", several / one, 1.0, ">")] if one and several else []
+    return Measured({"rows": rows}, checks)
+
+
+PARTS = {
+    "ml1m": measure_ml1m,
+    "ml1m-budget": measure_ml1m_budget,
+    "ml100k": measure_ml100k,
+    "temporal": measure_temporal,
+    "synthetic": measure_synthetic,
+    "ablation": measure_ablation,
+}
+
+
+def table(raw: dict[str, Any]) -> str:
+    """Every training and baseline of the parts, in a line each."""
+    lines = [f"{'':<44}{HR:>10}{NDCG:>10}{'valid':>10}{'minutes':>10}{'epochs':>8}"]
+
+    def add(name: str, runs: list[dict[str, Any]]) -> None:
+        minutes = statistics.mean(run["seconds"] for run in runs) / 60
+        epochs = statistics.mean(run["epochs"] for run in runs)
+        figures = f"{mean(runs, HR):>10.4f}{mean(runs, NDCG):>10.4f}{mean(runs, NDCG, 'valid'):>10.4f}"
+        lines.append(f"{name:<44}{figures}{minutes:>10.1f}{epochs:>8.1f}")
+
+    def add_figures(name: str, metrics: dict[str, float]) -> None:
+        lines.append(f"{name:<44}{metrics[HR]:>10.4f}{metrics[NDCG]:>10.4f}")
+
+    for part, content in raw.items():
+        inner = content["result"]
+        for name, row in inner.get("rows", {}).items():
+            add(f"{part}: {name}", row["runs"])
+        for name, own in ({part: inner} if "runs" in inner else inner).items():
+            if "runs" in own:
+                add(name, own["runs"])
+                for baseline, metrics in own["baselines"].items():
+                    add_figures(f"{name}: {baseline}", metrics)
+                if "best_achievable" in own:
+                    add_figures(f"{name}: best achievable", own["best_achievable"])
+    return "\n".join(lines)
+
+
+def merge(part: str, measured: Measured) -> dict[str, Any]:
+    """Into results/quality.json: this part's figures, and its checks by name; the other parts' stay."""
+    path = RESULTS / f"{NAME}.json"
+    before = json.loads(path.read_text()) if path.is_file() else {"raw": {}, "checks": []}
+    raw = before["raw"] | {part: {"environment": environment(), "result": measured.raw}}
+    names = {one["name"] for one in measured.checks}
+    write(NAME, raw, [one for one in before["checks"] if one["name"] not in names] + measured.checks)
+    return raw
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--log", help="MovieLens-1M's events, Parquet")
+    parser.add_argument("--work", type=Path, default=ROOT / "var" / NAME, help="datasets and trainings [var/quality]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
+    parser.add_argument("--rows", nargs="+", help="of the ablation, by name [all]")
+    parser.add_argument("--threads", type=int, default=2, help="of the training process [2]")
+    args, options = parser.parse_known_args()
+    torch.set_num_threads(args.threads)
+    args.work.mkdir(parents=True, exist_ok=True)
+    settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options)
+    try:
+        for part in args.parts:
+            raw = merge(part, PARTS[part](settings))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(raw))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

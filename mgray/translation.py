@@ -1,0 +1,77 @@
+"""From a dataset's numbers to those of a model that was trained on another: by raw ids, by names, in raw units."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from mgray.checkpoint import ModelInfo
+from mgray.columns import Columns
+from mgray.dataset import Dataset
+from mgray.errors import InputError
+from mgray.inputs import AUTO_INPUTS, COLUMN_OF, available_inputs, read_columns
+from mgray.manifest import Feature
+from mgray.moments import standardize
+from mgray.recommend import number_map
+from mgray.schema import UNKNOWN
+
+
+class Translation:
+    """Columns of `dataset` as a model reads them. Raises InputError where the dataset lacks an input of the model."""
+
+    def __init__(self, dataset: Dataset, item_ids: Sequence[str], info: ModelInfo) -> None:
+        """item_ids: the model's, of item i at index i - 1."""
+        self.columns = read_columns(info.config)  # to be read of the dataset
+        self.items = number_map(dataset.item_ids, item_ids)
+        inputs = info.config.inputs
+        needed = {name for name in AUTO_INPUTS if COLUMN_OF[name] in self.columns}
+        lacking = sorted(needed.difference(available_inputs(dataset.manifest))) if needed else []
+        if lacking:
+            raise InputError(
+                f"{dataset.folder}: the model reads {lacking[0]}, which this dataset does not have; ingest its log "
+                "with that column (see data.columns), or choose another model"
+            )
+        self.event_types = np.zeros(0, np.int16)
+        if "event_type" in inputs:
+            number = {name: i for i, name in enumerate(info.inputs.event_types, start=1)}
+            own = [number.get(kind.name, 0) for kind in dataset.manifest.event_types]
+            self.event_types = np.asarray([0, *own], np.int16)
+        self.features = _FeatureTranslation(dataset, info.inputs.features) if "features" in inputs else None
+
+    def __call__(self, columns: Columns) -> tuple[Columns, npt.NDArray[np.bool_]]:
+        """[E] of the dataset -> (the events on items that the model knows, which of the E they are)."""
+        items = self.items[columns.items]
+        known = items != UNKNOWN
+        kept = columns.only(self.columns).take(known)
+        event_types, features = kept.event_types, kept.features
+        if event_types is not None:
+            event_types = self.event_types[event_types]
+        if features is not None and self.features is not None:
+            features = self.features(features)
+        return Columns(items[known], kept.times, event_types, kept.ratings, features), known
+
+
+class _FeatureTranslation:
+    """Standardized numbers of a dataset, to the model's choice of columns, means and deviations."""
+
+    def __init__(self, dataset: Dataset, wanted: tuple[Feature, ...]) -> None:
+        place = {feature.name: i for i, feature in enumerate(dataset.manifest.features)}
+        lacking = [feature.name for feature in wanted if feature.name not in place]
+        if lacking:
+            raise InputError(
+                f"{dataset.folder}: the model reads the feature {lacking[0]}, which this dataset does not have; ingest "
+                "its log with that column (data.columns.features), or choose another model"
+            )
+        self.places = [place[feature.name] for feature in wanted]
+        given = [dataset.manifest.features[i] for i in self.places]
+        self.is_same = given == list(wanted)
+        self.given = np.array([(feature.mean, feature.std) for feature in given]).T
+        self.wanted = np.array([(feature.mean, feature.std) for feature in wanted]).T
+
+    def __call__(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """[E, F of the dataset] -> [E, F of the model]."""
+        chosen = features[:, self.places]
+        if self.is_same:
+            return chosen
+        mean, std = self.given
+        return standardize(chosen * std + mean, *self.wanted)

@@ -1,0 +1,72 @@
+"""A benchmark's training goes on where it was stopped, and its test part is read once."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks._training import Run, fit, run_folder
+from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
+from mgray.dataset import Dataset
+from mgray.engine import ModelScorer
+from mgray.synthetic import make_log
+from tests.datasets import write_dataset
+
+CONFIG = TrainJobConfig(
+    model=ModelConfig(width=16, granularities=(1, 4), heads=2, dropout=0.1, inputs=("time_gap",)),
+    train=TrainConfig(
+        epochs=4,
+        learning_rate=1e-2,
+        global_batch_events=200,
+        num_negatives=20,
+        max_time_s=None,
+        validate_every_epochs=1,
+        ema_decay=0.9,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("data") / "version", make_log(80, 40))
+
+
+def test_a_stopped_training_ends_as_one_that_was_not(dataset: Dataset, tmp_path: Path) -> None:
+    whole = fit(dataset, CONFIG, tmp_path / "whole")
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+    begun = Run(dataset, CONFIG, folder)
+    save = begun.save
+
+    def stop_after_two() -> None:
+        save()
+        if len(begun.curve) == 2:
+            raise KeyboardInterrupt
+
+    begun.save = stop_after_two
+    with pytest.raises(KeyboardInterrupt):
+        begun.train()
+    assert sorted(path.name for path in folder.iterdir()) == ["state"]
+    resumed = fit(dataset, CONFIG, folder)
+    assert [point["epoch"] for point in resumed["curve"]] == [1, 2, 3, 4]
+    for key in ("test", "valid", "best_epoch", "steps", "epochs"):
+        assert resumed[key] == whole[key], key
+
+
+def test_a_finished_training_is_not_measured_again(dataset: Dataset, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"epochs": 1})})
+    calls: list[ModelScorer] = []
+
+    def measure(scorer: ModelScorer) -> dict[str, int]:
+        calls.append(scorer)
+        return {"measured": len(calls)}
+
+    first = fit(dataset, config, tmp_path / "run", measure)
+    assert fit(dataset, config, tmp_path / "run", measure) == first
+    assert first["measured"] == len(calls) == 1
+
+
+def test_a_folder_is_of_one_configuration(dataset: Dataset, tmp_path: Path) -> None:
+    other = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"max_time_s": 60.0})})
+    folders = {run_folder(tmp_path, "a", dataset, config).name for config in (CONFIG, CONFIG, other)}
+    assert len(folders) == 2
+    assert all(name.startswith("a-s0-") for name in folders)

@@ -1,0 +1,69 @@
+"""Cold start is measured on what a service would know, no more."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mgray.cold_start import measure_cold_start, newest, without_items
+from mgray.columns import Columns
+from mgray.config import EvaluateConfig
+from mgray.dataset import Query
+from mgray.engine import HistoryList
+from mgray.schema import UNKNOWN
+
+NUM_ITEMS = 40
+COUNTS = np.arange(NUM_ITEMS + 1)
+
+
+def query(items: list[int], target: int) -> Query:
+    history = Columns(np.asarray(items, np.int32), times=np.arange(len(items), dtype=np.float64))
+    return Query("u", history, target)
+
+
+class ReadsFarBack:
+    """Puts the successor of the fourth last item first: right where four events are known, a miss where fewer are."""
+
+    def __call__(self, histories: HistoryList) -> Tensor:
+        scores = torch.rand(len(histories), NUM_ITEMS + 1, generator=torch.Generator().manual_seed(0))
+        scores[:, 0] = -torch.inf
+        for row, history in enumerate(histories):
+            if len(history) >= 4:
+                scores[row, int(history.items[-4]) % NUM_ITEMS + 1] = 2.0
+        return scores
+
+
+def test_the_newest_events_stay_in_every_column() -> None:
+    short = newest(query([7, 8, 9], 10), 2)
+    assert short.history.items.tolist() == [8, 9]
+    assert short.history.times.tolist() == [1, 2]
+    assert short.target == 10
+
+
+def test_hidden_items_have_no_number() -> None:
+    hidden = np.zeros(NUM_ITEMS + 1, bool)
+    hidden[[8, 10]] = True
+    assert without_items(query([7, 8, 9], 10), hidden).target == UNKNOWN
+    shown = without_items(query([7, 8, 9], 11), hidden)
+    assert (shown.history.items.tolist(), shown.history.times.tolist(), shown.target) == ([7, 9], [0, 2], 11)
+    assert without_items(query([7], UNKNOWN), hidden).target == UNKNOWN
+
+
+def test_quality_grows_with_what_the_scorer_can_read() -> None:
+    random = np.random.default_rng(0)
+    histories = [random.integers(1, NUM_ITEMS + 1, 12).tolist() for _ in range(200)]
+    queries = [query(items, items[-4] % NUM_ITEMS + 1) for items in histories]
+    options = EvaluateConfig(k=1, remove_seen=False)
+    result = measure_cold_start(ReadsFarBack(), [*queries, query([1, 2], 3)], COUNTS, options)
+    assert result.num_queries == 200
+    assert {length: metrics["hr@1"] == 1 for length, metrics in result.by_length.items()} == {
+        "1": False,
+        "2": False,
+        "5": True,
+        "10": True,
+        "all": True,
+    }
+    # a tenth hidden: a hit needs its target and its last four events shown, 0.9**5 = 0.59, and scatters by 0.035
+    assert result.by_hidden_share["0"]["hr@1"] == pytest.approx(200 / 201)
+    assert result.by_hidden_share["0.1"]["hr@1"] == pytest.approx(0.59, abs=0.15)
+    assert result.by_hidden_share["0.3"]["hr@1"] < result.by_hidden_share["0.1"]["hr@1"]

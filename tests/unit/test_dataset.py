@@ -1,0 +1,113 @@
+"""A dataset version gives its columns, training parts and queries as they were written."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from mgray.batch import feed, plan_epoch
+from mgray.columns import Columns, concatenate
+from mgray.config import ModelConfig
+from mgray.dataset import Dataset
+from mgray.inputs import InputSpec
+from mgray.schema import TRAIN, UNKNOWN
+from tests.datasets import write_dataset
+
+# One user whose items are a b c d e, one whose are a a b c.
+LOG = pl.DataFrame(
+    {
+        "user_id": ["u"] * 5 + ["v"] * 4,
+        "item_id": [*"abcde", *"aabc"],
+        "timestamp": [10.0, 20, 30, 40, 50, 1, 2, 3, 4],
+        "rating": [1.0, None, 3, 4, 5, 5, 5, 3, 1],
+        "event_type": ["view", "buy", None, "view", "buy", "buy", "view", "view", "view"],
+        "feature:price": [1.0, 2, 3, 100, 100, 3, 4, 100, 100],
+    }
+)
+ALL = ("times", "event_types", "ratings", "features")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return write_dataset(tmp_path_factory.mktemp("data") / "version", LOG, num_shards=1)
+
+
+def test_columns_are_read_where_asked_for(dataset: Dataset) -> None:
+    bare = dataset.read(0).row(0)
+    assert list(bare.present()) == ["items"]
+    full = dataset.read(0, ALL).row(0)
+    assert [dataset.item_ids[item - 1] if item > 0 else None for item in full.items] == ["a", "b", "c", None, None]
+    assert full.times is not None
+    assert full.times.tolist() == [10, 20, 30, 40, 50]
+    assert full.event_types is not None
+    assert full.event_types.tolist() == [2, 1, 0, 2, 1]  # buy 1, view 2, none 0
+    assert np.array_equal(full.ratings, np.float32([1, np.nan, 3, 4, 5]), equal_nan=True)
+    # the training part's prices are 1 2 3 3 4: mean 2.6, deviation sqrt(1.04)
+    assert full.features is not None
+    assert full.features[:, 0] == pytest.approx((np.array([1, 2, 3, 100, 100]) - 2.6) / np.sqrt(1.04))
+
+
+def test_queries_skip_unknown_items_in_every_column(dataset: Dataset) -> None:
+    query = next(query for query in dataset.queries("test", ALL) if query.user_id == "u")
+    assert query.target == UNKNOWN  # e is in no training part
+    assert query.target_rating == 5
+    assert query.history.times is not None
+    assert query.history.times.tolist() == [10, 20, 30]  # d at 40 is unknown as well
+    assert all(len(column) == 3 for column in query.history.present().values())
+    valid = next(query for query in dataset.queries("valid") if query.user_id == "v")
+    assert valid.history.items.tolist() == [1, 1]
+    assert np.isnan(valid.target_rating)  # not read
+
+
+def test_statistics_are_of_the_training_part(dataset: Dataset) -> None:
+    spec = dataset.input_spec(ModelConfig(inputs=("event_type", "rating", "features")))
+    assert spec.event_types == ("buy", "view")
+    assert [feature.name for feature in spec.features] == ["price"]
+    ratings = np.array([1, 3, 5, 5])  # of u: 1, none, 3; of v: 5, 5
+    assert (spec.rating_mean, spec.rating_std) == pytest.approx((ratings.mean(), ratings.std()))
+    assert dataset.input_spec(ModelConfig()) == InputSpec()
+
+
+def test_cold_items_of_the_training_part_are_skipped(tmp_path: Path) -> None:
+    """Two training events asked for, only a has a number: of u's a b c the model reads a, of v's a a both."""
+    dataset = write_dataset(tmp_path / "v", LOG, 1, min_item_count=2)
+    assert dataset.item_ids == ["a"]
+    training = dataset.read_training(0, ("times",))
+    assert training.columns.items.tolist() == [1, 1, 1]
+    assert training.columns.times.tolist() == [10, 1, 2]
+    assert dataset.train_lengths()[0].tolist() == np.diff(training.offsets).tolist() == [1, 2]
+    (step,) = feed(dataset.read_training, plan_epoch(dataset.train_lengths(), 0, 0, 100, 100), 0, 0, 0, 1)
+    assert step.batch.inputs.items[:, -1].tolist() == step.batch.targets[:, -1].tolist() == [1]
+
+
+def test_a_random_split_trains_on_its_training_events_only(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    log = pl.DataFrame(
+        {
+            "user_id": [f"u{i % 7}" for i in range(400)],
+            "item_id": [f"i{i}" for i in random.integers(0, 20, 400)],
+            "timestamp": np.arange(400.0),
+            "rating": random.integers(1, 6, 400).astype(float),
+        }
+    )
+    dataset = write_dataset(tmp_path / "v", log, split="random")
+    assert sum(int(lengths.sum()) for lengths in dataset.train_lengths()) == dataset.manifest.train_events
+    for shard in range(dataset.num_shards):
+        histories, training = dataset.read(shard, ("times",)), dataset.read_training(shard, ("times",))
+        assert histories.parts is not None
+        assert np.array_equal(training.columns.times, histories.columns.times[histories.parts == TRAIN])
+    train_times = np.concatenate([h.columns.times for h in dataset.train_events(("times",))])
+    queries = list(dataset.queries("test", ("times", "ratings")))
+    assert len(queries) == dataset.manifest.test_events
+    assert all(np.isin(query.history.times, train_times).all() for query in queries)
+    assert all(1 <= query.target_rating <= 5 for query in queries)
+
+
+def test_columns_are_taken_and_joined_together() -> None:
+    columns = Columns(np.array([1, 2, 3], np.int32), times=np.array([1.0, 2.0, 3.0]))
+    assert columns.take(np.array([True, False, True])).times.tolist() == [1, 3]
+    assert list(columns.only(()).present()) == ["items"]
+    joined = concatenate([columns, columns.take(slice(1))])
+    assert (joined.items.tolist(), joined.times.tolist()) == ([1, 2, 3, 1], [1, 2, 3, 1])
+    assert len(concatenate([])) == 0

@@ -1,0 +1,75 @@
+"""What a service sends is read, or refused with the row, the name and what it should be."""
+
+import numpy as np
+import pytest
+
+from mgray.config import ModelConfig
+from mgray.errors import InputError
+from mgray.inputs import InputSpec
+from mgray.manifest import Feature
+from mgray.raw_history import HistoryEncoder
+
+CONFIG = ModelConfig(inputs=("event_type", "features", "rating", "time_gap"))
+SPEC = InputSpec(event_types=("buy", "view"), features=(Feature(name="price", mean=10, std=5),))
+HISTORIES = [["a", "no such item", "b"], []]
+BESIDE = {
+    "timestamps": [[1, 2, 3.5], []],
+    "event_types": [["view", "buy", "no such type"], []],
+    "ratings": [[4, None, None], None],
+    "features": [[[15], None, None], []],
+}
+
+
+@pytest.fixture
+def encoder() -> HistoryEncoder:
+    return HistoryEncoder(["a", "b"], CONFIG, SPEC)
+
+
+def test_unknown_items_are_left_out_of_every_column(encoder: HistoryEncoder) -> None:
+    encoder.check(2, BESIDE)
+    columns, unknown = encoder.encode(HISTORIES, BESIDE, 0)
+    assert unknown == 1
+    assert columns.items.tolist() == [1, 2]
+    assert columns.times.tolist() == [1, 3.5]
+    assert columns.event_types.tolist() == [2, 0]
+    assert np.array_equal(columns.ratings, np.float32([4, np.nan]), equal_nan=True)
+    assert columns.features.tolist() == [[1.0], [0.0]]  # (15 - 10) / 5, and a missing one at the mean
+
+
+def test_an_empty_history_has_every_column(encoder: HistoryEncoder) -> None:
+    columns, unknown = encoder.encode(HISTORIES, BESIDE, 1)
+    assert unknown == 0
+    assert {name: len(column) for name, column in columns.present().items()} == dict.fromkeys(
+        ("items", "times", "event_types", "ratings", "features"), 0
+    )
+    assert columns.features.shape == (0, 1)
+
+
+def test_a_model_of_items_needs_nothing_beside_them() -> None:
+    plain = HistoryEncoder(["a", "b"], ModelConfig(), InputSpec())
+    plain.check(2, {})
+    columns, _ = plain.encode(HISTORIES, {"timestamps": ["what", "ever"]}, 0)
+    assert list(columns.present()) == ["items"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timestamps": None}, "the model reads timestamps, which are not given: put a column timestamps beside"),
+        ({"ratings": [[1, 2, 3]]}, "ratings: 1 lists for 2 histories"),
+        ({"ratings": [[1, 2], []]}, "row 0: ratings has 2 values for the 3 items"),
+        ({"ratings": [["good", 2, 3], []]}, "row 0: ratings are not what they should be: ratings, none"),
+        ({"timestamps": [[3, 2, 1], []]}, "row 0: timestamps must be seconds since 1970, oldest first"),
+        ({"timestamps": [[1, None, 3], []]}, "row 0: timestamps must be"),
+        ({"features": [[[1, 2], [1, 2], [1, 2]], []]}, "row 0: features are not what they should be: lists"),
+    ],
+)
+def test_what_is_wrong_is_said(encoder: HistoryEncoder, change: dict, message: str) -> None:
+    given = {name: values for name, values in (BESIDE | change).items() if values is not None}
+
+    def read() -> None:
+        encoder.check(2, given)
+        encoder.encode(HISTORIES, given, 0)
+
+    with pytest.raises(InputError, match=message):
+        read()
