@@ -34,6 +34,7 @@ from mgray.ids import bucket_of, stable_hash
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
 from pipelines.readers import Block
 
+STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"
 PIECE_BYTES = 64 << 20  # of decompressed text, about
 MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
