@@ -27,7 +27,7 @@ SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a ti
 MIN_SHARDS, MAX_SHARDS = 4, 4096
 MAX_RANGES = 4096  # of a log: more would make the pieces of a bucket too small to read well
 PARTITION_BYTES = 1 << 30  # of text an item partition
-MAX_PARTITIONS = 1024
+MIN_PARTITIONS, MAX_PARTITIONS = 2, 1024
 PACKED_FACTOR = 4  # bytes of text a byte of a compressed file or of Parquet, about
 SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
 
@@ -145,7 +145,7 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
 def _layout(config: DataConfig, log_bytes: int) -> dict[str, int]:
     """Into how many parts users and items are split, by the size of the log."""
     shards = max(MIN_SHARDS, min(MAX_SHARDS, -(-log_bytes // SHARD_BYTES)))
-    partitions = max(1, min(MAX_PARTITIONS, log_bytes // PARTITION_BYTES))
+    partitions = max(MIN_PARTITIONS, min(MAX_PARTITIONS, log_bytes // PARTITION_BYTES))
     return {"num_shards": config.num_shards or shards, "num_partitions": partitions}
 
 
