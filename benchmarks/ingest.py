@@ -2,7 +2,7 @@
 
     .venv/bin/pip install --no-deps -r benchmarks/requirements.txt    # duckdb
     python benchmarks/ingest.py                        # about 40 minutes on 2 idle cores; 13 GB of disk, 20 of memory
-    python benchmarks/ingest.py --rows 10m             # about 10 minutes; 2 GB of disk
+    python benchmarks/ingest.py --rows 10m             # about 10 minutes; 2 GB of disk; the other sizes' figures stay
     python benchmarks/ingest.py --only peak_gb_100m    # what one check needs
     python benchmarks/ingest.py --rows 100k 200k       # a try of every part, about 4 minutes; writes no results
     python benchmarks/ingest.py --huge 300m            # and one run of mgray alone at 300 million rows: 28 GB of disk
@@ -53,7 +53,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from _memory import MemorySampler
-from _results import check, write
+from _results import check, environment, read, write
 
 ROOT = Path(__file__).parent.parent
 SIDES = "benchmarks/_ingest_sides.py"
@@ -450,11 +450,7 @@ def main() -> None:
         need, free = BYTES_PER_ROW * DISK_FACTOR * max(*args.rows, (args.huge or 0) * 0.75), disk_free(work)
         if free < need:
             parser.error(f"--work: {free / 1e9:.1f} GB are free, {need / 1e9:.1f} are needed; give another folder")
-        raw: dict[str, Any] = {
-            "duckdb": version("duckdb"),
-            "not_measured": [name for name in NEEDS if name not in wanted],
-            "sizes": {},
-        }
+        raw: dict[str, Any] = {"duckdb": version("duckdb"), "sizes": {}}
         checks: list[dict[str, Any]] = []
         scales = []
         for rows, group, rounds, to_checks in (
@@ -474,7 +470,6 @@ def main() -> None:
             log = Log(work, args.huge, max(LARGE_FILES, LARGE_FILES * args.huge // 100_000_000))
             scale = measure(log, ["mgray"], 1, work, with_floor=False)
             raw["sizes"][label(args.huge)] = summary(scale)
-            raw[f"peak_gb_{label(args.huge)}"] = scale.peak_gb("mgray")
             scales.append(scale)
         for scale in scales:
             print_scale(scale)
@@ -485,9 +480,22 @@ def main() -> None:
     if not asked:
         say(f"a try: results are written at {' and '.join(ASKED)} alone")
         return
-    if raw["not_measured"]:
-        say(f"results/ingest.json now holds this run alone, without {', '.join(raw['not_measured'])}")
-    write("ingest", raw, checks)
+    write("ingest", *joined(raw, checks))
+
+
+def joined(raw: dict[str, Any], checks: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """This run's sizes and checks, and of an earlier run what this one did not measure; each size says when it was."""
+    here = environment()
+    measured = {name: here[name] for name in ("date", "git_commit", "machine", "command")}
+    sizes = {size: {"measured": measured} | figures for size, figures in raw["sizes"].items()}
+    before = read("ingest") or {"raw": {"sizes": {}}, "checks": []}
+    names = {one["name"] for one in checks}
+    kept = [one for one in before["checks"] if one["name"] not in names]
+    order = list(NEEDS)
+    return (
+        raw | {"sizes": before["raw"]["sizes"] | sizes},
+        sorted([*kept, *checks], key=lambda one: order.index(one["name"])),
+    )
 
 
 def disk_free(work: Path) -> int:
