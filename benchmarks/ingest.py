@@ -25,8 +25,8 @@ Checks:
 - `wall_10m_vs_polars`, `wall_100m_vs_best`: mgray's wall over Polars', and over the faster of both peers'.
 - `peak_gb_10m`, `peak_gb_100m`: the highest peak of any round, GB (1e9), of all processes together: driver, Ray's own,
   workers, object store (PSS, see benchmarks/_memory.py; anonymous and shared memory alone is in `raw`).
-- `speedup_2_workers`: at the larger size, wall with Ray of 1 CPU over wall with Ray of 2. On 2 cores, driver and Ray's own processes have
-  the second core in the first case, and share in the second.
+- `speedup_2_workers`: at the larger size, wall with Ray of 1 CPU over wall with Ray of 2. On 2 cores, driver and Ray's
+  own processes have the second core in the first case, and share in the second.
 - `single_file_vs_many`: wall on one file over wall on the same rows in 24.
 - `skewed_vs_even`: wall on a log of as many rows in which one user has 5% of the events and one item 20%, over wall on
   the plain one; the skewed one's peak counts for `peak_gb_10m` too. (1.25 is our own target.)
