@@ -48,6 +48,7 @@ from pipelines.ingest_summary import (
     write_report,
 )
 from pipelines.lock import HeldError, hold
+from pipelines.memory import keep_freed_memory
 from pipelines.progress import PhaseProgress, Timer, console
 from pipelines.staging import check_event_types
 from pipelines.versions import committed, publish, resumable_folder
@@ -160,6 +161,7 @@ class _Run(NamedTuple):
         """
 
         def run_one(row: dict[str, Any]) -> dict[str, Any]:
+            keep_freed_memory()
             index = int(row["id"])
             if done is None:
                 result = tasks.guarded(task, index)
