@@ -22,6 +22,7 @@ MIN_USER_EVENTS = 3  # DataConfig's default
 NUM_ITEMS = 100_000
 EVENTS_PER_USER = 20
 DUPLICATES = 50  # one row in this many repeats another
+SKEWED_USER, SKEWED_ITEM = 0.05, 0.2  # share of all events
 YEAR_S = 365 * 86_400
 START_S = 1_700_000_000
 WARM_S = 0.5
@@ -37,12 +38,15 @@ def pool(processes: int) -> Pool:
 # ---------------------------------------------------------------------------------------------------------------- log
 
 
-def make_log(rows: int, num_files: int, folder: str, processes: int, seed: int = 0) -> Result:
-    """The log as `num_files` CSV files, a pure function of (rows, num_files, seed); appears whole or not at all."""
+def make_log(rows: int, num_files: int, folder: str, processes: int, skewed: bool = False, seed: int = 0) -> Result:
+    """The log as `num_files` CSV files, a pure function of (rows, num_files, skewed, seed); whole or not at all.
+
+    skewed: one user has 5% of the events more, and one item 20%.
+    """
     draft = Path(f"{folder}.draft-{os.getpid()}")
     draft.mkdir(parents=True)
     ends = [rows * number // num_files for number in range(num_files + 1)]
-    tasks = [(draft, number, ends[number + 1] - ends[number], rows, seed) for number in range(num_files)]
+    tasks = [(draft, number, ends[number + 1] - ends[number], rows, skewed, seed) for number in range(num_files)]
     try:
         with pool(processes) as workers:
             workers.starmap(_write_file, tasks, chunksize=1)
@@ -52,7 +56,7 @@ def make_log(rows: int, num_files: int, folder: str, processes: int, seed: int =
     return {"files": num_files}
 
 
-def _write_file(folder: Path, number: int, rows: int, log_rows: int, seed: int) -> None:
+def _write_file(folder: Path, number: int, rows: int, log_rows: int, skewed: bool, seed: int) -> None:
     """Popular users and items, by time but for the duplicates at the end, which a client sent twice."""
     import numpy as np
     import polars as pl
@@ -62,6 +66,9 @@ def _write_file(folder: Path, number: int, rows: int, log_rows: int, seed: int) 
     distinct = rows - repeated
     user = (draw.random(distinct) ** 1.5 * (log_rows // EVENTS_PER_USER)).astype(np.int64) + 1
     item = (draw.random(distinct) ** 3 * NUM_ITEMS).astype(np.int64) + 1
+    if skewed:
+        user[draw.random(distinct) < SKEWED_USER] = 1
+        item[draw.random(distinct) < SKEWED_ITEM] = 1
     kinds = pl.Series(["view", "click", "buy"])
     frame = pl.DataFrame(
         {

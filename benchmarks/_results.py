@@ -85,6 +85,15 @@ def _jsonable(value: Any) -> Any:
     return value
 
 
+def read(name: str) -> dict[str, Any] | None:
+    """What an earlier run wrote; none: there is none. For a benchmark whose parts are run one by one."""
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return None
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
 def write(name: str, raw: dict[str, Any], checks: Sequence[dict[str, Any]]) -> Path:
     """Write results/NAME.json (a GPU's figures: pass NAME-DEVICE) in one step, and say on stderr which checks hold.
 

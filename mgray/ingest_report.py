@@ -7,9 +7,10 @@ import math
 import re
 from importlib import resources
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from rich import box
 from rich.table import Table
@@ -129,8 +130,7 @@ class IngestReport(_Record):
     @property
     def left_out(self) -> list[tuple[str, int]]:
         """(why, in words; rows) of every rule that ran, in their order, and the quarantined last; zeros too."""
-        dropped = [(_rule_name(name), count) for name, count in self.rows.items() if _is_rule(name)]
-        return [*dropped, ("quarantined", self.rows.get("quarantined", 0))]
+        return left_out(self.rows)
 
     @property
     def total_s(self) -> float:
@@ -144,6 +144,11 @@ def _is_rule(name: str) -> bool:
 def _rule_name(name: str) -> str:
     rule = name.removeprefix("dropped_")
     return _RULES.get(rule, rule.replace("_", " "))
+
+
+def left_out(rows: dict[str, int]) -> list[tuple[str, int]]:
+    dropped = [(_rule_name(name), count) for name, count in rows.items() if _is_rule(name)]
+    return [*dropped, ("quarantined", rows.get("quarantined", 0))]
 
 
 def file_size(num_bytes: int) -> str:
@@ -207,11 +212,25 @@ def concentration(report: IngestReport) -> str:
     return f"Of the training events {' and '.join(parts)}." if parts else ""
 
 
-def render_ingest(report: IngestReport) -> str:
-    """One HTML page with everything inside. Write it as UTF-8.
+class Pictures(NamedTuple):
+    """SVG; none where there is nothing to show."""
 
-    Like mgray/report.py's it sets matplotlib's parameters while it draws: one thread at a time.
-    """
+    time: Markup | None
+    shape: Markup | None
+    dropped: Markup | None
+
+
+def draw_ingest(summary: IngestSummary, rows: dict[str, int]) -> Pictures:
+    """The pictures of the page. Like mgray/report.py's they set matplotlib's parameters: one thread at a time."""
+    return Pictures(
+        plots.plot_time(summary.time_edges, summary.events_by_time),
+        plots.plot_shape(summary.history_lengths, summary.median_history, summary.popularity),
+        plots.plot_dropped(left_out(rows), rows["read"]),
+    )
+
+
+def render_ingest(report: IngestReport, pictures: Pictures) -> str:
+    """One HTML page with everything inside. Write it as UTF-8."""
     package = resources.files("mgray")
     # The style is the training report's, so that the two look alike and there is one to keep.
     style = re.search(r"<style>.*?</style>", package.joinpath("report.html.j2").read_text(encoding="utf-8"), re.DOTALL)
@@ -244,9 +263,7 @@ def render_ingest(report: IngestReport) -> str:
         other_reasons=report.rows.get("quarantined", 0) - sum(count for _, count in report.quarantined),
         event_types=types[:MAX_EVENT_TYPES_SHOWN],
         other_types=(len(other_types), sum(count for _, count in other_types)),
-        time_plot=plots.plot_time(summary.time_edges, summary.events_by_time),
-        shape_plot=plots.plot_shape(summary.history_lengths, summary.median_history, summary.popularity),
-        dropped_plot=plots.plot_dropped(report.left_out, report.num_read),
+        pictures=pictures,
     )
 
 

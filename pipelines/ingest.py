@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,14 +33,22 @@ from mgray import features, moments
 from mgray.config import DataConfig, IngestJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
-from mgray.ingest_report import IngestReport, ingest_table
+from mgray.ingest_report import IngestReport, draw_ingest, ingest_table
 from mgray.manifest import Manifest, commit, digest, read_manifest
 from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
 from pipelines.ingest_plan import Plan, make_plan
-from pipelines.ingest_summary import REPORT_FILE, event_type_names, make_report, seal_version, write_report
+from pipelines.ingest_summary import (
+    REPORT_FILE,
+    event_type_names,
+    make_report,
+    make_summary,
+    seal_version,
+    write_report,
+)
 from pipelines.lock import HeldError, hold
+from pipelines.memory import keep_freed_memory
 from pipelines.progress import PhaseProgress, Timer, console
 from pipelines.staging import check_event_types
 from pipelines.versions import committed, publish, resumable_folder
@@ -78,7 +87,10 @@ def ingest(
         return IngestResult(Path(config.dataset), read_manifest(config.dataset), True, {})
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    run = _Run({}, progress or (lambda *_: None))
+    # A pass is one operator. Reserving a share of the cluster for every operator, as Ray Data does by default, leaves
+    # the one that works half of a small cluster: on 2 CPUs its tasks run one at a time.
+    context.op_resource_reservation_enabled = False
+    run = _Run(Timer(), progress or (lambda *_: None))
     out = Path(config.out).expanduser() if config.out else home / "datasets"
     check_writable(out, "--data.out")
     plan = make_plan(config, home, out, run, range_bytes, append)
@@ -86,13 +98,13 @@ def ingest(
     found = _reusable(folder, plan, config)
     if found is not None:
         plan.forget_others()
-        return IngestResult(folder, found, True, run.seconds)
+        return IngestResult(folder, found, True, run.timer.seconds)
     lock = plan.staged / f"{plan.key[:16]}.lock"
     with _alone(lock, run.progress):
         found = _reusable(folder, plan, config)
         if found is not None:  # the one that was waited for made it
             plan.forget_others()
-            return IngestResult(folder, found, True, run.seconds)
+            return IngestResult(folder, found, True, run.timer.seconds)
         with resumable_folder(out, plan.key) as staging, plan.clean_up():
             facts = _build(config, plan, staging, run)
             manifest = seal_version(plan, facts)
@@ -101,15 +113,15 @@ def ingest(
             for left in staging.glob(".*"):  # drafts of killed tasks too
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             num_bytes = sum(file.stat().st_size for file in staging.rglob("*") if file.is_file())
-            report = make_report(plan, facts, manifest, folder, num_bytes, run.seconds)
-            write_report(staging / REPORT_FILE, report)
+            report = make_report(plan, facts, manifest, folder, num_bytes, run.timer.seconds)
+            write_report(staging / REPORT_FILE, report, facts["pictures"])
             commit(manifest, staging)
             manifest = publish(staging, folder, manifest, read_manifest)
         plan.forget_others()
         if not config.keep_staged and not plan.others_run():
             for unit in plan.units:
                 shutil.rmtree(plan.staged / unit.key, ignore_errors=True)
-    return IngestResult(folder, manifest, False, run.seconds, report)
+    return IngestResult(folder, manifest, False, run.timer.seconds, report)
 
 
 def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
@@ -137,14 +149,8 @@ def _alone(path: Path, progress: Progress) -> Iterator[None]:
 
 
 class _Run(NamedTuple):
-    seconds: dict[str, float]
+    timer: Timer
     progress: Progress
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - start, 3)
 
     def map(
         self, name: str, task: Callable[[int], tasks.Result], count: int, done: Path | None = None
@@ -155,6 +161,7 @@ class _Run(NamedTuple):
         """
 
         def run_one(row: dict[str, Any]) -> dict[str, Any]:
+            keep_freed_memory()
             index = int(row["id"])
             if done is None:
                 result = tasks.guarded(task, index)
@@ -163,7 +170,7 @@ class _Run(NamedTuple):
             return {"index": index, "result": json.dumps(result)}
 
         results: dict[int, tasks.Result] = {}
-        with self.phase(name):
+        with self.timer.phase(name):
             started, rows = time.perf_counter(), 0
             self.progress(name, 0, count)
             if not count:
@@ -227,7 +234,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
                 f"test_from={job.rules.test_from} leave the {name} part empty; the log runs from {first_time} to "
                 f"{last_time}: set --data.valid_from and --data.test_from within it"
             )
-    with run.phase("vocabulary"):
+    with run.timer.phase("vocabulary"):
         vocabulary = _vocabulary(config, job, plan, staging)
     measured = moments.combine(
         (moments.Moments(*map(np.asarray, r["moments"])) for r in finish), len(job.layers.features)
@@ -240,10 +247,17 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         has_event_types=any(sum(r["event_types"]) for r in finish),
         features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),
     )
-    shards = run.map("write", partial(tasks.write_shard, job), buckets, done)
+    rows = {"read": num_good + num_bad, "quarantined": num_bad, "written": written}
+    rows |= {f"dropped_{rule}": count for rule, count in dropped.items()}
+    summary = make_summary(job, finish, vocabulary, written)
+    with ThreadPoolExecutor(1) as pool:
+        # Most of a second, which the driver has to spare while the workers write.
+        pictures = pool.submit(draw_ingest, summary, rows)
+        shards = run.map("write", partial(tasks.write_shard, job), buckets, done)
     return {
-        "rows": {"read": num_good + num_bad, "quarantined": num_bad, "written": written}
-        | {f"dropped_{rule}": count for rule, count in dropped.items()},
+        "rows": rows,
+        "summary": summary,
+        "pictures": pictures.result(),
         "job": job,
         "finish": finish,
         "read": read,

@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import polars as pl
-import pyarrow.parquet as pq
 
 from mgray.config import PSEUDONYM_KEY_VARIABLE, DataConfig, PrivacyConfig
 from mgray.errors import InputError
-from mgray.manifest import MANIFEST_FILE, Manifest, digest, file_sha256, read_manifest
-from mgray.schema import ITEM_ID, SCHEMA_VERSION
+from mgray.manifest import digest, file_sha256
+from mgray.schema import SCHEMA_VERSION
 from pipelines import ingest_tasks as tasks
+from pipelines.ingest_append import find_base, take_over
 from pipelines.ingest_tasks import Rules, Unit
+from pipelines.progress import Timer
 from pipelines.readers import Range
-from pipelines.sources import Layout, LogFile, Source, read_titles, resolve
-from pipelines.staging import Layers, key_fingerprint, read_done
+from pipelines.sources import Layout, LogFile, read_titles, resolve
+from pipelines.staging import STAGED_FOLDER, Layers, key_fingerprint
 from pipelines.versions import remove_abandoned
 
-STAGED_FOLDER = ".staged"
 SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a time
 MIN_SHARDS, MAX_SHARDS = 4, 4096
 MAX_RANGES = 4096  # of a log: more would make the pieces of a bucket too small to read well
 PARTITION_BYTES = 1 << 30  # of text an item partition
-MAX_PARTITIONS = 1024
+MIN_PARTITIONS, MAX_PARTITIONS = 2, 1024
 PACKED_FACTOR = 4  # bytes of text a byte of a compressed file or of Parquet, about
 SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
 
@@ -35,7 +35,8 @@ SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
 class Runner(Protocol):
     """Runs tasks on Ray Data and times phases: pipelines.ingest._Run."""
 
-    def phase(self, name: str) -> Any: ...
+    @property
+    def timer(self) -> Timer: ...
 
     def map(self, name: str, task: Callable[[int], tasks.Result], count: int) -> list[tasks.Result]: ...
 
@@ -82,17 +83,10 @@ class Plan(NamedTuple):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-class _Base(NamedTuple):
-    """The version that an ingest appends to."""
-
-    folder: Path
-    manifest: Manifest
-
-
 def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_bytes: int, append: bool | Path) -> Plan:
     """Raises InputError for a source, a setting or a base version that does not do."""
     shown = config.source if isinstance(config.source, str) else ", ".join(config.source)
-    with run.phase("resolve"):
+    with run.timer.phase("resolve"):
         source = resolve(config, home)
         titles = read_titles(source.titles_file) if source.titles_file else None
     packed = {file.name for file in source.files if file.compression or file.format == "parquet"}
@@ -111,66 +105,54 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
         mode="json",
     )
     settings |= {"privacy": privacy}
-    base = _find_base(config, out, settings, append)
-    if base is not None:
-        settings["num_shards"] = base.manifest.config["num_shards"]
-        settings["num_partitions"] = base.manifest.config["num_partitions"]
-    else:
-        shards = max(MIN_SHARDS, min(MAX_SHARDS, -(-log_bytes // SHARD_BYTES)))
-        settings["num_shards"] = config.num_shards or shards
-        settings["num_partitions"] = max(1, min(MAX_PARTITIONS, log_bytes // PARTITION_BYTES))
+    base = find_base(config, out, settings, append)
+    settings |= _layout(config, log_bytes) if base is None else base.layout
     layers = Layers(settings["num_shards"], settings["num_partitions"], config.columns.features, key, forgotten)
     staged = out / STAGED_FOLDER
     staged.mkdir(exist_ok=True)
     remove_abandoned(staged.glob(".*/"))  # drafts of units, by tasks that were killed
-    new = list(range(len(files)))
-    old_units: list[Unit] = []
-    if base is not None:
-        new = _new_files(base, source, sources)
-        old_units = [Unit(key, ()) for key in base.manifest.staged]
-        _link_units(base, staged)
+    earlier = take_over(base, staged, source, sources)
     shaping = {name: settings[name] for name in ("columns", "privacy", "num_shards", "num_partitions")}
-    fresh = _units(source.files, files, new, range_bytes, shaping | {"schema_version": SCHEMA_VERSION})
-    read_before = [done for done in (read_done(staged / unit.key) for unit in old_units) if done is not None]
-    if len(read_before) < len(old_units):
-        raise InputError(f"--append: staged events in {staged} are gone; ingest all files, without --append")
-    if base is not None:
-        before = [record.model_dump() for record in base.manifest.sources if record.path not in _titles_of(base)]
-        sources = before + [sources[index] for index in new]
-    records, file_of_titles = list(sources), source.titles_file
-    if file_of_titles is not None:
-        size, sha256 = file_of_titles.stat().st_size, file_sha256(file_of_titles)
-        records.append({"path": file_of_titles.name, "bytes": size, "sha256": sha256})
-    settings["titles"] = file_of_titles.name if file_of_titles else None
+    fresh = _units(source.files, files, earlier.new, range_bytes, shaping | {"schema_version": SCHEMA_VERSION})
+    records = [*earlier.sources, *(sources[index] for index in earlier.new), *_titles_record(source.titles_file)]
+    settings["titles"] = source.titles_file.name if source.titles_file else None
     named = [[record["path"], record["sha256"]] for record in records]
     made_from: dict[str, Any] = {"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION}
-    known: list[str] = []
     if base is not None:
         made_from["known_items"] = base.manifest.vocabulary.sha256
-        vocabulary = pq.read_table(base.folder / base.manifest.vocabulary.file, partitioning=None)
-        known = vocabulary.sort_by("item")[ITEM_ID].to_pylist()
-    unchanged = base is not None and records == [record.model_dump() for record in base.manifest.sources]
-    clean = config.clean.model_dump()
     return Plan(
         shown,
         # nothing to append: the base is what is asked for, also where a kill hid that it was committed
-        base.manifest.ingest_key if base is not None and unchanged else digest(made_from),
+        base.manifest.ingest_key if base is not None and base.is_made_of(records) else digest(made_from),
         records,
         settings,
         titles,
-        (*old_units, *fresh),
-        read_before,
-        known,
+        (*earlier.units, *fresh),
+        earlier.read,
+        earlier.known_items,
         staged,
         layers,
         Rules(
-            **clean,
+            **config.clean.model_dump(),
             min_user_events=config.min_user_events,
             split=config.split,
             valid_from=config.valid_from,
             test_from=config.test_from,
         ),
     )
+
+
+def _layout(config: DataConfig, log_bytes: int) -> dict[str, int]:
+    """Into how many parts users and items are split, by the size of the log."""
+    shards = max(MIN_SHARDS, min(MAX_SHARDS, -(-log_bytes // SHARD_BYTES)))
+    partitions = max(MIN_PARTITIONS, min(MAX_PARTITIONS, log_bytes // PARTITION_BYTES))
+    return {"num_shards": config.num_shards or shards, "num_partitions": partitions}
+
+
+def _titles_record(file: Path | None) -> list[dict[str, Any]]:
+    if file is None:
+        return []
+    return [{"path": file.name, "bytes": file.stat().st_size, "sha256": file_sha256(file)}]
 
 
 def _batches(files: tuple[LogFile, ...], range_bytes: int) -> list[tuple[LogFile, ...]]:
@@ -248,95 +230,3 @@ def _privacy(config: PrivacyConfig) -> tuple[dict[str, Any], bytes | None, tuple
         "forgotten": digest(forgotten) if forgotten else None,
     }
     return shapes, key, forgotten
-
-
-def _find_base(config: DataConfig, out: Path, settings: dict[str, Any], append: bool | Path) -> _Base | None:
-    """The version to append to. A folder that was given and does not do is passed over: all files are read then."""
-    if append is False:
-        return None
-    if isinstance(append, Path):
-        try:
-            base = _Base(append, read_manifest(append))
-        except InputError:
-            return None
-        return base if _why_not(base, settings) is None else None
-    versions = []
-    for file in out.glob(f"*/{MANIFEST_FILE}"):
-        try:
-            versions.append(_Base(file.parent, read_manifest(file.parent)))
-        except InputError:
-            continue
-    alike = [base for base in versions if _difference(base.manifest.config, settings) is None]
-    if not alike and versions:
-        newest = max(versions, key=lambda base: base.manifest.created)
-        raise InputError(
-            f"--append: no version in {out} was made with these settings (the newest differs in "
-            f"data.{_difference(newest.manifest.config, settings)}); give its settings, or leave --append out"
-        )
-    if not alike:
-        return None
-    base = max(alike, key=lambda one: one.manifest.created)
-    reason = _why_not(base, settings)
-    if reason is not None:
-        raise InputError(f"--append: {base.folder}: {reason}; ingest all files, without --append")
-    return base
-
-
-def _why_not(base: _Base, settings: dict[str, Any]) -> str | None:
-    difference = _difference(base.manifest.config, settings)
-    if difference is not None:
-        return f"data.{difference} is another"
-    gone = [key for key in base.manifest.staged if read_done(_staged_of(base) / key) is None]
-    if gone or not base.manifest.staged:
-        return f"its staged events in {_staged_of(base)} are gone"
-    return None
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """The first setting, dotted, that shapes the data and is not the same."""
-    for name, value in new.items():
-        if name in ("num_shards", "num_partitions", "titles"):
-            continue
-        if isinstance(value, dict) and isinstance(old.get(name), dict):
-            for key in value:
-                if old[name].get(key) != value[key]:
-                    return f"{name}.{key}"
-        elif old.get(name) != value:
-            return name
-    return None
-
-
-def _staged_of(base: _Base) -> Path:
-    return base.folder.parent / STAGED_FOLDER
-
-
-def _titles_of(base: _Base) -> set[str]:
-    titles = base.manifest.config.get("titles")
-    return {titles} if titles else set()
-
-
-def _new_files(base: _Base, source: Source, sources: list[dict[str, Any]]) -> list[int]:
-    """Places of the files that the base was not made from. A file that changed since is an error."""
-    known = {record.sha256 for record in base.manifest.sources}
-    names = {record.path: record.sha256 for record in base.manifest.sources}
-    new = []
-    for place, record in enumerate(sources):
-        if record["sha256"] in known:
-            continue
-        if record["path"] in names:
-            raise InputError(
-                f"{source.files[place].path}: changed since it was ingested into {base.folder.name}, and an append "
-                "reads new files only; put new events into a file of their own, or ingest all files without --append"
-            )
-        new.append(place)
-    return new
-
-
-def _link_units(base: _Base, staged: Path) -> None:
-    """The base's units under this ingest's place, where that is another (a dry run's)."""
-    theirs = _staged_of(base)
-    if theirs.resolve() == staged.resolve():
-        return
-    for key in base.manifest.staged:
-        if not (staged / key).exists():
-            (staged / key).symlink_to((theirs / key).resolve(), target_is_directory=True)

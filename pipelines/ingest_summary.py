@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray import __version__
-from mgray.ingest_report import IngestReport, IngestSummary, render_ingest
+from mgray.ingest_report import IngestReport, IngestSummary, Pictures, render_ingest
 from mgray.manifest import Manifest, seal
 from mgray.schema import SCHEMA_VERSION
 from pipelines.ingest_plan import Plan
-from pipelines.ingest_tasks import TIME_BINS
+from pipelines.ingest_tasks import TIME_BINS, IngestJob, Result
 from pipelines.shown import command_line
 
 REPORT_FILE = "report.html"
@@ -35,13 +35,6 @@ def _types(facts: dict[str, Any]) -> list[tuple[str, int]]:
     return list(zip(names, counts.tolist(), strict=True))
 
 
-def _lengths(facts: dict[str, Any]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for result in facts["finish"]:
-        total.update(dict(zip(*result["lengths"], strict=True)))
-    return total
-
-
 def _median(lengths: Counter[int]) -> float:
     ordered = sorted(lengths)
     ends = np.cumsum([lengths[length] for length in ordered])
@@ -49,6 +42,29 @@ def _median(lengths: Counter[int]) -> float:
         ordered[int(np.searchsorted(ends, place, side="right"))] for place in ((ends[-1] - 1) // 2, ends[-1] // 2)
     ]
     return sum(middle) / 2
+
+
+def make_summary(job: IngestJob, finish: list[Result], vocabulary: dict[str, Any], written: int) -> IngestSummary:
+    """The shape of what `pipelines.ingest` built. finish: what each bucket's histories are."""
+    lengths: Counter[int] = Counter()
+    for result in finish:
+        lengths.update(dict(zip(*result["lengths"], strict=True)))
+    by_length = [0] * (max(lengths).bit_length())
+    for length, users in lengths.items():
+        by_length[length.bit_length() - 1] += users
+    counts = vocabulary["by_count"]
+    share = np.cumsum(counts) / max(1, counts.sum())
+    ranks = np.unique(np.geomspace(1, max(1, len(share)), POPULARITY_POINTS).astype(int))
+    first, last = job.times
+    moves = last > first
+    return IngestSummary(
+        time_edges=np.linspace(first, max(last, first + 1e-9), TIME_BINS + 1).tolist() if moves else [first, first + 1],
+        events_by_time=np.sum([r["by_time"] for r in finish], axis=0).tolist() if moves else [written],
+        history_lengths=by_length,
+        median_history=_median(lengths),
+        top_items=[(str(name), int(count)) for name, count in vocabulary["top"]],
+        popularity=[(int(rank), float(min(1.0, share[rank - 1]))) for rank in ranks] if len(share) else [],
+    )
 
 
 def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
@@ -86,7 +102,7 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
                 {"name": name, "mean": mean, "std": std}
                 for name, (mean, std) in zip(job.layers.features, job.features, strict=True)
             ],
-            "median_history": _median(_lengths(facts)),
+            "median_history": facts["summary"].median_history,
             "shards": facts["shards"],
             "quarantine_file": facts["quarantine_file"],
             "split": {"kind": job.rules.split, "valid_from": job.rules.valid_from, "test_from": job.rules.test_from},
@@ -99,14 +115,6 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
 def make_report(
     plan: Plan, facts: dict[str, Any], manifest: Manifest, folder: Path, dataset_bytes: int, seconds: dict[str, float]
 ) -> IngestReport:
-    lengths = _lengths(facts)
-    by_length = [0] * (max(lengths).bit_length())
-    for length, users in lengths.items():
-        by_length[length.bit_length() - 1] += users
-    counts = facts["vocabulary"]["by_count"]
-    share = np.cumsum(counts) / max(1, counts.sum())
-    ranks = np.unique(np.geomspace(1, max(1, len(share)), POPULARITY_POINTS).astype(int))
-    first, last = facts["job"].times
     reasons: Counter[str] = Counter()
     for unit, result in zip(plan.units, facts["read"], strict=True):
         if result["bad"]:
@@ -141,20 +149,9 @@ def make_report(
         event_types=[(kind.name, kind.events) for kind in manifest.event_types],
         features=[(feature.name, feature.mean, feature.std) for feature in manifest.features],
         split=split.kind + cuts,
-        summary=IngestSummary(
-            time_edges=np.linspace(first, max(last, first + 1e-9), TIME_BINS + 1).tolist()
-            if last > first
-            else [first, first + 1],
-            events_by_time=np.sum([r["by_time"] for r in facts["finish"]], axis=0).tolist()
-            if last > first
-            else [manifest.rows["written"]],
-            history_lengths=by_length,
-            median_history=manifest.median_history,
-            top_items=[(str(name), int(count)) for name, count in facts["vocabulary"]["top"]],
-            popularity=[(int(rank), float(min(1.0, share[rank - 1]))) for rank in ranks] if len(share) else [],
-        ),
+        summary=facts["summary"],
     )
 
 
-def write_report(path: Path, report: IngestReport) -> None:
-    path.write_text(render_ingest(report), encoding="utf-8")
+def write_report(path: Path, report: IngestReport, pictures: Pictures) -> None:
+    path.write_text(render_ingest(report, pictures), encoding="utf-8")

@@ -28,7 +28,7 @@ from mgray.ids import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
 from pipelines.readers import READ_ERRORS, Block, Range, read_range, scan
 from pipelines.sources import Layout, LogFile, read_layout
-from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_done, write_batches
+from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_batch_again, read_done, write_batches
 from pipelines.versions import place_error
 
 ROW_GROUP_USERS = 1024  # a reader of a shard holds one row group at a time
@@ -197,7 +197,7 @@ def merge_items(job: IngestJob, partition: int) -> Result:
 def _item_codes(job: IngestJob, piece: int) -> npt.NDArray[np.int32]:
     """The run's code of each of a piece's own items."""
     parts = [
-        read_batch(job.work("codes", partition), piece)["code"].to_numpy() + np.int32(start)
+        read_batch_again(job.work("codes", partition), piece)["code"].to_numpy() + np.int32(start)
         for partition, start in enumerate(job.partition_starts)
     ]
     return np.concatenate(parts)

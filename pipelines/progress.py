@@ -25,7 +25,7 @@ def console() -> Console:
 
 @dataclass
 class Timer:
-    """Seconds by phase, for the result line."""
+    """Seconds by phase, for the result line; a phase that comes again adds up."""
 
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -35,7 +35,7 @@ class Timer:
         try:
             yield
         finally:
-            self.seconds[name] = round(time.perf_counter() - started, 2)
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - started, 2)
 
 
 class PhaseProgress:

@@ -20,6 +20,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,11 +35,13 @@ from mgray.ids import bucket_of, stable_hash
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
 from pipelines.readers import Block
 
+STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"
 PIECE_BYTES = 64 << 20  # of decompressed text, about
 MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
 WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
 MAX_EVENT_TYPES = 32_767
+MAX_OPEN_FILES = 64
 
 _ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
 
@@ -240,6 +243,18 @@ def read_batch(path: Path, number: int) -> pa.RecordBatch:
     """A map of the file: its pages are read as they are touched."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_file(source).get_batch(number)
+
+
+def read_batch_again(path: Path, number: int) -> pa.RecordBatch:
+    """`read_batch` of a file that the process reads many batches of: its table of them is read once."""
+    status = path.stat()
+    return _open_batches(str(path), status.st_ino, status.st_mtime_ns).get_batch(number)
+
+
+@lru_cache(MAX_OPEN_FILES)
+def _open_batches(path: str, inode: int, time_ns: int) -> pa.ipc.RecordBatchFileReader:
+    """inode, time_ns: tell a file from another that was put in its place since."""
+    return pa.ipc.open_file(pa.memory_map(path))
 
 
 def read_done(folder: Path) -> dict[str, Any] | None:

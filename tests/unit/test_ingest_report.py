@@ -15,6 +15,7 @@ from mgray.ingest_plots import compact, percent, share_at, top_shares
 from mgray.ingest_report import (
     IngestReport,
     IngestSummary,
+    draw_ingest,
     duration,
     file_size,
     ingest_table,
@@ -73,6 +74,10 @@ def fields(**changes: Any) -> dict[str, Any]:
 
 def report(**changes: Any) -> IngestReport:
     return IngestReport.model_validate(fields(**changes))
+
+
+def page(data: IngestReport) -> str:
+    return render_ingest(data, draw_ingest(data.summary, data.rows))
 
 
 def with_summary(**changes: Any) -> dict[str, Any]:
@@ -156,7 +161,7 @@ def test_what_was_left_out_is_in_the_order_of_the_rules() -> None:
 
 def test_it_travels_as_json() -> None:
     data = report(features=[("price", math.nan, 1.0)])
-    assert render_ingest(IngestReport.model_validate_json(data.model_dump_json())) == render_ingest(data)
+    assert page(IngestReport.model_validate_json(data.model_dump_json())) == page(data)
 
 
 # ---- figures -----
@@ -192,7 +197,7 @@ def test_a_share_is_all_or_nothing_only_where_it_is() -> None:
 
 
 def test_the_page_shows_the_figures() -> None:
-    text = text_of(render_ingest(report()))
+    text = text_of(page(report()))
     for expected in (
         "900 of 1,000 rows read were written (90.00%): events of 20 users on 50 items, from 1970-01-01 to 1970-01-03 .",
         "train 95.56%, valid 2.22%, test 2.22%",  # 860, 20 and 20 of 900
@@ -251,22 +256,22 @@ def test_the_table_fits_80_columns_and_obeys_no_text(colour: bool) -> None:
 
 
 def test_nothing_dropped_is_said() -> None:
-    html = render_ingest(report(rows={"read": 900, "written": 900, "dropped_duplicates": 0}, quarantined=[]))
+    html = page(report(rows={"read": 900, "written": 900, "dropped_duplicates": 0}, quarantined=[]))
     assert "Nothing was dropped" in html
     assert html.count("<svg") == 2  # time, and users and items
-    assert "Nothing was dropped" not in render_ingest(report())
-    assert render_ingest(report()).count("<svg") == 3
+    assert "Nothing was dropped" not in page(report())
+    assert page(report()).count("<svg") == 3
 
 
 def test_the_page_requests_nothing_and_runs_nothing() -> None:
-    html = render_ingest(report())
+    html = page(report())
     assert re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?!["']?\#)""", html) == []  # only ids of this very page
     assert "http" not in html.replace("http-equiv", "")
     assert "default-src 'none'" in html
 
 
 def test_every_text_is_escaped() -> None:
-    html = render_ingest(
+    html = page(
         report(
             **dict.fromkeys(("title", "created", "command", "path", "fingerprint", "first_bad", "split"), EVIL),
             rows={"read": 1000, "written": 900, f"dropped_{EVIL}": 100},
@@ -292,20 +297,20 @@ def test_every_text_is_escaped() -> None:
 
 def test_long_and_foreign_titles_stay_within_the_page() -> None:
     titles = [("مرحبا " * 4000, 2), ("\u202eevil", 1), ("映画 🎬", 1)]
-    html = render_ingest(report(**with_summary(top_items=titles)))
-    assert len(html) < len(render_ingest(report())) + 5000
+    html = page(report(**with_summary(top_items=titles)))
+    assert len(html) < len(page(report())) + 5000
     assert "<bdi" in html, "a right-to-left title turns no other text"
     html.encode("utf-8")
 
 
 def test_rare_event_types_are_summed() -> None:
     types = [(f"type {number}", 50) for number in range(17)] + [("most", 50)]
-    assert "6 more 300 33.33%" in text_of(render_ingest(report(event_types=types)))  # 18 types, 12 shown
+    assert "6 more 300 33.33%" in text_of(page(report(event_types=types)))  # 18 types, 12 shown
 
 
 def test_reasons_that_are_not_listed_are_summed() -> None:
-    assert "other reasons" not in render_ingest(report())  # 3 + 2 are the 5 quarantined
-    assert "user_id is empty 3 other reasons 2" in text_of(render_ingest(report(quarantined=[("user_id is empty", 3)])))
+    assert "other reasons" not in page(report())  # 3 + 2 are the 5 quarantined
+    assert "user_id is empty 3 other reasons 2" in text_of(page(report(quarantined=[("user_id is empty", 3)])))
 
 
 @pytest.mark.parametrize(
@@ -330,14 +335,14 @@ def test_reasons_that_are_not_listed_are_summed() -> None:
 @pytest.mark.filterwarnings("error")
 def test_edges(changes: dict[str, Any]) -> None:
     data = report(**changes)
-    html = render_ingest(data)
+    html = page(data)
     assert html.rstrip().endswith("</html>")
     assert not re.search(r"\b(nan|inf|None)\b", text_of(html))
     assert not re.search(r"\b(nan|inf|None)\b", printed(data))
 
 
 def test_a_dataset_of_one_user_says_what_it_does_not_draw() -> None:
-    html = render_ingest(report(**SMALLEST))
+    html = page(report(**SMALLEST))
     text = text_of(html)
     assert "3 of 3 rows read were written (100%): events of 1 user on 1 item, at 1970-01-01 00:00 ." in text
     assert "all in one bin of time" in text
@@ -349,8 +354,8 @@ def test_a_dataset_of_one_user_says_what_it_does_not_draw() -> None:
 
 def test_the_same_report_gives_the_same_page_and_leaves_matplotlib_as_it_was() -> None:
     before = dict(matplotlib.rcParams)
-    html = render_ingest(report())
-    assert render_ingest(report()) == html
+    html = page(report())
+    assert page(report()) == html
     assert dict(matplotlib.rcParams) == before
     ids = re.findall(r' id="([^"]*)"', html)
     assert len(ids) == len(set(ids))

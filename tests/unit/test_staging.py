@@ -19,7 +19,16 @@ from mgray.errors import InputError
 from mgray.ids import bucket_of, stable_hash
 from pipelines import staging
 from pipelines.readers import Block
-from pipelines.staging import Layers, PieceWriter, commit_unit, key_fingerprint, read_batch, read_done
+from pipelines.staging import (
+    Layers,
+    PieceWriter,
+    commit_unit,
+    key_fingerprint,
+    read_batch,
+    read_batch_again,
+    read_done,
+    write_batches,
+)
 
 KEY = b"a key of at least sixteen bytes"
 PLAIN = Layers(num_buckets=3, num_partitions=2, features=(), key=None, forgotten=())
@@ -316,3 +325,12 @@ def test_a_unit_that_is_not_whole_is_replaced(tmp_path: Path, left: str | None) 
     assert commit_unit(draft, unit, {"good": 7}) == {"good": 7}
     assert read_done(unit) == {"good": 7}
     assert [path.name for path in unit.iterdir()] == [staging.DONE_FILE]
+
+
+def test_a_file_that_replaces_another_is_read_anew(tmp_path: Path) -> None:
+    schema = pa.schema([("code", pa.int32())])
+    for turn in range(3):
+        batches = [pa.record_batch({"code": pa.array([turn, number], pa.int32())}) for number in range(2)]
+        write_batches(tmp_path / "codes.arrow", schema, batches)
+        for number in range(2):
+            assert read_batch_again(tmp_path / "codes.arrow", number)["code"].to_pylist() == [turn, number]
