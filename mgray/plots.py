@@ -256,7 +256,7 @@ def slice_systems(rows: Sequence[SliceRow]) -> list[str]:
     return [system for system in found if system == MODEL] + [system for system in found if system != MODEL]
 
 
-def _granularity_name(label: str) -> str:
+def granularity_name(label: str) -> str:
     if label.isdigit():
         return "every event" if label == "1" else f"stride of {label} events"
     if label.startswith("decay:"):
@@ -287,7 +287,7 @@ def plot_granularities(shares: Sequence[GranularityShare]) -> Markup | None:
             text = f"{row.share:.1%}" if math.isfinite(row.share) else DASH
             # In a column of its own: beside the last dot it would read as that head's share.
             axes.annotate(text, (1.03, place), va="center", fontweight="bold", annotation_clip=False)
-        axes.set_yticks(range(len(shares)), [_granularity_name(row.label) for row in shares], color=_COLOUR["ink"])
+        axes.set_yticks(range(len(shares)), [granularity_name(row.label) for row in shares], color=_COLOUR["ink"])
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
         axes.spines["bottom"].set_visible(False)

@@ -1,7 +1,7 @@
 """One self-contained HTML page of what a run found. Every text is escaped, and nothing is requested or executed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -114,6 +114,10 @@ def _config_text(value: Any) -> str:
     return str(value)
 
 
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else DASH
+
+
 def _score_share(example: Example) -> list[float]:
     """Length of each score's bar, 0..1. Scores have no zero of their own, so the lowest gets a short bar."""
     scores = [score for _, score in example.recommended if math.isfinite(score)]
@@ -133,7 +137,13 @@ def render_html(data: ReportData) -> str:
     Write it as UTF-8.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": format_number, "config_text": _config_text}
+    filters: dict[str, Callable[..., str]] = {
+        "number": format_number,
+        "signed": _signed,
+        "config_text": _config_text,
+        "granularity": plots.granularity_name,
+    }
+    environment.filters |= filters
     template = environment.from_string(resources.files("mgray").joinpath("report.html.j2").read_text(encoding="utf-8"))
     results = [compare(metric, value, data.baselines) for metric, value in data.metrics.items()]
     systems = {MODEL: data.metrics, **data.baselines}

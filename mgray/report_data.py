@@ -45,11 +45,23 @@ class GranularityShare(_Record):
     heads: list[Number] | None = Field(default=None, description="the same share head by head; none: not known")
 
 
+class Why(_Record):
+    """What the score of the first recommended item comes from, in units of the score."""
+
+    granularities: list[tuple[str, Number]] = Field(
+        description="(granularity as the config spells it, what it adds), finest first; biases add the rest"
+    )
+    events: list[tuple[str, Number]] = Field(
+        description="(title of a past item, the score less the score without that event), largest effect first"
+    )
+
+
 class Example(_Record):
     user_id: str
     last: list[str] = Field(description="titles of the user's last items, oldest first")
     recommended: list[tuple[str, Number]] = Field(description="(title, score), best first")
     next: str | None = Field(default=None, description="title of what actually came next; none: not known")
+    why: Why | None = Field(default=None, description="of the first recommended; none: not explained")
 
 
 class ReportData(_Record):
@@ -67,7 +79,9 @@ class ReportData(_Record):
     slices: dict[str, list[SliceRow]] = Field(
         default={}, description="history_length or item_popularity -> buckets in order"
     )
-    granularities: list[GranularityShare] | None = Field(default=None, description="finest first; none: sum fusion")
+    granularities: list[GranularityShare] | None = Field(
+        default=None, description="finest first; none: a fusion without attention"
+    )
     example: Example | None = None
     config: dict[str, Any] = Field(default={}, description="dotted key -> value, as `config.flatten` gives it")
     rows: dict[str, int] = Field(default={}, description="read, written, dropped_*, quarantined: rows of the raw log")

@@ -18,6 +18,7 @@ from mgray.report_data import (
     GranularityShare,
     ReportData,
     SliceRow,
+    Why,
     compare,
     format_number,
     lift,
@@ -61,7 +62,11 @@ def full() -> ReportData:
             GranularityShare(label="decay:1..400", share=0.75),
         ],
         example=Example(
-            user_id="7", last=["Alien", "Aliens"], recommended=[("Heat", 2.5), ("Fargo", 1.5)], next="Fargo"
+            user_id="7",
+            last=["Alien", "Aliens"],
+            recommended=[("Heat", 2.5), ("Fargo", 1.5)],
+            next="Fargo",
+            why=Why(granularities=[("1", 0.5), ("decay:1..400", 1.75)], events=[("Aliens", 1.25), ("Alien", -0.125)]),
         ),
         config={"model.width": 64, "train.max_time_s": None, "model.granularities": (1, "decay:1..400"), "a.b": True},
         rows={"read": 1000, "written": 990, "dropped_duplicates": 10, "quarantined": 0},
@@ -224,7 +229,13 @@ def test_every_text_is_escaped() -> None:
         curves=[CurvePoint(step=1, epoch=1, valid={evil: 0.5})],
         slices={evil: [slice_row(evil, 1, **{"mg-dsc": 0.1, evil: 0.2})]},
         granularities=[GranularityShare(label=evil, share=1.0)],
-        example=Example(user_id=evil, last=[evil], recommended=[(evil, 1.0)], next=evil),
+        example=Example(
+            user_id=evil,
+            last=[evil],
+            recommended=[(evil, 1.0)],
+            next=evil,
+            why=Why(granularities=[(evil, 1.0)], events=[(evil, 1.0)]),
+        ),
         config={evil: evil},
         rows={evil: 1},
         notes=[evil],
@@ -270,6 +281,12 @@ def test_the_same_data_gives_the_same_page_and_leaves_matplotlib_as_it_was() -> 
         changed(example=Example(user_id="7", last=[], recommended=[])),
         changed(example=Example(user_id="7", last=["x" * 5000], recommended=[("y" * 5000, math.nan)], next="z")),
         changed(rows={}, config={}, facts={}, notes=[]),
+        changed(example=Example(user_id="7", last=[], recommended=[], why=Why(granularities=[], events=[]))),
+        changed(
+            example=Example(
+                user_id="7", last=[], recommended=[("y", 1.0)], why=Why(granularities=[("1", math.nan)], events=[])
+            )
+        ),
     ],
 )
 def test_page_of_whatever_is_missing(data: ReportData) -> None:
@@ -285,8 +302,20 @@ def test_nan_is_a_dash() -> None:
     assert '<div class="value">–</div>' in html  # noqa: RUF001
 
 
-def test_sum_fusion_is_said() -> None:
-    assert "Fusion is a sum" in render_html(changed(granularities=None))
+def test_a_fusion_without_attention_is_said() -> None:
+    assert "This fusion has no attention" in render_html(changed(granularities=None))
+
+
+def test_the_first_recommendation_is_explained() -> None:
+    lines = re.sub(r"<[^>]+>", "|", render_html(full()))
+    assert "Why |Heat| comes first: what adds to its score of 2.500, and what takes from it." in lines
+    for label, score in [("every event", "+0.500"), ("decay, 1 to 400 events", "+1.750")]:
+        assert f"|{label}||{score}|" in lines
+    for title, score in [("Aliens", "+1.250"), ("Alien", "-0.125")]:
+        assert f"|{title}||{score}|" in lines
+    example = full().example
+    assert example is not None
+    assert "comes first" not in render_html(changed(example=example.model_copy(update={"why": None})))
 
 
 def test_data_travels_as_json() -> None:

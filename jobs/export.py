@@ -1,0 +1,11 @@
+"""A registered model cut to its first levels, as a model folder."""
+
+import sys
+
+from mgray.config import ExportJobConfig
+from pipelines.job import run_job
+
+if __name__ == "__main__":
+    from pipelines.export import run_export
+
+    sys.exit(run_job("export", ExportJobConfig, run_export))

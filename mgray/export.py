@@ -1,0 +1,46 @@
+"""A smaller model out of a trained one, without training: its first levels, as a model folder of its own."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mgray.checkpoint import WEIGHTS_FILE, load_model, save_model
+from mgray.errors import InputError
+from mgray.model import MGDSC
+
+
+class Size(NamedTuple):
+    levels: int
+    parameters: int
+    bytes: int  # of the weights on disk
+
+
+class Exported(NamedTuple):
+    was: Size
+    now: Size
+
+
+def export_cut(source: Path, num_levels: int, out: Path) -> Exported:
+    """Write the model of folder `source`, cut to its first `num_levels` levels, to folder `out`.
+
+    `out` appears in one step, when it is whole. Raises InputError where it is there already, where the model has no
+    so many levels, or where `source` is no model.
+    """
+    if out.exists():
+        raise InputError(f"--out {out}: is there already; give a folder that is not")
+    model, info, vocabulary = load_model(source, torch.device("cpu"))
+    try:
+        smaller = model.cut(num_levels)
+    except ValueError as error:
+        raise InputError(f"--levels: {error}") from error
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    save_model(draft, smaller.state_dict(), info.model_copy(update={"config": smaller.config}), vocabulary)
+    draft.rename(out)
+    return Exported(_size(source, model), _size(out, smaller))
+
+
+def _size(folder: Path, model: MGDSC) -> Size:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Size(len(model.levels), parameters, (folder / WEIGHTS_FILE).stat().st_size)
