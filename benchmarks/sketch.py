@@ -1,0 +1,111 @@
+"""The default model beside the first sketch of the idea (mgray/sketch.py), on MovieLens-100K at equal CPU minutes.
+
+    python benchmarks/sketch.py            # 3 trainings of 3 minutes, one thread
+
+Leave-one-out, ranking over all items, seen items removed, ties against the system. All train in this process, one after
+another, validate within their minutes, and are tested with their best weights by validation. The sketch is trained at
+each of SKETCH_LEARNING_RATES, in as many minutes each, and the better by validation counts; all else of its training is
+as the default configuration has it.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from _results import check, write
+from _training import fit
+
+from mgray.config import TrainConfig, TrainJobConfig
+from mgray.dataset import Dataset
+from mgray.engine import evaluate, part_queries
+from mgray.sketch import Sketch, SketchScorer, train_sketch
+
+ROOT = Path(__file__).parent.parent
+HR, NDCG = "hr@10", "ndcg@10"
+SKETCH_LEARNING_RATES = (1e-3, 4e-3)  # the latter is the default configuration's
+MG_DSC, SKETCH = "mg-dsc", "sketch"
+
+
+def ingest(home: Path) -> Dataset:
+    command = [sys.executable, "jobs/ingest.py", "--home", str(home)]
+    # RAY_ADDRESS=local: a Ray of its own, whatever else runs on this machine
+    surroundings = os.environ | {"RAY_ADDRESS": "local"}
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
+    return Dataset(json.loads(done.stdout.splitlines()[-1])["dataset"]["path"])
+
+
+def run_sketch(dataset: Dataset, training: TrainConfig) -> dict[str, Any]:
+    """The figures that _training.fit gives of a model."""
+    torch.manual_seed(training.seed)
+    sketch, evaluation = Sketch(dataset.num_items), TrainJobConfig().evaluate
+    scorer, valid = SketchScorer(sketch, dataset.item_counts), part_queries(dataset, "valid")
+    fitted = train_sketch(
+        sketch, dataset, training, lambda: evaluate(scorer, valid, dataset.item_counts, evaluation).compute(), NDCG
+    )
+    test = evaluate(scorer, part_queries(dataset, "test"), dataset.item_counts, evaluation)
+    return {
+        "test": test.compute(),
+        "valid": fitted.best_valid,
+        "epochs": fitted.epochs,
+        "steps": fitted.steps,
+        "seconds": fitted.seconds,
+        "parameters": sum(parameter.numel() for parameter in sketch.parameters()),
+    }
+
+
+def run(dataset: Dataset, seed: int, minutes: float, folder: Path) -> dict[str, dict[str, Any]]:
+    """System -> its figures."""
+    base = TrainJobConfig()
+    training = base.train.model_copy(update={"seed": seed, "max_time_s": minutes * 60})
+    ours = fit(dataset, base.model_copy(update={"train": training}), folder / f"seed-{seed}")
+    sketches = [
+        {"learning_rate": rate, **run_sketch(dataset, training.model_copy(update={"learning_rate": rate}))}
+        for rate in SKETCH_LEARNING_RATES
+    ]
+    return {MG_DSC: ours, SKETCH: max(sketches, key=lambda one: one["valid"][NDCG])}
+
+
+def summarize(runs: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, float]]:
+    """System -> means over the seeds; `per_million`: ndcg@10 for a million parameters."""
+    found = {}
+    for system in (MG_DSC, SKETCH):
+        own = [one[system] for one in runs]
+        means = {name: statistics.mean(one["test"][name] for one in own) for name in (HR, NDCG)}
+        means |= {name: statistics.mean(one[name] for one in own) for name in ("parameters", "epochs", "seconds")}
+        found[system] = means | {"per_million": means[NDCG] / means["parameters"] * 1e6}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each training, one thread [3]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary:
+        dataset = ingest(Path(temporary))
+        runs = [run(dataset, seed, args.minutes, Path(temporary)) for seed in args.seeds]
+    means = summarize(runs)
+    print(f"{'system':<10}{HR:>10}{NDCG:>10}{'parameters':>14}{'per million':>14}{'epochs':>9}{'seconds':>9}")
+    for system, row in means.items():
+        figures = f"{row[HR]:>10.4f}{row[NDCG]:>10.4f}{row['parameters']:>14,.0f}{row['per_million']:>14.4f}"
+        print(f"{system:<10}{figures}{row['epochs']:>9.1f}{row['seconds']:>9.0f}")
+    ours, sketch = means[MG_DSC], means[SKETCH]
+    checks = [
+        check("mgdsc_vs_sketch_ndcg10", ours[NDCG] / sketch[NDCG], 1.0, ">"),
+        check("mgdsc_vs_sketch_per_parameter", ours["per_million"] / sketch["per_million"], 1.0, ">"),
+    ]
+    print(write("sketch", {"means": means, "runs": runs}, checks))
+
+
+if __name__ == "__main__":
+    main()
