@@ -15,7 +15,17 @@ from typing import Any
 
 import torch
 
-from mgray.checkpoint import BEST_FOLDER, ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
+from mgray.checkpoint import (
+    BEST_FOLDER,
+    ModelInfo,
+    Vocabulary,
+    load_model,
+    recover_folder,
+    replace_folder,
+    restore_state,
+    save_model,
+    save_state,
+)
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
@@ -55,24 +65,21 @@ class Run:
         self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)
         self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, CPU)
         self.best, self.curve = self.trainer.weights(), []
+        recover_folder(self.state)
         if self.state.is_dir():
             restored = restore_state(self.state, self.model, self.trainer.optimizer, self.trainer.average)
             self.trainer.progress, self.curve = restored
             self.best = load_model(self.state / BEST_FOLDER, CPU)[0].state_dict()
 
     def save(self) -> None:
-        """One folder in place of another, so that a kill leaves the earlier state or this one."""
-        draft, old = self.state.with_name("draft"), self.state.with_name("old")
-        for left in (draft, old):
-            shutil.rmtree(left, ignore_errors=True)
+        """A kill leaves the earlier state or this one."""
+        draft = self.state.with_name("draft")
+        shutil.rmtree(draft, ignore_errors=True)
         trainer, dataset = self.trainer, self.dataset
         save_state(draft, self.model, trainer.optimizer, trainer.progress, self.curve, trainer.average)
         vocabulary = Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
         save_model(draft / BEST_FOLDER, self.best, self.info, vocabulary)
-        if self.state.is_dir():
-            self.state.rename(old)
-        draft.rename(self.state)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(draft, self.state)
 
     def train(self) -> None:
         queries, shown = part_queries(self.dataset, "valid", self.scorer.columns), 0.0

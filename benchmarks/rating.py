@@ -10,6 +10,7 @@ both; they were chosen on one fold of another draw of the folds, and on the temp
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -68,7 +69,9 @@ class Fold(Dataset):
 def ingest(split: str, home: Path) -> Path:
     """The folder of MovieLens-100K's version with this split."""
     command = [sys.executable, "jobs/ingest.py", "--home", str(home), "--data.split", split]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    # RAY_ADDRESS=local: a Ray of its own, whatever else runs on this machine
+    surroundings = os.environ | {"RAY_ADDRESS": "local"}
+    done = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
     return Path(json.loads(done.stdout.splitlines()[-1])["dataset"]["path"])
 
 

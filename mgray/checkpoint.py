@@ -6,6 +6,7 @@ the latest step beside it: resume needs nothing else, since order, negatives and
 """
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,28 @@ def load_model(folder: str | Path, device: torch.device) -> tuple[MGDSC, ModelIn
     model = MGDSC(info.config, info.num_items, info.inputs)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.to(device).eval(), info, vocabulary
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Puts a folder that is written whole in another's place; a kill leaves one that `recover_folder` finds.
+
+    draft: beside `folder`, under any name.
+    """
+    new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    draft.rename(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Ends what `replace_folder` had begun when it was killed. The new folder was whole before the old one moved."""
+    new = folder.with_name(f"{folder.name}.new")
+    if new.is_dir() and not folder.exists():
+        new.rename(folder)
 
 
 def save_state(

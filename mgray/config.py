@@ -591,7 +591,7 @@ class RollbackJobConfig(JobConfig):
 class ExportJobConfig(JobConfig):
     """Cut a registered model to its first levels, without training, and write it as a model folder.
 
-    It is as good as a model that was trained so small where train saw model.level_dropout above 0.
+    Train with model.level_dropout above 0 for it: the first levels are then trained to do without the others.
     """
 
     model: str = Field(

@@ -29,8 +29,8 @@ from mgray.objective import autocast, resolve_precision
 from mgray.optim import WeightAverage, learning_rate, make_optimizer
 from mgray.schema import PAD, UNKNOWN
 
-# How often the ranks agree on the time left. The schedule is never longer than asked, so a run that fits its time is
-# a pure function of its seed.
+# How often the ranks agree on the time left. The schedule is never longer than asked, so a run whose time was never
+# short is a pure function of its seed.
 STEPS_BETWEEN_TIME_CHECKS = 20
 
 MAX_SCORES = 2**25  # scores held at once: 128 MiB

@@ -121,7 +121,7 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
     bits = interest * LOG2_E
     # The weight that all candidates share is put on the other side: the target is one of so many.
     positive = (bits * own).sum(1) - math.log2(candidates.weight)
-    bounded = _is_bounded(bits, candidates)
+    bounded = _is_bounded(bits, positive, candidates)
     scaled = bits.to(candidates.dtype)
     total = interest.new_zeros((), dtype=torch.float64)
     grad_interest, grad_own = torch.empty_like(interest), torch.empty_like(own)
@@ -164,9 +164,11 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
     return _Gradients(total / LOG2_E, grad_interest, grad_own, candidates.gradient, candidates.rows)
 
 
-def _is_bounded(bits: Tensor, candidates: _Candidates) -> bool:
-    """Whether no logit can overflow exp2 (Cauchy-Schwarz). On a GPU the answer would cost more than it saves."""
-    if bits.device.type != "cpu" or not len(bits):
+def _is_bounded(bits: Tensor, positive: Tensor, candidates: _Candidates) -> bool:
+    """Whether no logit can overflow exp2: the targets' own are known, the candidates' bounded by their norms
+    (Cauchy-Schwarz). On a GPU the answer would cost more than it saves.
+    """
+    if bits.device.type != "cpu" or not len(bits) or float(positive.max()) > SAFE_BITS:
         return False
     ratio = 0.0 if candidates.bits is None else float(candidates.bits.max())
     largest = max(float(candidates.block(block).norm(dim=1).max()) for block in candidates.blocks)

@@ -155,8 +155,8 @@ class MGDSC(nn.Module):
         return state, interest[:, -1]
 
     def cut(self, num_levels: int) -> "MGDSC":
-        """A smaller model of the first `num_levels` levels with this one's weights, good as it is if the model was
-        trained with level_dropout. Raises ValueError where there are not so many levels.
+        """A smaller model of the first `num_levels` levels with this one's weights; trained with level_dropout, they
+        can do without the others. Raises ValueError where there are not so many levels.
         """
         smaller = MGDSC(self.config.cut(num_levels), self.num_items, self.spec).to(self.embedding.weight.device)
         weights = self.state_dict()

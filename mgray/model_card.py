@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from mgray import granularity
 from mgray.config import TrainJobConfig
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
@@ -39,6 +40,10 @@ def _reads(config: TrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
     inputs = resolve_inputs(config.model, manifest).inputs
     named = [given.get(name, name.replace("_", " ")) for name in inputs]
+    if any(granularity.reads_times(level) for level in config.model.granularities):
+        named.append("times of the events")
+    if config.model.outputs != "next_item" and "rating" not in inputs:
+        named.append("rating")
     return f"{', '.join(['item', *named])}, nothing else"
 
 

@@ -82,6 +82,8 @@ class HistoryEncoder:
         for name in self.names:
             values = beside[name][row]
             values = [] if values is None else values
+            if not isinstance(values, (list, tuple, np.ndarray)):
+                raise InputError(f"row {row}: {name} must be a list, a value for each item of history, not {values!r}")
             if len(values) != len(history):
                 raise InputError(
                     f"row {row}: {name} has {len(values)} values for the {len(history)} items of history; give one for "
@@ -92,14 +94,16 @@ class HistoryEncoder:
         return Columns(numbers[known], **columns), int((~known).sum())
 
     def _read(self, name: str, values: Sequence[Any], row: int) -> npt.NDArray[Any]:
-        if name == "event_types":
-            return np.asarray([self._event_type.get(value, 0) for value in values], dtype=np.int16)
         try:
+            if name == "event_types":
+                return np.asarray([self._event_type.get(value, 0) for value in values], dtype=np.int16)
             if name == "features":
                 return self._features(values)
             numbers = np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise InputError(f"row {row}: {name} are not what they should be: {MEANINGS[name]}") from error
+        if np.isinf(numbers).any():
+            raise InputError(f"row {row}: {name} must be finite numbers ({MEANINGS[name]})")
         if name == "ratings":
             return numbers.astype(np.float32)
         if np.isnan(numbers).any() or (np.diff(numbers) < 0).any():
@@ -110,4 +114,6 @@ class HistoryEncoder:
         count = len(self.spec.features)
         rows = [[np.nan] * count if value is None else value for value in values]
         table = np.asarray(rows, dtype=np.float64).reshape(len(rows), count)
+        if np.isinf(table).any():
+            raise ValueError("a feature is infinite")
         return standardize(table, *np.asarray([(feature.mean, feature.std) for feature in self.spec.features]).T)

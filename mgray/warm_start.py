@@ -21,6 +21,9 @@ class WarmStart(NamedTuple):
     num_new: int
 
 
+FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # they have no weights; all else changes shapes or meaning
+
+
 def warm_start_(
     model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids: Sequence[str], keep: float = 1.0
 ) -> WarmStart:
@@ -32,13 +35,12 @@ def warm_start_(
     NeurIPS 2020; a deviation: the perturbation is the random start itself, so its scale needs no tuning).
 
     A new item starts at the mean of the known rows with a tenth of their scatter: scored like an average item until
-    it is learned, instead of at random; a new event type keeps its random start. Draws from torch's generator. Raises
+    it is learned, instead of at random; a new event type starts at zero. Draws from torch's generator. Raises
     InputError where the models' configs differ in shape, or their features in name.
     """
     if source.config != model.config:
         changed = [name for name, value in source.config.model_dump().items() if getattr(model.config, name) != value]
-        # Dropout has no weights; anything else changes shapes or meaning.
-        if not set(changed) <= {"dropout", "level_dropout"}:
+        if not set(changed) <= FREE_TO_CHANGE:
             raise InputError(
                 f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "
                 f"take its values, or train without warm start"

@@ -13,13 +13,12 @@ from rich.console import Console
 
 from mgray import report_data as report
 from mgray.baselines import make_baselines
-from mgray.columns import Columns, OptionalColumn
+from mgray.columns import OptionalColumn
 from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
 from mgray.engine import HistoryList, evaluate, part_queries
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics
-from mgray.inputs import InputSpec
 from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
 from mgray.rating import evaluate_ratings, rating_queries
@@ -75,10 +74,13 @@ def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> 
 
 
 def example_query(dataset: Dataset, columns: Collection[OptionalColumn]) -> Query | None:
-    """A user to show: the first, by id, with a test event and enough history to read something into."""
-    queries = dataset.queries("test", columns, range(1))
-    candidates = [query for query in queries if len(query.history) and query.target != UNKNOWN]
-    return max(candidates, key=lambda query: min(len(query.history), EXAMPLE_FILMS), default=None)
+    """A user to show: of the first shard that has one, with a test event and enough history to read something into."""
+    for shard in range(dataset.num_shards):
+        queries = dataset.queries("test", columns, range(shard, shard + 1))
+        candidates = [query for query in queries if len(query.history) and query.target != UNKNOWN]
+        if candidates:
+            return max(candidates, key=lambda query: min(len(query.history), EXAMPLE_FILMS))
+    return None
 
 
 def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report.Example:
@@ -122,7 +124,7 @@ def publish(
     ranks = config.model.outputs != "rating"  # a model that only rates recommends nothing, and is not registered
     query = example_query(dataset, recommender.scorer.columns) if ranks else None
     example = make_example(dataset, query, recommender) if query is not None else None
-    request = example_request(dataset, query, recommender.info.inputs)
+    request = example_request(dataset, query, recommender)
     tags = {"dataset_fingerprint": dataset.manifest.fingerprint, "run_id": run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
@@ -214,10 +216,11 @@ def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | No
     ]
 
 
-def example_request(dataset: Dataset, query: Query | None, spec: InputSpec) -> dict[str, list[list[Any]]]:
-    """The model's input example: the last events of a real user."""
-    history = query.history.take(slice(-5, None)) if query is not None else Columns(np.asarray([1], np.int32))
-    return raw_lists([history], dataset, spec)
+def example_request(dataset: Dataset, query: Query | None, recommender: Recommender) -> dict[str, list[list[Any]]]:
+    """The model's input example, which has every column that it reads: the last events of a real user, or none."""
+    if query is None:
+        return {name: [[]] for name in ("history", *recommender.encoder.names)}
+    return raw_lists([query.history.take(slice(-5, None))], dataset, recommender.info.inputs)
 
 
 class RemappedScorer:

@@ -87,9 +87,6 @@ def ingest(
         return IngestResult(Path(config.dataset), read_manifest(config.dataset), True, {})
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # A pass is one operator. Reserving a share of the cluster for every operator, as Ray Data does by default, leaves
-    # the one that works half of a small cluster: on 2 CPUs its tasks run one at a time.
-    context.op_resource_reservation_enabled = False
     run = _Run(Timer(), progress or (lambda *_: None))
     out = Path(config.out).expanduser() if config.out else home / "datasets"
     check_writable(out, "--data.out")
@@ -175,8 +172,7 @@ class _Run(NamedTuple):
             self.progress(name, 0, count)
             if not count:
                 return []
-            dataset = ray.data.range(count, override_num_blocks=count).map(run_one)
-            for row in dataset.iter_rows():
+            for row in _rows(ray.data.range(count, override_num_blocks=count).map(run_one)):
                 result = json.loads(row["result"])
                 if "error" in result:
                     raise InputError(result["error"])
@@ -187,6 +183,16 @@ class _Run(NamedTuple):
                 speed = f"{rows / seconds:,.0f} rows/s  " if rows else ""
                 self.progress(name, len(results), count, f"{speed}{left:.0f} s left" if len(results) < count else speed)
         return [results[index] for index in range(count)]
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset of one operator.
+
+    Reserving a share of the cluster for every operator, as Ray Data does by default, leaves the one that works half of
+    a small cluster: on 2 CPUs its tasks run one at a time.
+    """
+    dataset.context.op_resource_reservation_enabled = False
+    yield from dataset.iter_rows()
 
 
 def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobC
 from mgray.dataset import Dataset
 from mgray.drift import Drift, describe, known_share, measure_drift, summarize
 from mgray.errors import InputError
+from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 from mgray.recommend import Recommender
+from mgray.warm_start import FREE_TO_CHANGE
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.lock import Lock, retrain_lock
@@ -208,15 +210,16 @@ class _Retraining:
         model, train = config.model, config.train
         if champion is not None and config.retrain.start == "champion":
             model = champion.model.info.config
+            wanted = resolve_inputs(config.model, dataset.manifest)
             for name in config.model.model_fields_set:
-                asked, has = getattr(config.model, name), getattr(model, name)
-                if asked != has and name != "dropout":
+                asked, has = getattr(wanted, name), getattr(model, name)
+                if asked != has and name not in FREE_TO_CHANGE:
                     raise InputError(
                         f"model.{name}: {asked}, but champion, from which training starts, has {has}; "
                         "leave it out, or set --retrain.start scratch"
                     )
-            if "dropout" in config.model.model_fields_set:
-                model = model.model_copy(update={"dropout": config.model.dropout})
+            free = FREE_TO_CHANGE & config.model.model_fields_set
+            model = model.model_copy(update={name: getattr(wanted, name) for name in free})
             warm_start = {"warm_start": champion.version.uri}
             train = warm_training(train, config.retrain).model_copy(update=warm_start)
         return TrainJobConfig(

@@ -4,7 +4,6 @@ What a rank needs of its surroundings is a `Session`: Ray Train's, or that of a 
 where a nested Train run would cost 13-20 s.
 """
 
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ from ray.train import Checkpoint
 from torch import nn
 
 from mgray import checkpoint
-from mgray.checkpoint import ModelInfo, Vocabulary
+from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_folder
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset, Part
 from mgray.engine import Logged, Trainer, Validated
@@ -97,14 +96,11 @@ class LocalSession:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".draft-"))
         save(draft)
-        old = draft.with_name(f"{draft.name}-old")
-        if self.folder.exists():
-            self.folder.rename(old)
-        draft.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        replace_folder(draft, self.folder)
         self.on_report(metrics)
 
     def restore(self, load: Callable[[Path], None]) -> None:
+        recover_folder(self.folder)
         if self.folder.exists():
             load(self.folder)
 

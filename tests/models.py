@@ -13,11 +13,13 @@ MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2)
 MAX_LENGTH = 50
 
 
-def write_model(folder: Path, item_ids: list[str], counts: list[int], seed: int = 0) -> Path:
+def write_model(
+    folder: Path, item_ids: list[str], counts: list[int], seed: int = 0, config: ModelConfig = MODEL
+) -> Path:
     """A model folder whose vocabulary is `item_ids`, with `counts` training events each."""
     torch.manual_seed(seed)
-    model = MGDSC(MODEL, len(item_ids))
-    info = ModelInfo(config=MODEL, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test")
+    model = MGDSC(config, len(item_ids))
+    info = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test")
     save_model(folder, model.state_dict(), info, Vocabulary(item_ids, item_ids, counts))
     return folder
 

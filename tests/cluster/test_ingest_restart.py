@@ -45,7 +45,7 @@ def test_kills(tmp_path: Path, run_ingest: Callable) -> None:
     def check_earlier() -> None:
         assert {path: path.read_bytes() for path in earlier.path.iterdir()} == bytes_before
         dataset = Dataset(earlier.path)
-        assert sum(len(dataset.read(shard).items) for shard in range(dataset.num_shards)) == 600
+        assert sum(len(dataset.read(shard).columns) for shard in range(dataset.num_shards)) == 600
         assert [path.parent.name for path in out.glob("*/manifest.json") if path.parent.name[0] != "."] == [
             earlier.path.name
         ]
@@ -77,7 +77,7 @@ def test_kills(tmp_path: Path, run_ingest: Callable) -> None:
     assert staged_units(out) == more
     dataset = Dataset(line["dataset"]["path"])
     assert {path.name for path in dataset.folder.iterdir()} == {"manifest.json", *dataset.manifest.files()}
-    assert sum(len(dataset.read(shard).items) for shard in range(dataset.num_shards)) == NUM_ROWS
+    assert sum(len(dataset.read(shard).columns) for shard in range(dataset.num_shards)) == NUM_ROWS
     assert count(".staging-*") == 0
 
 

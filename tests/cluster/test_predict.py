@@ -62,7 +62,7 @@ def histories(dataset: Dataset) -> dict[str, list[str]]:
     for number in range(dataset.num_shards):
         shard = dataset.read(number)
         for row, user in enumerate(shard.user_ids):
-            found[user] = [dataset.item_ids[item - 1] for item in shard.row(row) if item > 0]
+            found[user] = [dataset.item_ids[item - 1] for item in shard.row(row).items if item > 0]
     return found
 
 

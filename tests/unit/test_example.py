@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+from mgray.config import ModelConfig
 from mgray.recommend import Reasons, Recommender
 from mgray.synthetic import make_log
-from pipelines.evaluate import EXAMPLE_EVENTS, EXAMPLE_FILMS, example_query, explain_example, make_example
+from pipelines.evaluate import (
+    EXAMPLE_EVENTS,
+    EXAMPLE_FILMS,
+    example_query,
+    example_request,
+    explain_example,
+    make_example,
+)
 from tests.datasets import write_dataset
 from tests.models import MODEL, write_model
 
@@ -29,3 +37,11 @@ def test_events_are_by_title_and_the_largest_effect_first() -> None:
     why = explain_example(titles, Reasons(["1"], [2.0], ["a", "b", "c"], [0.5, -1.0, 0.25]))
     assert why.granularities == [("1", 2.0)]
     assert why.events == [("Brazil", -1.0), ("Alien", 0.5), ("Heat", 0.25)]
+
+
+def test_the_request_has_every_column_though_there_is_no_example(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "version", make_log(30, 40))
+    model = ModelConfig(width=8, granularities=(1, "session:30m"))
+    counts = dataset.item_counts[1:].tolist()
+    recommender = Recommender(write_model(tmp_path / "model", dataset.item_ids, counts, config=model))
+    assert example_request(dataset, None, recommender) == {"history": [[]], "timestamps": [[]]}

@@ -152,3 +152,14 @@ def test_products_keep_their_dtype_under_autocast() -> None:
     exact = softmax_loss(interest, embedding, targets)
     with torch.autocast("cpu", torch.bfloat16):
         assert softmax_loss(interest, embedding, targets).item() == exact.item()
+
+
+@pytest.mark.parametrize("length", [1.0, 30.0, 300.0])
+def test_a_target_far_longer_than_every_negative(length: float) -> None:
+    interest, embedding, _ = inputs()
+    targets = torch.full((len(interest),), 1)
+    with torch.no_grad():
+        embedding[1] *= length
+    negatives = uniform(torch.arange(5, 15))
+    actual = sampled_softmax_loss(interest, embedding, targets, negatives)
+    assert_same(actual, plain_sampled(interest, embedding, targets, negatives), interest, embedding)

@@ -61,6 +61,11 @@ def test_a_model_of_items_needs_nothing_beside_them() -> None:
         ({"ratings": [["good", 2, 3], []]}, "row 0: ratings are not what they should be: ratings, none"),
         ({"timestamps": [[3, 2, 1], []]}, "row 0: timestamps must be seconds since 1970, oldest first"),
         ({"timestamps": [[1, None, 3], []]}, "row 0: timestamps must be"),
+        ({"timestamps": [[1, 2, float("inf")], []]}, "row 0: timestamps must be finite numbers"),
+        ({"ratings": [[1, float("inf"), 3], []]}, "row 0: ratings must be finite numbers"),
+        ({"ratings": [float("nan"), []]}, "row 0: ratings must be a list"),
+        ({"event_types": [[["buy"], "buy", "buy"], []]}, "row 0: event_types are not what they should be"),
+        ({"features": [[[float("inf")], [1], [1]], []]}, "row 0: features are not what they should be"),
         ({"features": [[[1, 2], [1, 2], [1, 2]], []]}, "row 0: features are not what they should be: lists"),
     ],
 )
