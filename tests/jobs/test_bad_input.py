@@ -32,6 +32,7 @@ class Place(NamedTuple):
 
     home: Path
     log: Path
+    dataset: Path
 
     @property
     def uri(self) -> str:
@@ -56,9 +57,10 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     from pipelines.ingest import ingest
 
     folder = tmp_path_factory.mktemp("place")
-    place = Place(folder / "home", folder / "log.csv")
-    make_log(20, 12).write_csv(place.log)
-    dataset = Dataset(ingest(DataConfig(source=str(place.log), num_shards=1), place.home).path)
+    log = folder / "log.csv"
+    make_log(20, 12).write_csv(log)
+    dataset = Dataset(ingest(DataConfig(source=str(log), num_shards=1), folder / "home").path)
+    place = Place(folder / "home", log, dataset.folder)
     # A model that was never trained is registered like any other.
     config = ModelConfig(width=8, granularities=(1,), heads=1)
     info = ModelInfo(
@@ -86,7 +88,7 @@ def nothing_is_lost(place: Place) -> Iterator[None]:
 
 
 class Case(NamedTuple):
-    """In `argv` and the files: {tmp} is the test's own folder, {home} and {log} are the place's."""
+    """In `argv` and the files: {tmp} is the test's own folder, {home}, {log} and {dataset} are the place's."""
 
     name: str
     job: str
@@ -99,7 +101,7 @@ class Case(NamedTuple):
         """The command line and the phrases, with the folders filled in."""
 
         def fill(text: str) -> str:
-            for key, value in {"tmp": tmp, "home": place.home, "log": place.log}.items():
+            for key, value in {"tmp": tmp, "home": place.home, "log": place.log, "dataset": place.dataset}.items():
                 text = text.replace(f"{{{key}}}", str(value))
             return text
 
@@ -199,7 +201,7 @@ CASES = [
     Case(
         "input_that_the_log_does_not_have",
         "train",
-        "--data.source {log} --model.inputs [rating,event_type]",
+        "--data.dataset {dataset} --model.inputs [rating,event_type]",
         ("model.inputs: the dataset has no event_type (it has: rating, time_gap)", "leave it out, or ingest a log"),
     ),
     Case(
