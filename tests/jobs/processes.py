@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PROGRESS = re.compile(r"^\w+ \d+/\d+( .*)?$")
+PROGRESS = re.compile(r"^(\w+ \d+/\d+( .*)?|reusing the dataset already ingested at .*)$")
 
 
 class Done(NamedTuple):
