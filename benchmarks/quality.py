@@ -14,9 +14,7 @@ measure that, give another --work). Parts are merged into results/quality.json b
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +23,8 @@ from typing import Any, NamedTuple
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
-from _results import RESULTS, check, environment, write
+from _datasets import ingest
+from _results import check, environment, read, write
 from _training import RESULT_FILE, fit, run_folder
 
 from mgray.baselines import RECENT_DAYS, make_baselines
@@ -91,22 +90,18 @@ class Measured(NamedTuple):
     checks: list[dict[str, Any]]
 
 
-def ingest(settings: Settings, name: str, options: Sequence[str]) -> Dataset:
-    """A dataset version by jobs/ingest.py; once a work folder."""
+def ingest_once(settings: Settings, name: str, options: Sequence[str]) -> Dataset:
+    """A dataset version; ingested once a work folder."""
     record = settings.work / f"{name}.json"
     if not record.is_file():
-        command = [sys.executable, "jobs/ingest.py", "--home", str(settings.work.absolute()), *options]
-        # RAY_ADDRESS=local: a Ray of its own, whatever else runs on this machine
-        surroundings = os.environ | {"RAY_ADDRESS": "local"}
-        done = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
-        record.write_text(done.stdout.splitlines()[-1])
-    return Dataset(json.loads(record.read_text())["dataset"]["path"])
+        record.write_text(json.dumps(str(ingest(settings.work, *options))))
+    return Dataset(json.loads(record.read_text()))
 
 
 def ml1m_dataset(settings: Settings) -> Dataset:
     if settings.log is None:
         raise InputError("--log: missing; this part needs MovieLens-1M, a Parquet file of user_id, item_id, timestamp")
-    return ingest(settings, "ml1m", ["--data.source", str(Path(settings.log).absolute())])
+    return ingest_once(settings, "ml1m", ["--data.source", str(Path(settings.log).absolute())])
 
 
 class Recipe(NamedTuple):
@@ -174,7 +169,7 @@ def measure_ml1m_budget(settings: Settings) -> Measured:
 
 
 def measure_ml100k(settings: Settings) -> Measured:
-    dataset = ingest(settings, "ml100k", [])
+    dataset = ingest_once(settings, "ml100k", [])
     results = train_seeds(settings, Recipe("ml100k", DEFAULT_MINUTES, cold_start=True), dataset)
     checks = [
         check("ml100k_hr10", mean(results, HR), 0.215, ">="),
@@ -185,7 +180,7 @@ def measure_ml100k(settings: Settings) -> Measured:
 
 def measure_temporal(settings: Settings) -> Measured:
     """The last tenth of MovieLens-100K's time tests; users that began in it are there too."""
-    dataset = ingest(settings, "ml100k-temporal", ["--data.split", "temporal"])
+    dataset = ingest_once(settings, "ml100k-temporal", ["--data.split", "temporal"])
     results = train_seeds(settings, Recipe("temporal", DEFAULT_MINUTES), dataset)
     raw = summarized(results, dataset)
     ratio = mean(results, NDCG) / raw["baselines"][RECENT][NDCG]
@@ -199,7 +194,7 @@ def measure_synthetic(settings: Settings) -> Measured:
         log = settings.work / f"{name}.parquet"
         if not log.is_file():
             world.make_log(num_users).write_parquet(log)
-        dataset = ingest(settings, name, ["--data.source", str(log.absolute())])
+        dataset = ingest_once(settings, name, ["--data.source", str(log.absolute())])
         results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
         queries = part_queries(dataset, "test")
         oracle = OracleScorer(world, dataset.item_ids)
@@ -269,8 +264,7 @@ def table(raw: dict[str, Any]) -> str:
 
 def merge(part: str, measured: Measured) -> dict[str, Any]:
     """Into results/quality.json: this part's figures, and its checks by name; the other parts' stay."""
-    path = RESULTS / f"{NAME}.json"
-    before = json.loads(path.read_text()) if path.is_file() else {"raw": {}, "checks": []}
+    before = read(NAME) or {"raw": {}, "checks": []}
     raw = before["raw"] | {part: {"environment": environment(), "result": measured.raw}}
     names = {one["name"] for one in measured.checks}
     write(NAME, raw, [one for one in before["checks"] if one["name"] not in names] + measured.checks)

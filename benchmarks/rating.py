@@ -9,10 +9,7 @@ both; they were chosen on one fold of another draw of the folds, and on the temp
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
@@ -21,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _datasets import ingest
 from _results import check, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -36,7 +34,6 @@ from mgray.rating import evaluate_ratings, rating_queries
 from mgray.rating_baselines import make_rating_baselines
 from mgray.schema import TEST, TRAIN
 
-ROOT = Path(__file__).parent.parent
 NUM_FOLDS = 5
 MODEL = ModelConfig(
     outputs="rating",
@@ -64,15 +61,6 @@ class Fold(Dataset):
         histories = super().read(shard, columns)
         number = np.random.default_rng([0, shard]).permutation(len(histories.columns.items)) % NUM_FOLDS
         return replace(histories, parts=np.where(number == self.fold, TEST, TRAIN).astype(np.int8))
-
-
-def ingest(split: str, home: Path) -> Path:
-    """The folder of MovieLens-100K's version with this split."""
-    command = [sys.executable, "jobs/ingest.py", "--home", str(home), "--data.split", split]
-    # RAY_ADDRESS=local: a Ray of its own, whatever else runs on this machine
-    surroundings = os.environ | {"RAY_ADDRESS": "local"}
-    done = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(json.loads(done.stdout.splitlines()[-1])["dataset"]["path"])
 
 
 def train(dataset: Dataset, training: TrainConfig) -> dict[str, float]:
@@ -107,7 +95,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home:
-        random, temporal = (ingest(split, Path(home)) for split in ("random", "temporal"))
+        random, temporal = (ingest(Path(home), "--data.split", split) for split in ("random", "temporal"))
         # A random split says nothing of an order, and knows a user's later ratings: histories are shuffled each epoch.
         shuffled = TRAINING.model_copy(update={"augment_shuffle": 1.0})
         folds = []

@@ -9,10 +9,7 @@ as the default configuration has it.
 """
 
 import argparse
-import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from _datasets import ingest
 from _results import check, write
 from _training import fit
 
@@ -29,18 +27,9 @@ from mgray.dataset import Dataset
 from mgray.engine import evaluate, part_queries
 from mgray.sketch import Sketch, SketchScorer, train_sketch
 
-ROOT = Path(__file__).parent.parent
 HR, NDCG = "hr@10", "ndcg@10"
 SKETCH_LEARNING_RATES = (1e-3, 4e-3)  # the latter is the default configuration's
 MG_DSC, SKETCH = "mg-dsc", "sketch"
-
-
-def ingest(home: Path) -> Dataset:
-    command = [sys.executable, "jobs/ingest.py", "--home", str(home)]
-    # RAY_ADDRESS=local: a Ray of its own, whatever else runs on this machine
-    surroundings = os.environ | {"RAY_ADDRESS": "local"}
-    done = subprocess.run(command, cwd=ROOT, env=surroundings, stdout=subprocess.PIPE, text=True, check=True)
-    return Dataset(json.loads(done.stdout.splitlines()[-1])["dataset"]["path"])
 
 
 def run_sketch(dataset: Dataset, training: TrainConfig) -> dict[str, Any]:
@@ -92,7 +81,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
-        dataset = ingest(Path(temporary))
+        dataset = Dataset(ingest(Path(temporary)))
         runs = [run(dataset, seed, args.minutes, Path(temporary)) for seed in args.seeds]
     means = summarize(runs)
     print(f"{'system':<10}{HR:>10}{NDCG:>10}{'parameters':>14}{'per million':>14}{'epochs':>9}{'seconds':>9}")
