@@ -108,6 +108,8 @@ class MemorySampler(threading.Thread):
         self.seen: list[psutil.Process] = []
         self.peak, self.anon_shmem, self.by_process = -1, 0, {"": 0}
         self.samples: list[Sample] = []
+        self.cpu: list[tuple[float, dict[int, float]]] = []  # time since 1970, user and system seconds by process
+        self.names: dict[int, str] = {}
         self.cpu_s = 0.0
         self._done = threading.Event()
 
@@ -129,6 +131,16 @@ class MemorySampler(threading.Thread):
         self.join()
         return Peak(max(self.peak, 0), self.anon_shmem, self.by_process, self.samples, self.cpu_s)
 
+    def cpu_since(self, time_s: float) -> dict[str, float]:
+        """User and system seconds of all processes of one (last) name from `time_s` on, to SCAN_S."""
+        before = next((seconds for at, seconds in reversed(self.cpu) if at <= time_s), {})
+        last = {pid: used for _, seconds in self.cpu for pid, used in seconds.items()}
+        by_name: dict[str, float] = {}
+        for pid, seconds in last.items():
+            name = self.names[pid]
+            by_name[name] = by_name.get(name, 0.0) + seconds - before.get(pid, 0.0)
+        return by_name
+
     def end_leftovers(self, timeout_s: float = GONE_S) -> list[str]:
         """Waits for every process that was seen to be gone, then kills what is left; gives the names of those."""
         _, alive = psutil.wait_procs(self.seen, timeout_s)
@@ -146,6 +158,13 @@ class MemorySampler(threading.Thread):
                 if process.pid not in self.watched:
                     self.watched[process.pid] = _Watched(process)
                     self.seen.append(process)
+        used = {}
+        for pid, watched in self.watched.items():
+            with contextlib.suppress(psutil.Error):  # gone since the last look
+                times = watched.process.cpu_times()
+                used[pid] = times.user + times.system
+                self.names[pid] = watched.name
+        self.cpu.append((time.time(), used))
 
     def _sample(self, now: float, always: bool) -> None:
         store: dict[int, int] = {}

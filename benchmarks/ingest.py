@@ -54,7 +54,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _memory import MemorySampler
+from _memory import INTERVAL_S, MemorySampler
 from _results import check, environment, read, write
 
 ROOT = Path(__file__).parent.parent
@@ -63,6 +63,7 @@ ASKED = ("10m", "100m")
 SMALL_ROWS = 10_000_000
 SMALL_FILES, LARGE_FILES = 8, 24
 BYTES_PER_ROW = 37
+LARGE_INTERVAL_S = 0.5
 DISK_FACTOR = 3.4  # of the log's bytes: the log, the same in one file, and staging, output or spill of one side
 TIMEOUT_S = 3600
 CORES = len(os.sched_getaffinity(0))
@@ -115,8 +116,11 @@ def label(rows: int) -> str:
 # --------------------------------------------------------------------------------------------------------------- runs
 
 
-def run_side(side: str, arguments: dict[str, Any]) -> Run:
-    """Runs a side to its end; its result with `memory`, or {"failed": why}. Ends whatever it leaves behind."""
+def run_side(side: str, arguments: dict[str, Any], interval_s: float = INTERVAL_S) -> Run:
+    """Runs a side to its end; its result with `memory`, or {"failed": why}. Ends whatever it leaves behind.
+
+    interval_s: from one look at the memory to the next.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "POLARS_", "MGRAY_"))}
     # RAY_ADDRESS=local: a Ray of its own; RAY_worker_niceness: as the peers, by default Ray's workers give way
     own = {"RAY_ADDRESS": "local", "RAY_worker_niceness": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
@@ -127,7 +131,7 @@ def run_side(side: str, arguments: dict[str, Any]) -> Run:
     ):
         own["TMPDIR"] = temporary  # whatever a side that is ended leaves there goes too
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=kept | own, cwd=ROOT)
-        sampler = MemorySampler(process.pid)
+        sampler = MemorySampler(process.pid, interval_s)
         sampler.start()
         out, why = "", None
         try:
@@ -165,6 +169,8 @@ def run_side(side: str, arguments: dict[str, Any]) -> Run:
     result = json.loads(out.splitlines()[-1])
     if "begun" in result:
         begun = result.pop("begun")
+        used = sorted(sampler.cpu_since(begun).items(), key=lambda pair: -pair[1])
+        result["cpu_s_by_process"] = {name: round(seconds, 1) for name, seconds in used}
         memory["before_gb"] = next((s.pss / 1e9 for s in reversed(peak.samples) if s.time_s < begun), math.nan)
     return result | {"memory": memory}
 
@@ -209,6 +215,11 @@ class Log:
                         shutil.copyfileobj(source, target, 16 << 20)
             draft.rename(folder)
         return folder / "log.csv"
+
+    @property
+    def interval_s(self) -> float:
+        """Between looks at the memory: ten a second cost a long run of two workers 4% of its cores."""
+        return INTERVAL_S if self.rows <= SMALL_ROWS else LARGE_INTERVAL_S
 
     @property
     def num_bytes(self) -> int:
@@ -287,18 +298,18 @@ def run_mgray(side: str, log: Log, work: Path, floor: Run | None) -> Run:
     source = str(files[0] if len(files) == 1 else files[0].parent)
     with scratch(work) as home:
         settle(files)
-        result = run_side("mgray", {"source": source, "home": str(home)} | MGRAY[side])
+        result = run_side("mgray", {"source": source, "home": str(home)} | MGRAY[side], log.interval_s)
         dataset = result.pop("folder", None)
         if floor is not None and not floor and dataset:
             settle(files)
-            floor |= run_side("floor", {"files": [str(path) for path in files], "dataset": dataset})
+            floor |= run_side("floor", {"files": [str(path) for path in files], "dataset": dataset}, log.interval_s)
     return result
 
 
 def run_peer(side: str, way: dict[str, str], log: Log, work: Path) -> Run:
     with scratch(work) as out:
         settle(log.files)
-        result = run_side(side, {"files": [str(path) for path in log.files], "out": str(out)} | way)
+        result = run_side(side, {"files": [str(path) for path in log.files], "out": str(out)} | way, log.interval_s)
         if "failed" not in result:
             valid = run_side("validate", {"out": str(out)})
             valid.pop("memory")
