@@ -3,10 +3,12 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+BENCH ?=
+BENCHES := $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/[a-z]*.py))))
 PIP_TOOLS := pip-tools==7.6.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format ui lock clean
+.PHONY: help install train test lint format ui bench lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -40,6 +42,11 @@ format: install  ## mend what ruff can
 
 ui: install  ## MLflow's UI on the runs of ./var, at http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/var/mlflow.db}
+
+bench: install  ## a benchmark of benchmarks/ by BENCH=loss, its options by ARGS; results go to benchmarks/results
+	@test -f "benchmarks/$(BENCH).py" || { echo "error: BENCH=$(BENCH): give one of $(BENCHES)" >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv build/lock

@@ -1,20 +1,27 @@
-"""A training in this process, by the library alone, that a later sitting goes on with; the test part is read once.
+"""A training by the library alone, that a later sitting goes on with; the test part is read once.
 
 fit(dataset, config, folder) trains until the config's time or epochs are spent and leaves result.json in `folder`; once
 that is there it is what every later call gives. A call that was killed is gone on with from its last validation.
+workers=2 trains by DDP in two processes of a thread each, as jobs/train.py does on two cores.
 """
 
 import hashlib
 import json
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.flop_counter import FlopCounterMode
 
+from mgray.batch import left_pad
 from mgray.checkpoint import (
     BEST_FOLDER,
     ModelInfo,
@@ -27,17 +34,18 @@ from mgray.checkpoint import (
     save_state,
 )
 from mgray.config import TrainJobConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
-from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
-from mgray.inputs import resolve_inputs
+from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries, rank_and_world
 from mgray.model import MGDSC
 from mgray.objective import Objective
 
 CPU = torch.device("cpu")
 SECONDS_BETWEEN_LINES = 30.0
 RESULT_FILE = "result.json"
+FLOPS_HISTORIES = 16
 
-Measure = Callable[[ModelScorer], dict[str, Any]]
+Measure = Callable[[ModelScorer, Dataset, TrainJobConfig], dict[str, Any]]
 
 
 def run_folder(work: Path, name: str, dataset: Dataset, config: TrainJobConfig) -> Path:
@@ -51,7 +59,7 @@ class Run:
     def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path) -> None:
         self.dataset, self.config, self.state = dataset, config, folder / "state"
         self.metric = f"ndcg@{config.evaluate.k}"
-        resolved = resolve_inputs(config.model, dataset.manifest)
+        resolved = resolve_model(config.model, dataset.manifest)
         self.info = ModelInfo(
             config=resolved,
             num_items=dataset.num_items,
@@ -61,7 +69,10 @@ class Run:
         )
         torch.manual_seed(config.train.seed)
         self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
-        objective = Objective(self.model, config.train, CPU)
+        self.rank, world_size = rank_and_world()
+        objective: nn.Module = Objective(self.model, config.train, CPU)
+        if world_size > 1:
+            objective = DistributedDataParallel(objective)
         self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)
         self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, CPU)
         self.best, self.curve = self.trainer.weights(), []
@@ -92,8 +103,9 @@ class Run:
                 if event.is_best:
                     self.best = self.trainer.weights()
                 self.curve.append({"epoch": event.epoch, "seconds": event.elapsed_s, **event.metrics})
-                self.save()
-            if isinstance(event, Validated) or time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+                if self.rank == 0:
+                    self.save()
+            if self.rank == 0 and (isinstance(event, Validated) or time.monotonic() - shown > SECONDS_BETWEEN_LINES):
                 shown = time.monotonic()
                 print(self._line(event), file=sys.stderr)
 
@@ -102,6 +114,15 @@ class Run:
         if isinstance(event, Validated):
             return f"{place}: validation {self.metric} {event.metrics[self.metric]:.4f}"
         return f"{place}: loss {event.loss:.4f}, {event.events_s:,.0f} positions/s"
+
+    def _body_flops(self) -> float:
+        """Of a forward pass, without the scores: what PyTorch's counter knows, products and convolutions."""
+        columns = self.scorer.columns
+        histories = [query.history for query in part_queries(self.dataset, "valid", columns)[:FLOPS_HISTORIES]]
+        inputs = left_pad(histories, self.config.train.max_length, columns)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.model.eval()(inputs)
+        return counter.get_total_flops() / inputs.items.numel()
 
     def test(self) -> dict[str, Any]:
         progress = self.trainer.progress
@@ -117,25 +138,55 @@ class Run:
             "seconds": progress.elapsed_s,
             "positions_s": progress.events / progress.elapsed_s,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "body_flops_a_position": self._body_flops(),
             "slices": metrics.slices(),
             "curve": self.curve,
         }
 
 
-def fit(dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None = None) -> dict[str, Any]:
+def fit(
+    dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None = None, workers: int = 1
+) -> dict[str, Any]:
     """Train, choose by validation, test once. measure: more to be told of the best model, beside the test."""
     done = folder / RESULT_FILE
     if done.is_file():
         print(f"  as measured before: {done}", file=sys.stderr)
-        return json.loads(done.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        if workers == 1:
+            _train_rank(0, dataset, config, folder, measure)
+        else:
+            with tempfile.TemporaryDirectory() as temporary:
+                shared = (dataset.folder, config, folder, measure, workers, Path(temporary) / "rendezvous")
+                torch.multiprocessing.spawn(_train_worker, shared, nprocs=workers)
+    result: dict[str, Any] = json.loads(done.read_text())
+    return result
+
+
+def _train_worker(
+    rank: int,
+    dataset: Path,
+    config: TrainJobConfig,
+    folder: Path,
+    measure: Measure | None,
+    workers: int,
+    rendezvous: Path,
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
+    _train_rank(rank, Dataset(dataset), config, folder, measure)
+    dist.destroy_process_group()
+
+
+def _train_rank(rank: int, dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None) -> None:
+    """Leaves the result file, written by rank 0."""
     run = Run(dataset, config, folder)
     run.train()
     settings = config.model_dump(mode="json", include={"model", "train"})
     result = {"seed": config.train.seed, **run.test(), "config": settings}
     if measure is not None:
-        result |= measure(run.scorer)
-    draft = done.with_suffix(".draft")
-    draft.write_text(json.dumps(result, indent=1))
-    draft.rename(done)
-    return result
+        result |= measure(run.scorer, dataset, config)
+    if rank == 0:
+        draft = (folder / RESULT_FILE).with_suffix(".draft")
+        draft.write_text(json.dumps(result, indent=1))
+        draft.rename(folder / RESULT_FILE)

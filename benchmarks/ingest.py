@@ -26,7 +26,8 @@ Checks:
 - `peak_gb_10m`, `peak_gb_100m`: the highest peak of any round, GB (1e9), of all processes together: driver, Ray's own,
   workers, object store (PSS, see benchmarks/_memory.py; anonymous and shared memory alone is in `raw`).
 - `speedup_2_workers`: at the larger size, wall with Ray of 1 CPU over wall with Ray of 2. On 2 cores, driver and Ray's
-  own processes have the second core in the first case, and share in the second.
+  own processes have the second core in the first case, and share in the second: `speedup_ceiling` in `raw` is what two
+  cores that are never idle would give, from the CPU seconds of all processes (2 wall / (all CPU of the 2-CPU run)).
 - `single_file_vs_many`: wall on one file over wall on the same rows in 24.
 - `skewed_vs_even`: wall on a log of as many rows in which one user has 5% of the events and one item 20%, over wall on
   the plain one; the skewed one's peak counts for `peak_gb_10m` too. (1.25 is our own target.)
@@ -385,6 +386,13 @@ def stages(scale: Scale) -> dict[str, float]:
     return table | {"other": scale.wall_s("mgray") - sum(table.values())}
 
 
+def speedup_ceiling(scale: Scale) -> float | None:
+    """Wall on one CPU over the wall of as much work as the runs on two had, on two cores that are never idle."""
+    used = [sum(run["cpu_s_by_process"].values()) + run["memory"]["sampler_cpu_s"] for run in scale.good(TWO_CPUS)]
+    one_s = scale.wall_s("mgray, 1 CPU")
+    return None if not used or math.isnan(one_s) else 2 * one_s / statistics.median(used)
+
+
 def summary(scale: Scale) -> dict[str, Any]:
     mgray_s = scale.wall_s("mgray")
     return {
@@ -397,6 +405,7 @@ def summary(scale: Scale) -> dict[str, Any]:
         "stage_shares": {name: seconds / mgray_s for name, seconds in stages(scale).items()},
         "floor": scale.floor,
         "share_of_floor": scale.floor["wall_s"] / mgray_s if "wall_s" in scale.floor else None,
+        "speedup_ceiling": speedup_ceiling(scale),
         "runs": scale.runs,
     }
 
@@ -434,6 +443,8 @@ def print_scale(scale: Scale) -> None:
             f"floor: read {floor['read_s']:.2f} s + write {floor['write_s']:.2f} s = {floor['wall_s']:.2f} s, "
             f"{floor['wall_s'] / mgray_s:.0%} of mgray's wall"
         )
+    if ceiling := speedup_ceiling(scale):
+        print(f"two CPUs over one: {ceiling:.2f} is the most that two cores give, driver and Ray's processes included")
     if any(side in PEERS for side in scale.runs):
         print("* the fastest way of a peer, which counts", flush=True)
 
@@ -511,16 +522,29 @@ def main() -> None:
 
 
 def joined(raw: dict[str, Any], checks: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """This run's sizes and checks, and of an earlier run what this one did not measure; each size says when it was."""
+    """This run's figures and checks, and of an earlier run what this one did not measure; each side's run says when it
+    was. Stages are of the plain runs measured last.
+    """
     here = environment()
     measured = {name: here[name] for name in ("date", "git_commit", "machine", "command")}
-    sizes = {size: {"measured": measured} | figures for size, figures in raw["sizes"].items()}
     before = read("ingest") or {"raw": {"sizes": {}}, "checks": []}
+    sizes = dict(before["raw"]["sizes"])
+    for size, figures in raw["sizes"].items():
+        earlier = sizes.get(size, {})
+        runs = {side: [run | {"measured": measured} for run in mine] for side, mine in figures["runs"].items()}
+        sizes[size] = {
+            **earlier,
+            **figures,
+            "floor": figures["floor"] or earlier.get("floor", {}),
+            "share_of_floor": figures["share_of_floor"] or earlier.get("share_of_floor"),
+            **{name: earlier.get(name, {}) | figures[name] for name in ("wall_s", "ways")},
+            "runs": earlier.get("runs", {}) | runs,
+        }
     names = {one["name"] for one in checks}
     kept = [one for one in before["checks"] if one["name"] not in names]
     order = list(NEEDS)
     return (
-        raw | {"sizes": before["raw"]["sizes"] | sizes},
+        raw | {"sizes": sizes},
         sorted([*kept, *checks], key=lambda one: order.index(one["name"])),
     )
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from _datasets import ingest
 from _results import check, environment, read, write
-from _training import RESULT_FILE, fit, run_folder
+from _training import RESULT_FILE, Measure, fit, run_folder
 
 from mgray.baselines import RECENT_DAYS, make_baselines
 from mgray.cold_start import measure_cold_start
@@ -41,7 +41,10 @@ HR, NDCG = "hr@10", "ndcg@10"
 RECENT = f"popularity_{RECENT_DAYS}d"
 
 # MovieLens-1M's own settings; the default configuration is for all else.
-ML1M = ["--train.epochs", "2000", "--train.max_length", "2500", "--train.global_batch_events", "8192"]
+ML1M = [
+    *("--train.epochs", "2000", "--train.max_length", "2500", "--train.global_batch_events", "8192"),
+    *("--train.decay_share", "0.35"),
+]
 ML1M_MINUTES, ML1M_BUDGET_MINUTES, ABLATION_MINUTES = 180.0, 30.0, 10.0
 DEFAULT_MINUTES = 5.5  # of `make train`
 
@@ -76,6 +79,9 @@ ROWS: dict[str, list[str]] = {
 }
 
 
+CUT = ("default", "granularity dropout")  # rows whose model is also cut to fewer levels
+
+
 class Settings(NamedTuple):
     work: Path
     log: str | None
@@ -83,6 +89,7 @@ class Settings(NamedTuple):
     minutes: float | None  # of each training; None: the part's own
     rows: list[str] | None  # of the ablation; None: all
     options: list[str]  # of jobs/train.py, over the part's own
+    workers: int = 1
 
 
 class Measured(NamedTuple):
@@ -104,12 +111,32 @@ def ml1m_dataset(settings: Settings) -> Dataset:
     return ingest_once(settings, "ml1m", ["--data.source", str(Path(settings.log).absolute())])
 
 
+def cold_start(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
+    """Quality by the length of history that is known, and of the fallback for new items."""
+    queries = part_queries(dataset, "test", scorer.columns)
+    return {"cold_start": measure_cold_start(scorer, queries, dataset.item_counts, config.evaluate)._asdict()}
+
+
+def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
+    """Size and quality of the model cut to fewer levels, as jobs/export.py cuts it."""
+    queries = part_queries(dataset, "test", scorer.columns)
+    found = {}
+    for num_levels in range(1, len(scorer.model.levels)):
+        model = scorer.model.cut(num_levels)
+        smaller = ModelScorer(model, dataset.item_counts, config.train.max_length, scorer.device)
+        found[num_levels] = {
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "test": evaluate(smaller, queries, dataset.item_counts, config.evaluate).compute(),
+        }
+    return {"cut_to_levels": found}
+
+
 class Recipe(NamedTuple):
     name: str
     minutes: float
     base: Sequence[str] = ()  # options of jobs/train.py, below the user's own
     row: Sequence[str] = ()  # and above them
-    cold_start: bool = False  # measure it beside
+    measure: Measure | None = None  # what is told of the best model beside its test
 
     def config(self, settings: Settings, seed: int) -> TrainJobConfig:
         budget = ["--train.max_time_s", str((settings.minutes or self.minutes) * 60), "--train.seed", str(seed)]
@@ -122,16 +149,12 @@ class Recipe(NamedTuple):
 
 
 def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
-    def cold_start(scorer: ModelScorer) -> dict[str, Any]:
-        queries = part_queries(dataset, "test", scorer.columns)
-        return {"cold_start": measure_cold_start(scorer, queries, dataset.item_counts, config.evaluate)._asdict()}
-
     results = []
     for seed in settings.seeds:
         config = recipe.config(settings, seed)
         print(f"{recipe.name}, seed {seed}: {' '.join(recipe.row)}", file=sys.stderr)
         folder = run_folder(settings.work, recipe.name, dataset, config)
-        results.append(fit(dataset, config, folder, cold_start if recipe.cold_start else None))
+        results.append(fit(dataset, config, folder, recipe.measure, settings.workers))
     return results
 
 
@@ -154,7 +177,7 @@ def summarized(results: list[dict[str, Any]], dataset: Dataset, **more: Any) -> 
 
 def measure_ml1m(settings: Settings) -> Measured:
     dataset = ml1m_dataset(settings)
-    results = train_seeds(settings, Recipe("ml1m", ML1M_MINUTES, ML1M, cold_start=True), dataset)
+    results = train_seeds(settings, Recipe("ml1m", ML1M_MINUTES, ML1M, measure=cold_start), dataset)
     checks = [
         check("ml1m_hr10", mean(results, HR), 0.364, ">="),
         check("ml1m_ndcg10", mean(results, NDCG), 0.2165, ">="),
@@ -170,7 +193,7 @@ def measure_ml1m_budget(settings: Settings) -> Measured:
 
 def measure_ml100k(settings: Settings) -> Measured:
     dataset = ingest_once(settings, "ml100k", [])
-    results = train_seeds(settings, Recipe("ml100k", DEFAULT_MINUTES, cold_start=True), dataset)
+    results = train_seeds(settings, Recipe("ml100k", DEFAULT_MINUTES, measure=cold_start), dataset)
     checks = [
         check("ml100k_hr10", mean(results, HR), 0.215, ">="),
         check("ml100k_ndcg10", mean(results, NDCG), 0.115, ">="),
@@ -212,7 +235,7 @@ def measure_ablation(settings: Settings) -> Measured:
     dataset = ml1m_dataset(settings)
     rows: dict[str, Any] = {}
     for name, options in ROWS.items():
-        recipe = Recipe("ablation", ABLATION_MINUTES, ML1M, options)
+        recipe = Recipe("ablation", ABLATION_MINUTES, ML1M, options, cut_models if name in CUT else None)
         if settings.rows is None or name in settings.rows or recipe.is_done(settings, dataset):
             rows[name] = {"options": options, "runs": train_seeds(settings, recipe, dataset)}
 
@@ -237,13 +260,16 @@ PARTS = {
 
 def table(raw: dict[str, Any]) -> str:
     """Every training and baseline of the parts, in a line each."""
-    lines = [f"{'':<44}{HR:>10}{NDCG:>10}{'valid':>10}{'minutes':>10}{'epochs':>8}"]
+    lines = [
+        f"{'':<44}{HR:>10}{NDCG:>10}{'valid':>10}{'minutes':>10}{'epochs':>8}{'parameters':>12}{'body kFLOP/pos':>16}"
+    ]
 
     def add(name: str, runs: list[dict[str, Any]]) -> None:
         minutes = statistics.mean(run["seconds"] for run in runs) / 60
         epochs = statistics.mean(run["epochs"] for run in runs)
         figures = f"{mean(runs, HR):>10.4f}{mean(runs, NDCG):>10.4f}{mean(runs, NDCG, 'valid'):>10.4f}"
-        lines.append(f"{name:<44}{figures}{minutes:>10.1f}{epochs:>8.1f}")
+        size = f"{runs[0]['parameters']:>12,}{runs[0]['body_flops_a_position'] / 1e3:>16.1f}"
+        lines.append(f"{name:<44}{figures}{minutes:>10.1f}{epochs:>8.1f}{size}")
 
     def add_figures(name: str, metrics: dict[str, float]) -> None:
         lines.append(f"{name:<44}{metrics[HR]:>10.4f}{metrics[NDCG]:>10.4f}")
@@ -252,6 +278,8 @@ def table(raw: dict[str, Any]) -> str:
         inner = content["result"]
         for name, row in inner.get("rows", {}).items():
             add(f"{part}: {name}", row["runs"])
+            for num_levels, cut in row["runs"][0].get("cut_to_levels", {}).items():
+                add_figures(f"{part}: {name}, cut to {num_levels}", cut["test"])
         for name, own in ({part: inner} if "runs" in inner else inner).items():
             if "runs" in own:
                 add(name, own["runs"])
@@ -279,11 +307,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
     parser.add_argument("--rows", nargs="+", help="of the ablation, by name [all]")
-    parser.add_argument("--threads", type=int, default=2, help="of the training process [2]")
+    parser.add_argument("--workers", type=int, default=2, help="DDP processes of a thread each [2]")
     args, options = parser.parse_known_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options)
+    settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options, args.workers)
     try:
         for part in args.parts:
             raw = merge(part, PARTS[part](settings))

@@ -79,7 +79,7 @@ def measure(dataset: Dataset, training: TrainConfig) -> dict[str, dict[str, floa
     queries, scale = rating_queries(dataset, "test"), dataset.rating_scale()
     found = {"mg-dsc": train(dataset, training)}
     for name, rater in make_rating_baselines(dataset).items():
-        found[name] = evaluate_ratings(rater, queries, scale).compute()
+        found[name] = evaluate_ratings(rater, queries, scale, EvaluateConfig()).compute()
     return found
 
 

@@ -174,6 +174,8 @@ Input = Literal["event_type", "features", "rating", "time_gap", "hour", "weekday
 
 Outputs = Literal["next_item", "rating", "both"]
 
+DEFAULT_DROPOUT = 0.4
+
 
 class ModelConfig(Section):
     inputs: tuple[Input, ...] | Literal["auto"] = Field(
@@ -226,7 +228,11 @@ class ModelConfig(Section):
         "attention", description="how the levels' outputs become one"
     )
     heads: int = Field(4, ge=1, description="heads of the attention fusion")
-    dropout: float = Field(0.4, ge=0.0, lt=1.0, description="dropout rate of embeddings and blocks")
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = Field(
+        "auto",
+        description="dropout rate of embeddings and blocks; auto: 0.4 - 0.15 log10(E / 100000) of E training events, "
+        "within 0.1 and 0.5",
+    )
     level_dropout: float = Field(
         0.0,
         ge=0.0,
@@ -257,6 +263,11 @@ class ModelConfig(Section):
         if self.fusion == "attention" and self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         return self
+
+    @property
+    def dropout_rate(self) -> float:
+        """A number; of `auto`, which mgray.data_rules resolves by a dataset, that of a small one."""
+        return DEFAULT_DROPOUT if self.dropout == "auto" else self.dropout
 
     @property
     def levels(self) -> tuple[LevelSettings, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -301,10 +302,18 @@ class ModelScorer:
         return [[float(value) for value in heads] for heads in mean]
 
 
-def score_batches(queries: Iterable[Query], batch_events: int, max_rows: int) -> Iterator[list[Query]]:
+class HasHistory(Protocol):
+    @property
+    def history(self) -> Columns: ...
+
+
+Asked = TypeVar("Asked", bound=HasHistory)
+
+
+def score_batches(queries: Iterable[Asked], batch_events: int, max_rows: int) -> Iterator[list[Asked]]:
     """Queries of like lengths together, at most `batch_events` padded events and `max_rows` rows a batch."""
     ordered = sorted(queries, key=lambda query: len(query.history))
-    batch: list[Query] = []
+    batch: list[Asked] = []
     for query in ordered:
         if batch and ((len(batch) + 1) * max(1, len(query.history)) > batch_events or len(batch) >= max_rows):
             yield batch

@@ -6,7 +6,7 @@ import torch
 
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Part
-from mgray.engine import ModelScorer, evaluate, part_queries, rank_and_world
+from mgray.engine import ModelScorer, evaluate, part_queries
 from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.model import MGDSC
 from mgray.rating import ModelRater, evaluate_ratings, rating_queries
@@ -51,7 +51,7 @@ class PartEvaluation:
         if self.scorer is not None:
             ranking = evaluate(self.scorer, self.queries, self.item_counts, self.config)
         if self.rater is not None:
-            rating = evaluate_ratings(self.rater, self.rating_queries, self.scale, *rank_and_world())
+            rating = evaluate_ratings(self.rater, self.rating_queries, self.scale, self.config)
         return PartMetrics(ranking, rating)
 
     @property

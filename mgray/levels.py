@@ -106,7 +106,7 @@ class GatedBlock(nn.Module):
         self.mixer = mixer
         self.mixed_norm = make_norm(config.norm, gate)
         self.pointwise_out = None if isinstance(mixer, DenseMixer) else nn.Linear(inner, width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor, mask: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         value, gate = self.pointwise_in(self.norm(x, mask)).split(self.branches, dim=-1)
@@ -135,7 +135,7 @@ class GatedFeedForward(nn.Module):
         self.norm = make_norm(config.norm, config.width)
         self.up = nn.Linear(config.width, 2 * inner)
         self.down = nn.Linear(inner, config.width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         value, gate = self.up(self.norm(x, mask)).chunk(2, dim=-1)

@@ -55,13 +55,14 @@ class MGDSC(nn.Module):
             self.embedding.weight[PAD].zero_()
         # The table is small enough to score with; the blocks want inputs of unit variance.
         self.input_norm = make_norm(config.norm, config.width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
         self.levels = nn.ModuleList(Level(config, settings) for settings in config.levels)
         self.fusion = make_fusion(config)
         self.output_norm = make_norm(config.norm, config.width)
         self.input_encoder = InputEncoder(config, self.spec) if config.inputs else None
+        rate = config.dropout_rate
         self.rating_head = (
-            RatingHead(num_items, config.width, config.dropout, self.spec) if config.outputs != "next_item" else None
+            RatingHead(num_items, config.width, rate, self.spec) if config.outputs != "next_item" else None
         )
 
     def read(self, inputs: Inputs, state: State | None = None) -> Read:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from mgray.batch import left_pad
 from mgray.columns import Columns, OptionalColumn
+from mgray.config import EvaluateConfig
 from mgray.dataset import PART_NUMBERS, Dataset, Part
+from mgray.engine import rank_and_world, score_batches
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
 from mgray.model import MGDSC
 from mgray.rating_head import RaterState
 from mgray.schema import PAD, TRAIN, UNKNOWN
-
-BATCH_EVENTS = 16_384  # padded events of a scoring batch
 
 
 class RatingQuery(NamedTuple):
@@ -96,24 +96,13 @@ def flat_targets(queries: Sequence[RatingQuery]) -> tuple[Tensor, Tensor]:
 
 
 def evaluate_ratings(
-    rater: Rater, queries: Sequence[RatingQuery], scale: Sequence[float], rank: int = 0, world_size: int = 1
+    rater: Rater, queries: Sequence[RatingQuery], scale: Sequence[float], config: EvaluateConfig
 ) -> RatingMetrics:
     """The error of every query's ratings, each rank taking every world-th batch; the result is over all ranks."""
+    rank, world_size = rank_and_world()
     metrics = RatingMetrics(scale)
-    for number, batch in enumerate(_batches(queries)):
+    for number, batch in enumerate(score_batches(queries, config.batch_events, config.batch_events)):
         if number % world_size == rank:
             metrics.update(rater(batch), torch.from_numpy(np.concatenate([query.ratings for query in batch])))
     metrics.all_reduce()
     return metrics
-
-
-def _batches(queries: Sequence[RatingQuery]) -> Iterator[list[RatingQuery]]:
-    """Queries of like lengths together."""
-    batch: list[RatingQuery] = []
-    for query in sorted(queries, key=lambda query: len(query.history)):
-        if batch and (len(batch) + 1) * max(1, len(query.history)) > BATCH_EVENTS:
-            yield batch
-            batch = []
-        batch.append(query)
-    if batch:
-        yield batch

@@ -1,7 +1,7 @@
 """Test figures beside the baselines, the report, and what a person reads at the end of a run; and the eval job."""
 
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mgray.errors import InputError
 from mgray.evaluation import PartMetrics
 from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
-from mgray.rating import evaluate_ratings, rating_queries
+from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_queries
 from mgray.rating_baselines import make_rating_baselines
 from mgray.raw_history import raw_lists
 from mgray.recommend import Reasons, Recommender
@@ -49,7 +49,7 @@ def evaluate_baselines(
     if outputs != "next_item":
         queries, scale = rating_queries(dataset, part), dataset.rating_scale()
         for name, rater in make_rating_baselines(dataset).items():
-            found[name] = PartMetrics(None, evaluate_ratings(rater, queries, scale))
+            found[name] = PartMetrics(None, evaluate_ratings(rater, queries, scale, config))
     return found
 
 
@@ -239,6 +239,45 @@ class RemappedScorer:
         return remapped
 
 
+class RemappedRater:
+    """The ratings of a model trained on another dataset; an item that it does not know gets the user's mean."""
+
+    def __init__(self, recommender: Recommender, translation: Translation) -> None:
+        info = recommender.info
+        self.rater = ModelRater(recommender.model, info.max_length, recommender.device)
+        self.translation = translation
+
+    def __call__(self, queries: Sequence[RatingQuery]) -> torch.Tensor:
+        translation = self.translation
+        return self.rater(
+            [
+                RatingQuery(translation(query.history)[0], translation.items[query.targets], query.ratings)
+                for query in queries
+            ]
+        )
+
+
+def evaluate_foreign(
+    recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig
+) -> tuple[PartMetrics, Outputs]:
+    """Figures of a model on a dataset of other item numbers, and what of its outputs the dataset can judge.
+
+    Raises InputError where the part is empty.
+    """
+    scorer = RemappedScorer(recommender, dataset)
+    queries = part_queries(dataset, part, scorer.columns)
+    if not queries:
+        raise InputError(f"{dataset.folder}: the {part} part is empty; choose another --split or dataset")
+    ranking = evaluate(scorer, queries, dataset.item_counts, config)
+    if recommender.info.config.outputs == "next_item" or not dataset.manifest.has_ratings:
+        return PartMetrics(ranking, None), "next_item"
+    asked = rating_queries(dataset, part, scorer.columns)
+    rating = evaluate_ratings(
+        RemappedRater(recommender, scorer.translation), asked, recommender.info.inputs.rating_scale, config
+    )
+    return PartMetrics(ranking, rating), "both"
+
+
 def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     """Evaluate a registered model on a dataset, beside the baselines; gives the result line's fields."""
     out = console()
@@ -251,12 +290,8 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     with PhaseProgress(out) as progress:
         found = ingest(config.data, home, progress.update)
     dataset = Dataset(found.path)
-    scorer = RemappedScorer(recommender, dataset)
-    queries = part_queries(dataset, config.split, scorer.columns)
-    if not queries:
-        raise InputError(f"{found.path}: the {config.split} part is empty; choose another --split or dataset")
-    metrics = evaluate(scorer, queries, dataset.item_counts, config.evaluate)
-    measured = evaluate_baselines(dataset, config.split, config.evaluate)
+    metrics, outputs = evaluate_foreign(recommender, dataset, config.split, config.evaluate)
+    measured = evaluate_baselines(dataset, config.split, config.evaluate, outputs)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
     out.print(metrics_table(metrics.compute(), baselines))
     for sentence in report.verdict(metrics.compute(), baselines):

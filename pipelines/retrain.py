@@ -15,10 +15,10 @@ from rich.console import Console
 
 from mgray import gate
 from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.drift import Drift, describe, known_share, measure_drift, summarize
 from mgray.errors import InputError
-from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 from mgray.recommend import Recommender
 from mgray.warm_start import FREE_TO_CHANGE
@@ -207,10 +207,10 @@ class _Retraining:
     def _training(self, dataset: Dataset, champion: _Champion | None) -> TrainJobConfig:
         """The training run's config: of a start from champion, its model section and the shorter schedule."""
         config = self.config
-        model, train = config.model, config.train
+        model = wanted = resolve_model(config.model, dataset.manifest)
+        train = config.train
         if champion is not None and config.retrain.start == "champion":
             model = champion.model.info.config
-            wanted = resolve_inputs(config.model, dataset.manifest)
             for name in config.model.model_fields_set:
                 asked, has = getattr(wanted, name), getattr(model, name)
                 if asked != has and name not in FREE_TO_CHANGE:

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from mgray import search as spaces
 from mgray.config import TrainJobConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.errors import InputError
-from mgray.inputs import named_inputs, resolve_inputs
+from mgray.inputs import named_inputs
 from mgray.manifest import Manifest
 from mgray.model import MGDSC
 from mgray.search_report import SearchReport, TrialRow, render_search, summary
@@ -63,7 +64,7 @@ def rungs(search: SearchFolder) -> list[float]:
 
 
 def count_parameters(config: TrainJobConfig, manifest: Manifest) -> int:
-    resolved = resolve_inputs(config.model, manifest)
+    resolved = resolve_model(config.model, manifest)
     with torch.device("meta"):  # shapes alone
         model = MGDSC(resolved, manifest.items, named_inputs(resolved, manifest))
     return sum(parameter.numel() for parameter in model.parameters())

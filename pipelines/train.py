@@ -11,8 +11,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from mgray import checkpoint
 from mgray.config import TrainJobConfig
+from mgray.data_rules import resolve_model
 from mgray.errors import InputError
-from mgray.inputs import resolve_inputs
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines, publish
 from pipelines.ingest import obtain_dataset
@@ -138,7 +138,8 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     if dataset.manifest.train_events < 2:
         raise InputError(f"{dataset.folder}: the training part has no two events; give a longer log")
     manifest = dataset.manifest
-    resolve_inputs(config.model, manifest)  # before a run is made: the workers are too late to say what is missing
+    # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
+    config = config.model_copy(update={"model": resolve_model(config.model, manifest)})
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:

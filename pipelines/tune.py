@@ -21,9 +21,9 @@ from rich.console import Console
 
 from mgray import search as spaces
 from mgray.config import TrainJobConfig, TuneJobConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.errors import InputError
-from mgray.inputs import resolve_inputs
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console
@@ -96,7 +96,7 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
     dataset, _ = obtain_dataset(search.config.data, home, out, timer)
     if dataset.manifest.train_events < 2 or not dataset.manifest.valid_events:
         raise InputError(f"{dataset.folder}: nothing to train on or to validate with; give a longer log")
-    resolve_inputs(search.config.model, dataset.manifest)  # before a trial is made, each of which would fail by it
+    resolve_model(search.config.model, dataset.manifest)  # before a trial is made, each of which would fail by it
     search.note(dataset=str(dataset.folder.absolute()))
     return dataset
 

@@ -18,10 +18,10 @@ from torch import nn
 from mgray import checkpoint
 from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_folder
 from mgray.config import TrainJobConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset, Part
 from mgray.engine import Logged, Trainer, Validated
 from mgray.evaluation import PartEvaluation
-from mgray.inputs import resolve_inputs
 from mgray.model import MGDSC
 from mgray.objective import Objective
 from mgray.warm_start import warm_start_
@@ -120,7 +120,7 @@ class RankRun:
         self.curve: list[dict[str, Any]] = []
         self.logged: Logged | None = None
         self.vocabulary = dataset_vocabulary(self.dataset)
-        model = resolve_inputs(self.config.model, self.dataset.manifest)
+        model = resolve_model(self.config.model, self.dataset.manifest)
         self.info = ModelInfo(
             config=model,
             num_items=self.dataset.num_items,

@@ -52,11 +52,21 @@ def test_a_stopped_training_ends_as_one_that_was_not(dataset: Dataset, tmp_path:
         assert resumed[key] == whole[key], key
 
 
+def test_two_workers_train_as_one(dataset: Dataset, tmp_path: Path) -> None:
+    """Without dropout, whose masks differ by rank."""
+    plain = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"dropout": 0.0})})
+    one = fit(dataset, plain, tmp_path / "one")
+    two = fit(dataset, plain, tmp_path / "two", workers=2)
+    assert two["steps"] == one["steps"]
+    for part in ("test", "valid"):
+        assert two[part]["ndcg@10"] == pytest.approx(one[part]["ndcg@10"], abs=1e-3)
+
+
 def test_a_finished_training_is_not_measured_again(dataset: Dataset, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"epochs": 1})})
     calls: list[ModelScorer] = []
 
-    def measure(scorer: ModelScorer) -> dict[str, int]:
+    def measure(scorer: ModelScorer, *_: object) -> dict[str, int]:
         calls.append(scorer)
         return {"measured": len(calls)}
 

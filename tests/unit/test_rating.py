@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
 from mgray.dataset import Dataset
@@ -27,10 +28,13 @@ from mgray.rating_baselines import (
     make_rating_baselines,
     training_ratings,
 )
+from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
+from pipelines.evaluate import evaluate_foreign
 from tests.datasets import write_dataset
 
 CPU = torch.device("cpu")
+EVALUATION = EvaluateConfig()
 SCALE = (1.0, 2.0, 3.0, 4.0, 5.0)
 
 
@@ -77,8 +81,9 @@ def rated(dataset: Dataset) -> tuple[MGDSC, list[Validated]]:
     return train(dataset, "rating")
 
 
-def measured(rater: object, dataset: Dataset) -> dict[str, float]:
-    return evaluate_ratings(rater, rating_queries(dataset, "test"), dataset.rating_scale()).compute()  # type: ignore[arg-type]
+def measured(rater: object, dataset: Dataset, config: EvaluateConfig = EVALUATION) -> dict[str, float]:
+    queries, scale = rating_queries(dataset, "test"), dataset.rating_scale()
+    return evaluate_ratings(rater, queries, scale, config).compute()  # type: ignore[arg-type]
 
 
 def test_rates_by_taste_where_biases_cannot(dataset: Dataset, rated: tuple[MGDSC, list[Validated]]) -> None:
@@ -172,13 +177,38 @@ def test_an_empty_history_is_rated_by_the_item_alone(dataset: Dataset, rated: tu
         assert not any(math.isnan(value) for value in rater([query([], [], [1, UNKNOWN])]).tolist())
 
 
-def test_batching_changes_nothing(
-    dataset: Dataset, rated: tuple[MGDSC, list[Validated]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, _ = rated
-    whole = measured(ModelRater(model, 100, CPU), dataset)
-    monkeypatch.setattr("mgray.rating.BATCH_EVENTS", 1)
-    assert measured(ModelRater(model, 100, CPU), dataset) == pytest.approx(whole)
+def test_batching_changes_nothing(dataset: Dataset, rated: tuple[MGDSC, list[Validated]]) -> None:
+    rater = ModelRater(rated[0], 100, CPU)
+    one_by_one = EvaluateConfig(batch_events=1)
+    assert measured(rater, dataset, one_by_one) == pytest.approx(measured(rater, dataset))
+
+
+def test_a_model_is_judged_on_a_dataset_of_other_numbers(tmp_path: Path) -> None:
+    """As jobs/eval.py does: the same figures as for the same users in the dataset that the model was trained on."""
+    log = taste_log()
+    own = write_dataset(tmp_path / "own", log)
+    some = log.filter(pl.col("user_id").is_in([f"u{user}" for user in range(0, 120, 3)]))
+    other = write_dataset(tmp_path / "other", some)
+    assert own.item_ids != other.item_ids
+    model, _ = train(own, "both", epochs=3)
+    info = ModelInfo(
+        config=model.config,
+        num_items=own.num_items,
+        max_length=100,
+        dataset_fingerprint=own.manifest.fingerprint,
+        inputs=model.spec,
+    )
+    vocabulary = Vocabulary(own.item_ids, own.item_ids, own.item_counts[1:].tolist())
+    save_model(tmp_path / "model", model.state_dict(), info, vocabulary)
+    metrics, outputs = evaluate_foreign(Recommender(tmp_path / "model"), other, "test", EvaluateConfig())
+    assert outputs == "both"
+    users = {query.user_id for query in other.queries("test")}
+    places = [i for i, query in enumerate(own.queries("test")) if query.user_id in users]
+    asked = rating_queries(own, "test")
+    ratings = [asked[place] for place in places]
+    expected = evaluate_ratings(ModelRater(model, 100, CPU), ratings, own.rating_scale(), EvaluateConfig()).compute()
+    assert expected.items() <= metrics.compute().items()
+    assert metrics.num_targets == len(users)
 
 
 def test_a_log_without_ratings_is_named(tmp_path: Path) -> None:

@@ -137,9 +137,9 @@ def test_with_ratings_it_beats_the_global_mean(tmp_path: Path) -> None:
         sketch,
         dataset,
         TRAINING.model_copy(update={"epochs": 3, "learning_rate": 1e-2}),
-        lambda: evaluate_ratings(rater, queries, scale).compute(),
+        lambda: evaluate_ratings(rater, queries, scale, EvaluateConfig()).compute(),
         "rmse",
         batch_targets=32,
     )
-    mean = evaluate_ratings(make_rating_baselines(dataset)["global_mean"], queries, scale).compute()
+    mean = evaluate_ratings(make_rating_baselines(dataset)["global_mean"], queries, scale, EvaluateConfig()).compute()
     assert fitted.best_valid["rmse"] < 0.9 * mean["rmse"]

@@ -1,0 +1,141 @@
+"""RecTools' SASRec and two models without training, in an environment of their own; called by benchmarks/peer.py.
+
+    PYTHON _peer_rectools.py '{"folder": "...", "width": 64, ...}'      # prints one JSON line
+
+The folder has train.parquet, valid.parquet and test.parquet: user_id, item_id, place (within the user's history). After
+every epoch all users' validation events are ranked among all items, those that a user has taken out; the clock stands
+still meanwhile. The test events are ranked once, at the end, after the validation events have joined the histories.
+"""
+
+import json
+import logging
+import math
+import sys
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from implicit.nearest_neighbours import CosineRecommender
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import ImplicitItemKNNWrapperModel, PopularModel, SASRecModel
+from rectools.models.base import ModelBase
+
+K = 10
+MODELS: list[SASRecModel] = []  # the trainer deep-copies its callbacks, so they cannot hold the model
+
+
+class Curve(Callback):
+    """Quality by minutes of training; ends the fit when the metric or the time is reached."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self.curve: list[dict[str, float]] = []
+        self.trained_s, self.resumed = 0.0, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if self.trained_s + time.perf_counter() - self.resumed > self.settings["max_time_s"]:
+            trainer.should_stop = True
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        self.trained_s += time.perf_counter() - self.resumed
+        training = module.training
+        model = MODELS[0]
+        model.is_fitted = True  # it is asked in the middle of its fit
+        metrics = evaluate(model, self.settings["known"], self.settings["valid"])
+        module.train(training)
+        self.curve.append({"epoch": trainer.current_epoch + 1, "seconds": self.trained_s, **metrics})
+        print(f"  {self.trained_s:7.0f} s: {self.curve[-1]}", file=sys.stderr, flush=True)
+        if metrics["ndcg@10"] >= self.settings["stop_at"]:
+            trainer.should_stop = True
+        self.resumed = time.perf_counter()
+
+
+def evaluate(model: ModelBase, known: Dataset, targets: pd.DataFrame) -> dict[str, float]:
+    """known: what the users have so far; targets: one event a user."""
+    users = targets[targets[Columns.User].isin(known.user_id_map.external_ids)]
+    listed = model.recommend(users[Columns.User].to_numpy(), known, k=K, filter_viewed=True)
+    hits = listed.merge(targets, on=[Columns.User, Columns.Item])
+    gain = sum(1 / math.log2(rank + 1) for rank in hits[Columns.Rank])
+    return {"hr@10": len(hits) / len(targets), "ndcg@10": gain / len(targets)}
+
+
+def read_events(path: Path) -> pd.DataFrame:
+    names = {"user_id": Columns.User, "item_id": Columns.Item, "place": Columns.Datetime}
+    events = pd.read_parquet(path).rename(columns=names)
+    events[Columns.Datetime] = pd.to_datetime(events[Columns.Datetime], unit="s")  # only their order counts
+    events[Columns.Weight] = 1.0
+    return events
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(settings["threads"])
+    seed_everything(settings["seed"])
+    parts = {name: read_events(Path(settings["folder"]) / f"{name}.parquet") for name in ("train", "valid", "test")}
+    known = Dataset.construct(parts["train"])
+    settings |= {"known": known, "valid": parts["valid"]}
+    curve = Curve(settings)
+
+    def make_trainer() -> Trainer:
+        return Trainer(
+            max_epochs=1000,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[curve],
+        )
+
+    model = SASRecModel(
+        n_factors=settings["width"],
+        n_blocks=2,
+        n_heads=settings["heads"],
+        session_max_len=settings["max_length"],
+        batch_size=128,
+        loss="softmax",
+        lr=settings["learning_rate"],
+        dropout_rate=settings["dropout"],
+        get_trainer_func=make_trainer,
+        recommend_batch_size=512,
+    )
+    MODELS.append(model)
+    model.fit(known)
+    done = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Curve))
+    later = Dataset.construct(pd.concat([parts["train"], parts["valid"]]))
+    models = {
+        "SASRec": model,
+        "popularity": PopularModel().fit(known),
+        "nearest neighbours": ImplicitItemKNNWrapperModel(CosineRecommender(K=settings["neighbours"])).fit(known),
+    }
+    lengths = parts["train"].groupby(Columns.User).size() - 1
+    positions = int(lengths.clip(upper=settings["max_length"]).sum())
+    steps_an_epoch = math.ceil(int((lengths > 0).sum()) / 128)
+    seconds = done.curve[-1]["seconds"]
+    print(
+        json.dumps(
+            {
+                "curve": done.curve,
+                "test": {name: evaluate(one, later, parts["test"]) for name, one in models.items()},
+                "seconds": seconds,
+                "positions_an_epoch": positions,
+                "positions_s": positions * model.fit_trainer.global_step / steps_an_epoch / seconds,
+                "parameters": sum(parameter.numel() for parameter in model.torch_model.parameters()),
+                "versions": {name: version(name) for name in ("rectools", "torch", "numpy", "pytorch-lightning")},
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

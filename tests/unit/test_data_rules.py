@@ -1,0 +1,25 @@
+"""What a configuration leaves to the data."""
+
+from pathlib import Path
+
+import pytest
+
+from mgray.config import ModelConfig
+from mgray.data_rules import DROPOUT_RANGE, dropout_rate, resolve_model
+from mgray.synthetic import make_log
+from tests.datasets import write_dataset
+
+
+@pytest.mark.parametrize(("events", "rate"), [(100_000, 0.4), (1_000_000, 0.25), (10**9, 0.1), (1_000, 0.5), (0, 0.5)])
+def test_dropout_falls_with_the_events(events: int, rate: float) -> None:
+    assert dropout_rate(events) == pytest.approx(rate)
+    assert DROPOUT_RANGE[0] <= dropout_rate(events) <= DROPOUT_RANGE[1]
+
+
+def test_auto_becomes_what_the_dataset_says_and_a_number_stays(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "version", make_log(30, 20)).manifest
+    resolved = resolve_model(ModelConfig(inputs="auto"), manifest)
+    assert resolved.dropout == dropout_rate(manifest.train_events)
+    assert resolved.inputs == ("rating", "time_gap")
+    assert resolve_model(ModelConfig(dropout=0.2), manifest).dropout == 0.2
+    assert resolve_model(resolved, manifest) == resolved
