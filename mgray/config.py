@@ -174,7 +174,7 @@ Input = Literal["event_type", "features", "rating", "time_gap", "hour", "weekday
 
 Outputs = Literal["next_item", "rating", "both"]
 
-DEFAULT_DROPOUT = 0.4
+DEFAULT_DROPOUT = 0.5
 
 
 class ModelConfig(Section):
@@ -190,7 +190,7 @@ class ModelConfig(Section):
     )
     width: int = Field(64, ge=1, le=8192, description="embedding and channel width D")
     granularities: tuple[Granularity, ...] = Field(
-        (1, 4, 16),
+        (1, "decay:1..400"),
         min_length=1,
         max_length=16,
         description="levels, finest first: a stride in events (4); a span of time aligned to 1970-01-01 UTC (7d) or "
@@ -220,8 +220,10 @@ class ModelConfig(Section):
         "separable",
         description="dense: one convolution over all channels in place of depthwise and pointwise, as a baseline",
     )
-    norm: Literal["layer", "batch"] = Field(
-        "layer", description="normalization over the channels of a position, or of a channel over the batch"
+    norm: Literal["layer", "batch", "auto"] = Field(
+        "auto",
+        description="normalization over the channels of a position, or of a channel over the batch; auto: batch below "
+        "500000 training events, layer from there on",
     )
     feedforward: int = Field(2, ge=0, le=16, description="width multiple of each level's feed-forward; 0: none")
     fusion: Literal["attention", "gate", "concat", "sum"] = Field(
@@ -230,7 +232,7 @@ class ModelConfig(Section):
     heads: int = Field(4, ge=1, description="heads of the attention fusion")
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] | Literal["auto"] = Field(
         "auto",
-        description="dropout rate of embeddings and blocks; auto: 0.4 - 0.15 log10(E / 100000) of E training events, "
+        description="dropout rate of embeddings and blocks; auto: 0.5 - 0.25 log10(E / 100000) of E training events, "
         "within 0.1 and 0.5",
     )
     level_dropout: float = Field(
@@ -299,7 +301,7 @@ class ModelConfig(Section):
 
 class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of weights, order, dropout and negatives")
-    epochs: int = Field(60, ge=1, description="passes over the training part")
+    epochs: int = Field(40, ge=1, description="passes over the training part")
     max_time_s: float | None = Field(
         330.0, gt=0, description="training time that the schedule is shortened to fit, seconds; none: no limit"
     )
@@ -318,7 +320,10 @@ class TrainConfig(Section):
         "of each, calibrated as gSASRec's",
     )
     num_negatives: int = Field(
-        512, ge=1, description="negatives a batch draws uniformly for sampled_softmax and gbce, shared by its events"
+        2048,
+        ge=1,
+        description="negatives a batch draws uniformly for sampled_softmax and gbce, shared by its events; as many as "
+        "there are items make sampled_softmax the full softmax",
     )
     popular_negatives: int = Field(
         0, ge=0, description="more negatives drawn by training popularity, for sampled_softmax; repeats count once"
@@ -349,7 +354,7 @@ class TrainConfig(Section):
         "auto", description="arithmetic of matrix products; auto: bf16 on a GPU that computes in it, else fp32"
     )
     loss_precision: Literal["auto", "fp32", "bf16"] | None = Field(
-        None,
+        "auto",
         description="arithmetic of the loss's matrix products; auto: bf16 where GPU or CPU multiplies in it; none: as "
         "precision",
     )

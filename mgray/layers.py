@@ -100,5 +100,6 @@ def _over_ranks(x: Tensor) -> Tensor:
 Norm = LayerNorm | BatchNorm
 
 
-def make_norm(kind: Literal["layer", "batch"], width: int) -> Norm:
-    return LayerNorm(width) if kind == "layer" else BatchNorm(width)
+def make_norm(kind: Literal["layer", "batch", "auto"], width: int) -> Norm:
+    """`auto`, which mgray.data_rules resolves by a dataset, is layer where there is none."""
+    return BatchNorm(width) if kind == "batch" else LayerNorm(width)

@@ -245,15 +245,12 @@ class RemappedRater:
     def __init__(self, recommender: Recommender, translation: Translation) -> None:
         info = recommender.info
         self.rater = ModelRater(recommender.model, info.max_length, recommender.device)
-        self.translation = translation
+        self.translation, self.items = translation, translation.items.astype(np.int64)
 
     def __call__(self, queries: Sequence[RatingQuery]) -> torch.Tensor:
         translation = self.translation
         return self.rater(
-            [
-                RatingQuery(translation(query.history)[0], translation.items[query.targets], query.ratings)
-                for query in queries
-            ]
+            [RatingQuery(translation(query.history)[0], self.items[query.targets], query.ratings) for query in queries]
         )
 
 

@@ -130,6 +130,8 @@ class _Run:
         self.out, self.timer, self.config = out, timer, search.config
         self.metric = f"{self.config.search.metric}@{self.config.evaluate.k}"
         given = self.config.model_dump(exclude={"search", "resume"})
+        # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
+        given["model"] = resolve_model(self.config.model, dataset.manifest).model_dump()
         self.base = TrainJobConfig.model_validate(given)
         given["train"]["epochs"] = self.config.trial_epochs
         self.trial_base = TrainJobConfig.model_validate(given)

@@ -10,7 +10,7 @@ from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 
 
-@pytest.mark.parametrize(("events", "rate"), [(100_000, 0.4), (1_000_000, 0.25), (10**9, 0.1), (1_000, 0.5), (0, 0.5)])
+@pytest.mark.parametrize(("events", "rate"), [(100_000, 0.5), (1_000_000, 0.25), (10**9, 0.1), (1_000, 0.5), (0, 0.5)])
 def test_dropout_falls_with_the_events(events: int, rate: float) -> None:
     assert dropout_rate(events) == pytest.approx(rate)
     assert DROPOUT_RANGE[0] <= dropout_rate(events) <= DROPOUT_RANGE[1]
@@ -21,5 +21,8 @@ def test_auto_becomes_what_the_dataset_says_and_a_number_stays(tmp_path: Path) -
     resolved = resolve_model(ModelConfig(inputs="auto"), manifest)
     assert resolved.dropout == dropout_rate(manifest.train_events)
     assert resolved.inputs == ("rating", "time_gap")
-    assert resolve_model(ModelConfig(dropout=0.2), manifest).dropout == 0.2
+    assert resolved.norm == "batch"
+    assert resolve_model(ModelConfig(), manifest.model_copy(update={"train_events": 10**6})).norm == "layer"
+    chosen = resolve_model(ModelConfig(dropout=0.2, norm="layer"), manifest)
+    assert (chosen.dropout, chosen.norm) == (0.2, "layer")
     assert resolve_model(resolved, manifest) == resolved

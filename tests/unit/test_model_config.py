@@ -5,6 +5,8 @@ import pytest
 from mgray.config import ModelConfig, TrainJobConfig, parse_args
 from mgray.errors import InputError
 from mgray.granularity import Decay, Session, Span, Stride
+from mgray.layers import LayerNorm
+from mgray.model import MGDSC
 
 OLD = (  # as a model.json of version 0.1.0 holds it
     '{"width": 64, "granularities": [1, 4, "decay:4..400"], "kernel": 7, "depth": 1, "feedforward": 2, '
@@ -39,7 +41,8 @@ def test_dilation_wins_over_the_stride() -> None:
 
 def test_an_earlier_models_config_means_what_it_meant() -> None:
     config = ModelConfig.model_validate_json(OLD)
-    assert (config.norm, config.conv, config.level_dropout) == ("layer", "separable", 0.0)
+    assert (config.conv, config.level_dropout) == ("separable", 0.0)
+    assert isinstance(MGDSC(config, 3).input_norm, LayerNorm)
     assert {(level.pooling, level.inner_width) for level in config.levels} == {("mean", 64)}
     assert [level.dilation for level in config.levels] == [1, 4, 1]
 
@@ -52,15 +55,15 @@ def test_a_config_survives_its_json() -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--model.kernel=[7, 3]", "kernel lists 2 values for 3 granularities; give one for each"),
-        ("--model.pooling=[mean]", "pooling lists 1 values for 3 granularities"),
+        ("--model.kernel=[7, 3, 3]", "kernel lists 3 values for 2 granularities; give one for each"),
+        ("--model.pooling=[mean]", "pooling lists 1 values for 2 granularities"),
         ("--model.kernel=[7, 3, 0]", "model.kernel: 0 is not between 1 and 256 (given: [7, 3, 0])"),
         ("--model.depth=33", "model.depth: 33 is not between 1 and 32"),
         ("--model.dilation=0", "model.dilation: 0 is not between 1 and 65536"),
         ("--model.width_multiplier=0", "model.width_multiplier: 0.0 is not between 0.01 and 16"),
         ("--model.kernel=seven", "model.kernel: Input should be a valid integer"),
         ("--model.pooling=median", "'mean', 'max', 'learned' or 'decay'"),
-        ("--model.norm=group", "'layer' or 'batch'"),
+        ("--model.norm=group", "'layer', 'batch' or 'auto'"),
         ("--model.conv=full", "'separable' or 'dense'"),
         ("--model.fusion=product", "'attention', 'gate', 'concat' or 'sum'"),
         ("--model.level_dropout=1.5", "model.level_dropout"),
