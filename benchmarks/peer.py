@@ -1,6 +1,6 @@
 """Time to quality beside RecTools' SASRec on MovieLens-1M: the same split, the same cores, both in one run.
 
-    python benchmarks/peer.py --log interactions.parquet     # about 30 minutes on 2 idle cores
+    python benchmarks/peer.py --log interactions.parquet     # about 20 minutes on 2 idle cores
 
 Training part, validation event and test event of every user are mgray's; both sides rank all items, those that the user
 has taken out, and both are judged by validation NDCG@10. mgray's clock runs through its validations, the peer's does
@@ -21,7 +21,7 @@ from typing import Any
 import polars as pl
 from _results import check, write
 from _training import RESULT_FILE, fit, run_folder
-from quality import ML1M, ROOT, Recipe, Settings, ml1m_dataset
+from quality import LONG, ROOT, Recipe, Settings, ml1m_dataset
 from quality import NAME as QUALITY
 
 from mgray.dataset import Dataset, Part
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument(
         "--work", type=Path, default=ROOT / "var" / QUALITY, help="datasets and trainings [var/quality]"
     )
-    parser.add_argument("--minutes", type=float, default=5.0, help="of mgray's training [5]")
+    parser.add_argument("--minutes", type=float, default=2.5, help="of mgray's training [2.5]")
     parser.add_argument("--factor", type=float, default=5.1, help="the peer's longest time, in mgray's [5.1]")
     parser.add_argument("--cores", type=int, default=2, help="mgray's DDP processes, the peer's threads [2]")
     parser.add_argument("--seed", type=int, default=0)
@@ -95,7 +95,7 @@ def main() -> int:
     settings = Settings(work, args.log, [args.seed], args.minutes, None, options, args.cores)
     try:
         dataset = ml1m_dataset(settings)
-        base = [*ML1M, "--model.width", str(WIDTH), "--train.validate_every_epochs", "1"]
+        base = [*LONG, "--model.width", str(WIDTH), "--train.validate_every_epochs", "1"]
         config = Recipe(NAME, args.minutes, base).config(settings, args.seed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
