@@ -2,7 +2,7 @@
 
     PYTHON _peer_rectools.py '{"folder": "...", "width": 64, ...}'      # prints one JSON line
 
-The folder has train.parquet, valid.parquet and test.parquet: user_id, item_id, place (within the user's history). After
+The folder has train.csv, valid.csv and test.csv: user_id, item_id, place (within the user's history). After
 every epoch all users' validation events are ranked among all items, those that a user has taken out; the clock stands
 still meanwhile. The test events are ranked once, at the end, after the validation events have joined the histories.
 """
@@ -22,7 +22,7 @@ import torch
 from implicit.nearest_neighbours import CosineRecommender
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from rectools import Columns
-from rectools.dataset import Dataset
+from rectools.dataset import Dataset, Interactions
 from rectools.models import ImplicitItemKNNWrapperModel, PopularModel, SASRecModel
 from rectools.models.base import ModelBase
 
@@ -69,7 +69,7 @@ def evaluate(model: ModelBase, known: Dataset, targets: pd.DataFrame) -> dict[st
 
 def read_events(path: Path) -> pd.DataFrame:
     names = {"user_id": Columns.User, "item_id": Columns.Item, "place": Columns.Datetime}
-    events = pd.read_parquet(path).rename(columns=names)
+    events = pd.read_csv(path).rename(columns=names)
     events[Columns.Datetime] = pd.to_datetime(events[Columns.Datetime], unit="s")  # only their order counts
     events[Columns.Weight] = 1.0
     return events
@@ -81,7 +81,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(settings["threads"])
     seed_everything(settings["seed"])
-    parts = {name: read_events(Path(settings["folder"]) / f"{name}.parquet") for name in ("train", "valid", "test")}
+    parts = {name: read_events(Path(settings["folder"]) / f"{name}.csv") for name in ("train", "valid", "test")}
     known = Dataset.construct(parts["train"])
     settings |= {"known": known, "valid": parts["valid"]}
     curve = Curve(settings)
@@ -112,7 +112,11 @@ def main() -> None:
     MODELS.append(model)
     model.fit(known)
     done = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Curve))
-    later = Dataset.construct(pd.concat([parts["train"], parts["valid"]]))
+    # The same numbers for the same users and items: the models without training know them by these alone.
+    joined = pd.concat([parts["train"], parts["valid"]])
+    joined = joined[joined[Columns.Item].isin(known.item_id_map.external_ids)]
+    interactions = Interactions.from_raw(joined, known.user_id_map, known.item_id_map)
+    later = Dataset(known.user_id_map, known.item_id_map, interactions)
     models = {
         "SASRec": model,
         "popularity": PopularModel().fit(known),

@@ -49,7 +49,7 @@ def peer_python(work: Path) -> Path:
 
 
 def write_events(dataset: Dataset, folder: Path) -> None:
-    """train, valid and test.parquet: user_id, item_id (mgray's number), place within the user's history."""
+    """train, valid and test.csv: user_id, item_id (mgray's number), place within the user's history."""
     folder.mkdir(exist_ok=True)
 
     def of_part(part: Part) -> pl.DataFrame:
@@ -65,7 +65,7 @@ def write_events(dataset: Dataset, folder: Path) -> None:
     )
     train = train.with_columns(place=pl.int_ranges(pl.col("item_id").list.len())).explode("item_id", "place")
     for name, events in (("train", train), ("valid", of_part("valid")), ("test", of_part("test"))):
-        events.write_parquet(folder / f"{name}.parquet")
+        events.write_csv(folder / f"{name}.csv")
 
 
 def run_peer(python: Path, settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,12 +3,11 @@
 Legend: `B` sequences, `L` positions, `D` channels.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional as F
 
 BATCH_NORM_MOMENTUM = 0.1
@@ -92,9 +91,28 @@ class BatchNorm(nn.Module):
         return mean, variance
 
 
+class _SumOverRanks(torch.autograd.Function):
+    """Every rank's loss depends on the sum, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _over_ranks(x: Tensor) -> Tensor:
     """The sum over all ranks, with its gradient; every rank's batch is normalized by the statistics of all."""
-    return all_reduce(x) if dist.is_initialized() and dist.get_world_size() > 1 else x
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return x
+    total: Tensor = _SumOverRanks.apply(x)
+    return total
 
 
 Norm = LayerNorm | BatchNorm
