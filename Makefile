@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-BENCH ?=
+BENCH ?= loss length
 BENCHES := $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/[a-z]*.py))))
 PIP_TOOLS := pip-tools==7.6.2
 
@@ -43,10 +43,11 @@ format: install  ## mend what ruff can
 ui: install  ## MLflow's UI on the runs of ./var, at http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/var/mlflow.db}
 
-bench: install  ## a benchmark of benchmarks/ by BENCH=loss, its options by ARGS; results go to benchmarks/results
-	@test -f "benchmarks/$(BENCH).py" || { echo "error: BENCH=$(BENCH): give one of $(BENCHES)" >&2; exit 2; }
+bench: install  ## benchmarks that take minutes; others by BENCH=rating, with options by ARGS
+	@for name in $(BENCH); do \
+		test -f "benchmarks/$$name.py" || { echo "error: BENCH=$$name: give some of $(BENCHES)" >&2; exit 2; }; done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
-	$(BIN)/python benchmarks/$(BENCH).py $(ARGS)
+	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit; done
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv build/lock

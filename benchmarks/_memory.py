@@ -131,10 +131,10 @@ class MemorySampler(threading.Thread):
         self.join()
         return Peak(max(self.peak, 0), self.anon_shmem, self.by_process, self.samples, self.cpu_s)
 
-    def cpu_since(self, time_s: float) -> dict[str, float]:
-        """User and system seconds of all processes of one (last) name from `time_s` on, to SCAN_S."""
-        before = next((seconds for at, seconds in reversed(self.cpu) if at <= time_s), {})
-        last = {pid: used for _, seconds in self.cpu for pid, used in seconds.items()}
+    def cpu_between(self, begin_s: float, end_s: float) -> dict[str, float]:
+        """User and system seconds of all processes of one (last) name between two times, to SCAN_S."""
+        before = {pid: used for at, seconds in self.cpu if at <= begin_s for pid, used in seconds.items()}
+        last = {pid: used for at, seconds in self.cpu if at <= end_s for pid, used in seconds.items()}
         by_name: dict[str, float] = {}
         for pid, seconds in last.items():
             name = self.names[pid]

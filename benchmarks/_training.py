@@ -42,22 +42,22 @@ from mgray.objective import Objective
 
 CPU = torch.device("cpu")
 SECONDS_BETWEEN_LINES = 30.0
-RESULT_FILE = "result.json"
+RESULT_FILE, STATE_FOLDER = "result.json", "state"
 FLOPS_HISTORIES = 16
 
 Measure = Callable[[ModelScorer, Dataset, TrainJobConfig], dict[str, Any]]
 
 
-def run_folder(work: Path, name: str, dataset: Dataset, config: TrainJobConfig) -> Path:
-    """Of one training: another configuration, seed, budget or dataset is another folder."""
+def run_folder(work: Path, name: str, dataset: Dataset, config: TrainJobConfig, workers: int = 1) -> Path:
+    """Of one training: another configuration, seed, budget, dataset or number of workers is another folder."""
     settings = config.model_dump_json(include={"model", "train", "evaluate"})
-    digest = hashlib.sha256(f"{settings}{dataset.manifest.fingerprint}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{settings}{dataset.manifest.fingerprint}{workers}".encode()).hexdigest()
     return work / "runs" / f"{name}-s{config.train.seed}-{digest[:10]}"
 
 
 class Run:
     def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path) -> None:
-        self.dataset, self.config, self.state = dataset, config, folder / "state"
+        self.dataset, self.config, self.state = dataset, config, folder / STATE_FOLDER
         self.metric = f"ndcg@{config.evaluate.k}"
         resolved = resolve_model(config.model, dataset.manifest)
         self.info = ModelInfo(
@@ -76,7 +76,6 @@ class Run:
         self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)
         self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, CPU)
         self.best, self.curve = self.trainer.weights(), []
-        recover_folder(self.state)
         if self.state.is_dir():
             restored = restore_state(self.state, self.model, self.trainer.optimizer, self.trainer.average)
             self.trainer.progress, self.curve = restored
@@ -153,6 +152,7 @@ def fit(
         print(f"  as measured before: {done}", file=sys.stderr)
     else:
         folder.mkdir(parents=True, exist_ok=True)
+        recover_folder(folder / STATE_FOLDER)
         if workers == 1:
             _train_rank(0, dataset, config, folder, measure)
         else:
@@ -182,8 +182,9 @@ def _train_rank(rank: int, dataset: Dataset, config: TrainJobConfig, folder: Pat
     """Leaves the result file, written by rank 0."""
     run = Run(dataset, config, folder)
     run.train()
-    settings = config.model_dump(mode="json", include={"model", "train"})
-    result = {"seed": config.train.seed, **run.test(), "config": settings}
+    settings = {"model": run.info.config.model_dump(mode="json"), "train": config.train.model_dump(mode="json")}
+    workers = rank_and_world()[1]
+    result = {"seed": config.train.seed, "workers": workers, **run.test(), "config": settings}
     if measure is not None:
         result |= measure(run.scorer, dataset, config)
     if rank == 0:

@@ -170,8 +170,10 @@ def run_side(side: str, arguments: dict[str, Any], interval_s: float = INTERVAL_
     result = json.loads(out.splitlines()[-1])
     if "begun" in result:
         begun = result.pop("begun")
-        used = sorted(sampler.cpu_since(begun).items(), key=lambda pair: -pair[1])
-        result["cpu_s_by_process"] = {name: round(seconds, 1) for name, seconds in used}
+        used = sampler.cpu_between(begun, begun + result["wall_s"])
+        result["cpu_s_by_process"] = {
+            name: round(seconds, 1) for name, seconds in sorted(used.items(), key=lambda pair: -pair[1])
+        }
         memory["before_gb"] = next((s.pss / 1e9 for s in reversed(peak.samples) if s.time_s < begun), math.nan)
     return result | {"memory": memory}
 
@@ -388,7 +390,7 @@ def stages(scale: Scale) -> dict[str, float]:
 
 def speedup_ceiling(scale: Scale) -> float | None:
     """Wall on one CPU over the wall of as much work as the runs on two had, on two cores that are never idle."""
-    used = [sum(run["cpu_s_by_process"].values()) + run["memory"]["sampler_cpu_s"] for run in scale.good(TWO_CPUS)]
+    used = [sum(run["cpu_s_by_process"].values()) for run in scale.good(TWO_CPUS)]
     one_s = scale.wall_s("mgray, 1 CPU")
     return None if not used or math.isnan(one_s) else 2 * one_s / statistics.median(used)
 
@@ -532,13 +534,13 @@ def joined(raw: dict[str, Any], checks: list[dict[str, Any]]) -> tuple[dict[str,
     for size, figures in raw["sizes"].items():
         earlier = sizes.get(size, {})
         runs = {side: [run | {"measured": measured} for run in mine] for side, mine in figures["runs"].items()}
+        of_earlier = {"measured": earlier.pop("measured")} if "measured" in earlier else {}
+        kept_runs = {side: [of_earlier | run for run in mine] for side, mine in earlier.get("runs", {}).items()}
         sizes[size] = {
             **earlier,
-            **figures,
-            "floor": figures["floor"] or earlier.get("floor", {}),
-            "share_of_floor": figures["share_of_floor"] or earlier.get("share_of_floor"),
+            **{name: value for name, value in figures.items() if value or name not in earlier},
             **{name: earlier.get(name, {}) | figures[name] for name in ("wall_s", "ways")},
-            "runs": earlier.get("runs", {}) | runs,
+            "runs": kept_runs | runs,
         }
     names = {one["name"] for one in checks}
     kept = [one for one in before["checks"] if one["name"] not in names]

@@ -38,6 +38,7 @@ LENGTHS = (200, 1_000, 4_000, 8_000)
 POSITIONS = 8_000
 MODELS = {
     "mgdsc": ModelConfig(),
+    "mgdsc with strides": ModelConfig(granularities=(1, 4, 16)),
     "mgdsc with decay": ModelConfig(granularities=(1, 4, "decay:4..400")),
     "mgdsc with time spans": ModelConfig(granularities=(1, "session:30m", "7d")),
 }
@@ -52,7 +53,7 @@ class TransformerLayer(nn.Module):
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, L, D] -> [B, L, D]."""
@@ -71,7 +72,7 @@ class Transformer(nn.Module):
         self.position = nn.Embedding(max_length, config.width)
         self.layers = nn.Sequential(TransformerLayer(config), TransformerLayer(config))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout_rate)
 
     def forward(self, inputs: Inputs) -> Tensor:
         length = inputs.items.shape[1]

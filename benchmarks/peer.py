@@ -4,14 +4,16 @@
 
 Training part, validation event and test event of every user are mgray's; both sides rank all items, those that the user
 has taken out, and both are judged by validation NDCG@10. mgray's clock runs through its validations, the peer's does
-not. The peer trains until it reaches STOP_AT or for --factor times as long as mgray took; where it has not reached it
-by then, the ratio is an upper bound, and `peer_reached` says so. RecTools gets an environment of its own in --work; its
-settings are its own defaults and those of its MovieLens benchmarks (2 blocks, 4 heads, length 200, softmax over all
-items), at equal width. A position is an event that is trained on; padding does not count.
+not, but it is looked at once an epoch only. The peer trains until it reaches STOP_AT or for --factor times as long as
+mgray took; where it has not reached it by then, the ratio is an upper bound, and `peer_reached` says so. RecTools gets
+an environment of its own in --work; its settings are SASREC, at equal width, in the faster of fp32 and bf16 (mgray's
+side is in bf16), with the constant learning rate that it has; mgray's schedule ends with its minutes, and its learning
+rate was chosen on this log. A position is an event that is trained on; padding does not count.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -19,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from _results import check, write
-from _training import RESULT_FILE, fit, run_folder
+from _training import fit, run_folder
 from quality import LONG, ROOT, Recipe, Settings, ml1m_dataset
 from quality import NAME as QUALITY
 
@@ -32,7 +35,17 @@ NAME = "peer"
 METRIC, STOP_AT = "ndcg@10", 0.17
 REQUIREMENTS = Path(__file__).with_name("requirements-peer.txt")
 WIDTH = 64
-SASREC = {"width": WIDTH, "heads": 4, "max_length": 200, "learning_rate": 1e-3, "dropout": 0.2, "neighbours": 100}
+SASREC = {
+    "width": WIDTH,
+    "blocks": 2,
+    "heads": 4,
+    "max_length": 200,
+    "batch_size": 128,
+    "loss": "softmax",
+    "learning_rate": 1e-3,
+    "dropout": 0.2,
+    "neighbours": 100,  # of the nearest-neighbour model
+}
 
 
 def peer_python(work: Path) -> Path:
@@ -102,8 +115,9 @@ def main() -> int:
         return 2
     python = peer_python(work)
     write_events(dataset, work / NAME)
-    folder = run_folder(work, NAME, dataset, config)
-    (folder / RESULT_FILE).unlink(missing_ok=True)  # both sides in one run
+    folder = run_folder(work, NAME, dataset, config, args.cores)
+    shutil.rmtree(folder, ignore_errors=True)  # both sides in one run
+    torch.set_num_threads(1)
     own = fit(dataset, config, folder, workers=args.cores)
     own_s = seconds_to(own["curve"])
     limit = args.factor * (own_s or own["seconds"])

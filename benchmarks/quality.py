@@ -2,7 +2,7 @@
 
     python benchmarks/quality.py ml100k temporal synthetic                  # about 45 minutes
     python benchmarks/quality.py ml1m ml1m-budget --log interactions.parquet    # 3 seeds: 9 hours and 90 minutes
-    python benchmarks/quality.py ablation --log interactions.parquet        # 10 minutes a row
+    python benchmarks/quality.py ablation --log ... --seeds 0               # 10 minutes a row
     python benchmarks/quality.py ml1m --log ... --model.width 128           # any option of jobs/train.py
 
 --log is MovieLens-1M: user_id, item_id, timestamp, one row an event; MovieLens-100K is fetched. Ranking is over the
@@ -146,7 +146,8 @@ class Recipe(NamedTuple):
 
     def is_done(self, settings: Settings, dataset: Dataset) -> bool:
         configs = [self.config(settings, seed) for seed in settings.seeds]
-        return all((run_folder(settings.work, self.name, dataset, c) / RESULT_FILE).is_file() for c in configs)
+        folders = [run_folder(settings.work, self.name, dataset, c, settings.workers) for c in configs]
+        return all((folder / RESULT_FILE).is_file() for folder in folders)
 
 
 def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
@@ -154,7 +155,7 @@ def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[di
     for seed in settings.seeds:
         config = recipe.config(settings, seed)
         print(f"{recipe.name}, seed {seed}: {' '.join(recipe.row)}", file=sys.stderr)
-        folder = run_folder(settings.work, recipe.name, dataset, config)
+        folder = run_folder(settings.work, recipe.name, dataset, config, settings.workers)
         results.append(fit(dataset, config, folder, recipe.measure, settings.workers))
     return results
 

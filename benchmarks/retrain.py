@@ -35,6 +35,7 @@ from mlflow.tracking import MlflowClient
 
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, RetrainJobConfig, TrainJobConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset, Query
 from mgray.engine import ModelScorer, evaluate, part_queries
 from mgray.model import MGDSC
@@ -151,7 +152,7 @@ class Loop:
 
 def validation_seconds(config: RetrainJobConfig, dataset: Dataset) -> float:
     """CPU seconds of one validation, as a training makes it; they do not depend on the weights."""
-    model = MGDSC(config.model, dataset.num_items)
+    model = MGDSC(resolve_model(config.model, dataset.manifest), dataset.num_items)
     scorer = ModelScorer(model, dataset.item_counts, config.train.max_length, torch.device("cpu"))
     queries = part_queries(dataset, "valid")
     started = time.process_time()

@@ -34,6 +34,8 @@ from _results import RESULTS, check, write
 
 from mgray import search as spaces
 from mgray.config import TrainJobConfig, TuneJobConfig
+from mgray.data_rules import resolve_model
+from mgray.manifest import read_manifest
 from pipelines.ingest import ingest
 from pipelines.study import EPOCH, FINISHED, SCORE, StudySearcher, make_scheduler, open_study, records
 from pipelines.worker import LocalSession, RankInput, RankRun
@@ -105,6 +107,7 @@ def search(arm: str, seed: int, budget_s: float, trainings: Trainings, dataset: 
     settings = {"seed": seed, "trial_epochs": EPOCHS, "num_random": 8} | ARMS[arm]
     config = TuneJobConfig.model_validate(BASE | {"search": settings})
     base = TrainJobConfig.model_validate(BASE)
+    base = base.model_copy(update={"model": resolve_model(base.model, read_manifest(dataset))})
     space = spaces.parse_space(SPACE, base)
     spent, best, trace = 0.0, 0.0, [(0.0, 0.0)]
     with tempfile.TemporaryDirectory() as folder:

@@ -78,7 +78,11 @@ def load_info(folder: str | Path) -> ModelInfo:
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
-    return ModelInfo.model_validate_json((Path(folder) / MODEL_FILE).read_bytes())
+    info = ModelInfo.model_validate_json((Path(folder) / MODEL_FILE).read_bytes())
+    if info.config.norm != "auto":
+        return info
+    # Of a version that had layer normalization alone and did not name it.
+    return info.model_copy(update={"config": info.config.model_copy(update={"norm": "layer"})})
 
 
 def load_model(folder: str | Path, device: torch.device) -> tuple[MGDSC, ModelInfo, Vocabulary]:

@@ -355,8 +355,8 @@ class TrainConfig(Section):
     )
     loss_precision: Literal["auto", "fp32", "bf16"] | None = Field(
         "auto",
-        description="arithmetic of the loss's matrix products; auto: bf16 where GPU or CPU multiplies in it; none: as "
-        "precision",
+        description="arithmetic of the loss's matrix products; auto: bf16 where GPU or CPU multiplies in it and "
+        "precision does not say fp32; none: as precision",
     )
     ema_decay: float | None = Field(
         None,

@@ -25,8 +25,10 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 
 def resolve_loss_precision(config: TrainConfig, device: torch.device) -> torch.dtype:
-    """`auto` is bf16 on a CPU that multiplies matrices in it too: the loss gains by it, the blocks do not."""
-    if config.loss_precision is None:
+    """`auto` is bf16 on a CPU that multiplies matrices in it too, unless `precision` asks for fp32: the loss gains by
+    it, small blocks do not.
+    """
+    if config.loss_precision is None or (config.loss_precision == "auto" and config.precision == "fp32"):
         return resolve_precision(config.precision, device)
     if config.loss_precision == "auto" and device.type == "cpu":
         return torch.bfloat16 if torch.cpu.get_capabilities().get("avx512_bf16", False) else torch.float32

@@ -254,25 +254,17 @@ class RemappedRater:
         )
 
 
-def evaluate_foreign(
-    recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig
-) -> tuple[PartMetrics, Outputs]:
-    """Figures of a model on a dataset of other item numbers, and what of its outputs the dataset can judge.
-
-    Raises InputError where the part is empty.
-    """
+def evaluate_foreign(recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig) -> PartMetrics:
+    """Figures of a model on a dataset of other item numbers. Raises InputError where the part is empty."""
     scorer = RemappedScorer(recommender, dataset)
     queries = part_queries(dataset, part, scorer.columns)
     if not queries:
         raise InputError(f"{dataset.folder}: the {part} part is empty; choose another --split or dataset")
     ranking = evaluate(scorer, queries, dataset.item_counts, config)
-    if recommender.info.config.outputs == "next_item" or not dataset.manifest.has_ratings:
-        return PartMetrics(ranking, None), "next_item"
-    asked = rating_queries(dataset, part, scorer.columns)
-    rating = evaluate_ratings(
-        RemappedRater(recommender, scorer.translation), asked, recommender.info.inputs.rating_scale, config
-    )
-    return PartMetrics(ranking, rating), "both"
+    if recommender.info.config.outputs == "next_item":
+        return PartMetrics(ranking, None)
+    asked, rater = rating_queries(dataset, part, scorer.columns), RemappedRater(recommender, scorer.translation)
+    return PartMetrics(ranking, evaluate_ratings(rater, asked, dataset.rating_scale(), config))
 
 
 def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
@@ -287,8 +279,8 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     with PhaseProgress(out) as progress:
         found = ingest(config.data, home, progress.update)
     dataset = Dataset(found.path)
-    metrics, outputs = evaluate_foreign(recommender, dataset, config.split, config.evaluate)
-    measured = evaluate_baselines(dataset, config.split, config.evaluate, outputs)
+    metrics = evaluate_foreign(recommender, dataset, config.split, config.evaluate)
+    measured = evaluate_baselines(dataset, config.split, config.evaluate, recommender.info.config.outputs)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
     out.print(metrics_table(metrics.compute(), baselines))
     for sentence in report.verdict(metrics.compute(), baselines):

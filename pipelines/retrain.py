@@ -213,7 +213,8 @@ class _Retraining:
             model = champion.model.info.config
             for name in config.model.model_fields_set:
                 asked, has = getattr(wanted, name), getattr(model, name)
-                if asked != has and name not in FREE_TO_CHANGE:
+                is_wish = getattr(config.model, name) != "auto"  # what the data decides, champion has decided
+                if is_wish and asked != has and name not in FREE_TO_CHANGE:
                     raise InputError(
                         f"model.{name}: {asked}, but champion, from which training starts, has {has}; "
                         "leave it out, or set --retrain.start scratch"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -13,7 +14,7 @@ from tests.dist.test_ddp import free_port
 from tests.perturbed import make_inputs, make_model
 
 CONFIG = ModelConfig(width=8, heads=2, granularities=(1, 4, "1d"), norm="batch", dropout=0.0)
-ROWS = ((0, 5), (5, 6))  # of each rank
+Rows = tuple[tuple[int, int], tuple[int, int]]  # of each rank
 
 
 def step(rows: tuple[int, int]) -> MGDSC:
@@ -26,17 +27,18 @@ def step(rows: tuple[int, int]) -> MGDSC:
     return model
 
 
-def worker(rank: int, port: int, out: str) -> None:
+def worker(rank: int, port: int, out: str, rows: Rows) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = step(ROWS[rank])
+    model = step(rows[rank])
     torch.save(({n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rows", [((0, 5), (5, 6)), ((0, 6), (6, 6))], ids=["uneven", "one without rows"])
+def test_two_ranks_equal_one(tmp_path: Path, rows: Rows) -> None:
     single = step((0, 6))
-    mp.spawn(worker, (free_port(), str(tmp_path)), nprocs=2)
+    mp.spawn(worker, (free_port(), str(tmp_path), rows), nprocs=2)
     for rank in range(2):
         gradients, buffers = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, buffer in single.named_buffers():

@@ -1,7 +1,12 @@
 """The model section: what a level's settings come to, and what is refused in one line."""
 
-import pytest
+import json
+from pathlib import Path
 
+import pytest
+import torch
+
+from mgray.checkpoint import MODEL_FILE, ModelInfo, Vocabulary, load_model, save_model
 from mgray.config import ModelConfig, TrainJobConfig, parse_args
 from mgray.errors import InputError
 from mgray.granularity import Decay, Session, Span, Stride
@@ -45,6 +50,19 @@ def test_an_earlier_models_config_means_what_it_meant() -> None:
     assert isinstance(MGDSC(config, 3).input_norm, LayerNorm)
     assert {(level.pooling, level.inner_width) for level in config.levels} == {("mean", 64)}
     assert [level.dilation for level in config.levels] == [1, 4, 1]
+
+
+def test_a_model_of_a_version_without_norm_is_one_of_layer_norm(tmp_path: Path) -> None:
+    """Else a start from it would be refused, or normalize by what its weights were not trained with."""
+    config = ModelConfig.model_validate_json(OLD)
+    info = ModelInfo(config=config, num_items=3, max_length=9, dataset_fingerprint="old")
+    save_model(tmp_path, MGDSC(config, 3).state_dict(), info, Vocabulary(["a", "b", "c"], ["a", "b", "c"], [1, 1, 1]))
+    written = json.loads((tmp_path / MODEL_FILE).read_text())
+    written["config"] = json.loads(OLD)
+    (tmp_path / MODEL_FILE).write_text(json.dumps(written))
+    model, loaded, _ = load_model(tmp_path, torch.device("cpu"))
+    assert loaded.config.norm == "layer"
+    assert isinstance(model.input_norm, LayerNorm)
 
 
 def test_a_config_survives_its_json() -> None:
