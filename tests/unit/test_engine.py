@@ -22,7 +22,7 @@ from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 
 CPU = torch.device("cpu")
-MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2, dropout=0.1)
+MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2, dropout=0.1, norm="layer")
 TRAIN = TrainConfig(epochs=6, learning_rate=1e-2, global_batch_events=300, num_negatives=20, max_time_s=None)
 
 
