@@ -64,7 +64,8 @@ def environment() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git_commit": (commit + "+changes" if changes else commit) or None,
         "versions": {"python": platform.python_version()} | {package: _version(package) for package in PACKAGES},
-        "command": " ".join(["python", *sys.argv]),
+        # of a path, its last part: where things are on this machine belongs in no results
+        "command": " ".join(["python", *(Path(word).name if Path(word).is_absolute() else word for word in sys.argv)]),
     }
 
 
