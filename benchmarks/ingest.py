@@ -470,7 +470,6 @@ def main() -> None:
         parser.error("--rows takes one or two different sizes, and every size at least one round")
     if importlib.util.find_spec("duckdb") is None:
         parser.error("duckdb is missing: .venv/bin/pip install --no-deps -r benchmarks/requirements.txt")
-    sys.argv = ["FOLDER" if word == str(args.work) else word for word in sys.argv]  # it goes into the results
 
     small = min(args.rows) if len(args.rows) == 2 or args.rows[0] <= SMALL_ROWS else None
     large = max(args.rows) if len(args.rows) == 2 or args.rows[0] > SMALL_ROWS else None

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from _training import fit, run_folder
 from quality import LONG, ROOT, Recipe, Settings, ml1m_dataset
 from quality import NAME as QUALITY
 
-from mgray.dataset import Dataset, Part
+from mgray.dataset import Dataset
 from mgray.engine import part_queries
 from mgray.errors import InputError
 
@@ -65,20 +66,15 @@ def write_events(dataset: Dataset, folder: Path) -> None:
     """train, valid and test.csv: user_id, item_id (mgray's number), place within the user's history."""
     folder.mkdir(exist_ok=True)
 
-    def of_part(part: Part) -> pl.DataFrame:
-        queries = part_queries(dataset, part)
-        rows = {"user_id": [q.user_id for q in queries], "item_id": [q.target for q in queries]}
-        return pl.DataFrame(rows | {"place": [len(q.history) for q in queries]})
+    def write_part(name: str, rows: Iterable[tuple[str, int, int]]) -> None:
+        pl.DataFrame(list(rows), schema=["user_id", "item_id", "place"], orient="row").write_csv(folder / f"{name}.csv")
 
-    train = pl.DataFrame(
-        {
-            "user_id": [query.user_id for query in part_queries(dataset, "valid")],
-            "item_id": [query.history.items.tolist() for query in part_queries(dataset, "valid")],
-        }
+    valid = part_queries(dataset, "valid")
+    write_part(
+        "train", ((q.user_id, item, place) for q in valid for place, item in enumerate(q.history.items.tolist()))
     )
-    train = train.with_columns(place=pl.int_ranges(pl.col("item_id").list.len())).explode("item_id", "place")
-    for name, events in (("train", train), ("valid", of_part("valid")), ("test", of_part("test"))):
-        events.write_csv(folder / f"{name}.csv")
+    for name, queries in (("valid", valid), ("test", part_queries(dataset, "test"))):
+        write_part(name, ((q.user_id, q.target, len(q.history)) for q in queries))
 
 
 def run_peer(python: Path, settings: dict[str, Any]) -> dict[str, Any]:

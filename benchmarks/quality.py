@@ -145,9 +145,10 @@ class Recipe(NamedTuple):
         return parse_args(TrainJobConfig, NAME, [*self.base, *settings.options, *self.row, *budget])
 
     def is_done(self, settings: Settings, dataset: Dataset) -> bool:
-        configs = [self.config(settings, seed) for seed in settings.seeds]
-        folders = [run_folder(settings.work, self.name, dataset, c, settings.workers) for c in configs]
-        return all((folder / RESULT_FILE).is_file() for folder in folders)
+        return all((self.folder(settings, dataset, seed) / RESULT_FILE).is_file() for seed in settings.seeds)
+
+    def folder(self, settings: Settings, dataset: Dataset, seed: int) -> Path:
+        return run_folder(settings.work, self.name, dataset, self.config(settings, seed), settings.workers)
 
 
 def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
@@ -155,7 +156,7 @@ def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[di
     for seed in settings.seeds:
         config = recipe.config(settings, seed)
         print(f"{recipe.name}, seed {seed}: {' '.join(recipe.row)}", file=sys.stderr)
-        folder = run_folder(settings.work, recipe.name, dataset, config, settings.workers)
+        folder = recipe.folder(settings, dataset, seed)
         results.append(fit(dataset, config, folder, recipe.measure, settings.workers))
     return results
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mgray import granularity
 from mgray.config import TrainJobConfig
-from mgray.data_rules import resolve_model
+from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 from mgray.report_data import MODEL
 
@@ -38,7 +38,7 @@ def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
 
 def _reads(config: TrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
-    inputs = resolve_model(config.model, manifest).inputs
+    inputs = resolve_inputs(config.model, manifest).inputs
     named = [given.get(name, name.replace("_", " ")) for name in inputs]
     if any(granularity.reads_times(level) for level in config.model.granularities):
         named.append("times of the events")
