@@ -25,7 +25,7 @@ from mgray.negatives import draw_uniform
 from mgray.objective import Objective, autocast, resolve_precision
 
 NUM_ITEMS, BATCH, LENGTH = 50_000, 64, 256
-MODEL = ModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), dropout=0.0)
+MODEL = ModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), norm="layer", dropout=0.0)
 
 
 def make_batch(seed: int = 0) -> Batch:

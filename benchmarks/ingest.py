@@ -523,8 +523,8 @@ def main() -> None:
 
 
 def joined(raw: dict[str, Any], checks: list[dict[str, Any]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """This run's figures and checks, and of an earlier run what this one did not measure; each side's run says when it
-    was. Stages are of the plain runs measured last.
+    """This run's figures and checks over an earlier run's; the runs of both, each of which says when it was. Stages are
+    of the plain runs measured last.
     """
     here = environment()
     measured = {name: here[name] for name in ("date", "git_commit", "machine", "command")}
@@ -534,19 +534,19 @@ def joined(raw: dict[str, Any], checks: list[dict[str, Any]]) -> tuple[dict[str,
         earlier = sizes.get(size, {})
         runs = {side: [run | {"measured": measured} for run in mine] for side, mine in figures["runs"].items()}
         of_earlier = {"measured": earlier.pop("measured")} if "measured" in earlier else {}
-        kept_runs = {side: [of_earlier | run for run in mine] for side, mine in earlier.get("runs", {}).items()}
+        kept = {side: [of_earlier | run for run in mine] for side, mine in earlier.get("runs", {}).items()}
         sizes[size] = {
             **earlier,
             **{name: value for name, value in figures.items() if value or name not in earlier},
             **{name: earlier.get(name, {}) | figures[name] for name in ("wall_s", "ways")},
-            "runs": kept_runs | runs,
+            "runs": {side: [*kept.get(side, []), *runs.get(side, [])] for side in kept | runs},
         }
     names = {one["name"] for one in checks}
-    kept = [one for one in before["checks"] if one["name"] not in names]
+    kept_checks = [one for one in before["checks"] if one["name"] not in names]
     order = list(NEEDS)
     return (
         raw | {"sizes": sizes},
-        sorted([*kept, *checks], key=lambda one: order.index(one["name"])),
+        sorted([*kept_checks, *checks], key=lambda one: order.index(one["name"])),
     )
 
 

@@ -36,11 +36,14 @@ from mgray.model import MGDSC
 NUM_ITEMS = 3_416  # MovieLens-1M
 LENGTHS = (200, 1_000, 4_000, 8_000)
 POSITIONS = 8_000
-MODELS = {
-    "mgdsc": ModelConfig(),
-    "mgdsc with strides": ModelConfig(granularities=(1, 4, 16)),
-    "mgdsc with decay": ModelConfig(granularities=(1, 4, "decay:4..400")),
-    "mgdsc with time spans": ModelConfig(granularities=(1, "session:30m", "7d")),
+DEFAULT = ModelConfig(norm="layer", dropout=0.25)  # as by a million training events
+GRANULARITIES: dict[str, tuple[int | str, ...]] = {
+    "mgdsc with strides": (1, 4, 16),
+    "mgdsc with decay": (1, 4, "decay:4..400"),
+    "mgdsc with time spans": (1, "session:30m", "7d"),
+}
+MODELS = {"mgdsc": DEFAULT} | {
+    name: DEFAULT.model_copy(update={"granularities": levels}) for name, levels in GRANULARITIES.items()
 }
 EVENT_GAP_S = 3600.0
 
@@ -108,7 +111,7 @@ def measure(device: torch.device, rounds: int) -> dict[str, dict[int, list[float
     """Model -> length -> microseconds a position of every round."""
     dtype = resolve_precision("auto", device)
     models: dict[str, nn.Module] = {name: MGDSC(config, NUM_ITEMS) for name, config in MODELS.items()}
-    models["transformer"] = Transformer(ModelConfig(), NUM_ITEMS, max(LENGTHS))
+    models["transformer"] = Transformer(DEFAULT, NUM_ITEMS, max(LENGTHS))
     for model in models.values():
         model.to(device).train()
     batches = {length: make_batch(length, device) for length in LENGTHS}

@@ -35,6 +35,7 @@ from _results import check, write
 from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import concatenate
 from mgray.config import ModelConfig, TrackingConfig, TrainConfig
+from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
 from mgray.recommend import Recommender
@@ -75,7 +76,7 @@ def register(home: Path, dataset: Dataset) -> Path:
     from pipelines import tracking
 
     torch.manual_seed(0)
-    config = ModelConfig()
+    config = resolve_model(ModelConfig(), dataset.manifest)
     model = MGDSC(config, dataset.num_items)
     info = ModelInfo(
         config=config,

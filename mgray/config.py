@@ -174,8 +174,6 @@ Input = Literal["event_type", "features", "rating", "time_gap", "hour", "weekday
 
 Outputs = Literal["next_item", "rating", "both"]
 
-DEFAULT_DROPOUT = 0.5
-
 
 class ModelConfig(Section):
     inputs: tuple[Input, ...] | Literal["auto"] = Field(
@@ -268,8 +266,8 @@ class ModelConfig(Section):
 
     @property
     def dropout_rate(self) -> float:
-        """A number; of `auto`, which mgray.data_rules resolves by a dataset, that of a small one."""
-        return DEFAULT_DROPOUT if self.dropout == "auto" else self.dropout
+        assert self.dropout != "auto", "mgray.data_rules resolves it by a dataset before a model is made"
+        return self.dropout
 
     @property
     def levels(self) -> tuple[LevelSettings, ...]:

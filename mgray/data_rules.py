@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-from mgray.config import DEFAULT_DROPOUT, ModelConfig
+from mgray.config import ModelConfig
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 
-DROPOUT_EVENTS = 100_000  # training events at which DEFAULT_DROPOUT is right
+DROPOUT_AT_100K = 0.5  # of 100,000 training events
 DROPOUT_PER_DECADE = 0.25  # less for ten times the events
 DROPOUT_RANGE = (0.1, 0.5)
 # Below, batch normalization's noise is worth having (MovieLens-100K); above, it costs time and buys nothing (1M).
@@ -16,7 +16,7 @@ BATCH_NORM_EVENTS = 500_000
 
 def dropout_rate(train_events: int) -> float:
     """The more there is to learn from, the less it pays to forget: 0.5 at 100,000 events, 0.25 at a million."""
-    rate = DEFAULT_DROPOUT - DROPOUT_PER_DECADE * math.log10(max(1, train_events) / DROPOUT_EVENTS)
+    rate = DROPOUT_AT_100K - DROPOUT_PER_DECADE * math.log10(max(1, train_events) / 100_000)
     low, high = DROPOUT_RANGE
     return round(min(high, max(low, rate)), 3)
 

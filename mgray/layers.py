@@ -119,5 +119,5 @@ Norm = LayerNorm | BatchNorm
 
 
 def make_norm(kind: Literal["layer", "batch", "auto"], width: int) -> Norm:
-    """`auto`, which mgray.data_rules resolves by a dataset, is layer where there is none."""
+    assert kind != "auto", "mgray.data_rules resolves it by a dataset before a model is made"
     return BatchNorm(width) if kind == "batch" else LayerNorm(width)

@@ -1,6 +1,7 @@
 """Small untrained models: what serving and scoring do does not depend on how good a model is."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,8 +10,15 @@ from mgray.config import ModelConfig, TrackingConfig
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
 
-MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2)
 MAX_LENGTH = 50
+
+
+def model_config(**options: Any) -> ModelConfig:
+    """A config with what mgray.data_rules would choose by a dataset already chosen."""
+    return ModelConfig(**{"dropout": 0.5, "norm": "layer"} | options)
+
+
+MODEL = model_config(width=16, granularities=(1, 4), heads=2)
 
 
 def write_model(

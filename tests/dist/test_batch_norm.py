@@ -8,12 +8,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mgray.config import ModelConfig
 from mgray.model import MGDSC
 from tests.dist.test_ddp import free_port
 from tests.perturbed import make_inputs, make_model
+from tests.models import model_config
 
-CONFIG = ModelConfig(width=8, heads=2, granularities=(1, 4, "1d"), norm="batch", dropout=0.0)
+CONFIG = model_config(width=8, heads=2, granularities=(1, 4, "1d"), norm="batch", dropout=0.0)
 Rows = tuple[tuple[int, int], tuple[int, int]]  # of each rank
 
 

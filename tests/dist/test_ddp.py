@@ -10,17 +10,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
+from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
 from mgray.model import MGDSC
 from mgray.objective import Objective
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
+from tests.models import model_config
 
 CPU = torch.device("cpu")
 # Without dropout, whose masks differ by rank, every number must agree.
-MODEL = ModelConfig(width=16, granularities=(1, 4, "decay:1..50"), heads=2, dropout=0.0)
+MODEL = model_config(width=16, granularities=(1, 4, "decay:1..50"), heads=2, dropout=0.0)
 
 
 def train(dataset: Dataset, config: TrainConfig, outputs: str) -> dict:

@@ -15,11 +15,12 @@ from mlflow.tracking import MlflowClient
 
 from mgray import checkpoint
 from mgray.checkpoint import ModelInfo, Vocabulary
-from mgray.config import DataConfig, EvalJobConfig, IngestJobConfig, ModelConfig, TrackingConfig, TrainJobConfig
+from mgray.config import DataConfig, EvalJobConfig, IngestJobConfig, TrackingConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
 from mgray.synthetic import make_log
 from tests.jobs.processes import Done, error_of, run_job_process
+from tests.models import model_config
 
 HEADER = "user_id,item_id,timestamp,rating\n"
 GOOD = "".join(f"u{user},i{event},{event},4\n" for event in range(4) for user in range(5))
@@ -62,7 +63,7 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     dataset = Dataset(ingest(DataConfig(source=str(log), num_shards=1), folder / "home").path)
     place = Place(folder / "home", log, dataset.folder)
     # A model that was never trained is registered like any other.
-    config = ModelConfig(width=8, granularities=(1,), heads=1)
+    config = model_config(width=8, granularities=(1,), heads=1)
     info = ModelInfo(
         config=config,
         num_items=dataset.num_items,

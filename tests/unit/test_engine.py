@@ -20,9 +20,10 @@ from mgray.optim import WeightAverage, learning_rate
 from mgray.recommend import Recommender
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
+from tests.models import model_config
 
 CPU = torch.device("cpu")
-MODEL = ModelConfig(width=16, granularities=(1, 4), heads=2, dropout=0.1, norm="layer")
+MODEL = model_config(width=16, granularities=(1, 4), heads=2, dropout=0.1)
 TRAIN = TrainConfig(epochs=6, learning_rate=1e-2, global_batch_events=300, num_negatives=20, max_time_s=None)
 
 
@@ -33,7 +34,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def make_trainer(dataset: Dataset, train: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> Trainer:
     torch.manual_seed(train.seed)
-    network = MGDSC(model, dataset.num_items)
+    network = MGDSC(model, dataset.num_items, dataset.input_spec(model))
     return Trainer(Objective(network, train, CPU), network, dataset, train, CPU)
 
 
@@ -42,8 +43,8 @@ def validator(trainer: Trainer) -> ModelScorer:
 
 
 def run(trainer: Trainer, log_every: int = 5) -> list[Logged | Validated]:
-    queries = part_queries(trainer.dataset, "valid")
     scorer = validator(trainer)
+    queries = part_queries(trainer.dataset, "valid", scorer.columns)
     return list(
         trainer.run(
             lambda: evaluate(scorer, queries, trainer.dataset.item_counts, EvaluateConfig()).compute(),
@@ -92,17 +93,25 @@ SWITCHES = {
 }
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+MODEL_SWITCHES = {
+    "batch norm": {"norm": "batch"},
+    "granularity dropout": {"level_dropout": 0.5},
+    "both heads": {"outputs": "both", "inputs": ("rating",)},
+}
+
+
+@pytest.mark.parametrize("switch", [*SWITCHES, *MODEL_SWITCHES])
 def test_resume_is_bit_for_bit(dataset: Dataset, tmp_path: Path, switch: str) -> None:
-    config = TRAIN.model_copy(update={"epochs": 3, **SWITCHES[switch]})
-    whole = make_trainer(dataset, config)
+    config = TRAIN.model_copy(update={"epochs": 3, **SWITCHES.get(switch, {})})
+    model = MODEL.model_copy(update=MODEL_SWITCHES.get(switch, {}))
+    whole = make_trainer(dataset, config, model)
     run(whole)
-    stopped = make_trainer(dataset, config)
+    stopped = make_trainer(dataset, config, model)
     for event in stopped.run(lambda: {"ndcg@10": 0.0}, "ndcg@10", 1):
         if isinstance(event, Logged) and event.step == 13:  # in the middle of an epoch
             break
     save_state(tmp_path, stopped.model, stopped.optimizer, stopped.progress, [], stopped.average)
-    resumed = make_trainer(dataset, config)
+    resumed = make_trainer(dataset, config, model)
     with torch.no_grad():
         resumed.model.embedding.weight.zero_()  # nothing of a fresh start may survive
     resumed.progress, _ = restore_state(tmp_path, resumed.model, resumed.optimizer, resumed.average)

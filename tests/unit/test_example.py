@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from mgray.config import ModelConfig
 from mgray.recommend import Reasons, Recommender
 from mgray.synthetic import make_log
 from pipelines.evaluate import (
@@ -14,7 +13,7 @@ from pipelines.evaluate import (
     make_example,
 )
 from tests.datasets import write_dataset
-from tests.models import MODEL, write_model
+from tests.models import MODEL, model_config, write_model
 
 
 def test_the_example_is_explained_by_its_own_history(tmp_path: Path) -> None:
@@ -41,7 +40,7 @@ def test_events_are_by_title_and_the_largest_effect_first() -> None:
 
 def test_the_request_has_every_column_though_there_is_no_example(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "version", make_log(30, 40))
-    model = ModelConfig(width=8, granularities=(1, "session:30m"))
+    model = model_config(width=8, granularities=(1, "session:30m"))
     counts = dataset.item_counts[1:].tolist()
     recommender = Recommender(write_model(tmp_path / "model", dataset.item_ids, counts, config=model))
     assert example_request(dataset, None, recommender) == {"history": [[]], "timestamps": [[]]}

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from mgray.checkpoint import ModelInfo, Vocabulary, load_model, save_model
-from mgray.config import ModelConfig
 from mgray.errors import InputError
 from mgray.export import export_cut
+from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model
 
-CONFIG = ModelConfig(width=8, heads=2, granularities=(1, 4, "1d"), kernel=(5, 3, 2), inputs=("time_gap",))
+CONFIG = model_config(width=8, heads=2, granularities=(1, 4, "1d"), kernel=(5, 3, 2), inputs=("time_gap",))
 IDS = [f"i{number}" for number in range(1, NUM_ITEMS + 1)]
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mgray.config import ModelConfig
 from mgray.fusion import ConcatFusion, make_fusion
+from tests.models import model_config
 from tests.perturbed import make_inputs, make_model
 
 FUSIONS = pytest.mark.parametrize("fusion", ["sum", "concat", "gate", "attention"])
@@ -13,7 +13,7 @@ FUSIONS = pytest.mark.parametrize("fusion", ["sum", "concat", "gate", "attention
 @FUSIONS
 def test_parts_add_up(fusion: str) -> None:
     torch.manual_seed(0)
-    module = make_fusion(ModelConfig(width=8, granularities=(1, 2, 4), heads=2, fusion=fusion))
+    module = make_fusion(model_config(width=8, granularities=(1, 2, 4), heads=2, fusion=fusion))
     levels, mask = [torch.randn(2, 5, 8) for _ in range(3)], torch.ones(2, 5, 1)
     fused, _ = module(levels, mask, None)
     bias = module.project.bias if isinstance(module, ConcatFusion) else 0
@@ -25,7 +25,7 @@ def test_parts_add_up(fusion: str) -> None:
 @FUSIONS
 def test_a_dropped_level_is_not_felt(fusion: str) -> None:
     torch.manual_seed(0)
-    module = make_fusion(ModelConfig(width=8, granularities=(1, 2, 4), heads=2, fusion=fusion))
+    module = make_fusion(model_config(width=8, granularities=(1, 2, 4), heads=2, fusion=fusion))
     levels, mask = [torch.randn(2, 5, 8) for _ in range(3)], torch.ones(2, 5, 1)
     kept = torch.tensor([[True, True, False], [True, True, True]])
     before, _ = module(levels, mask, kept)
@@ -35,7 +35,7 @@ def test_a_dropped_level_is_not_felt(fusion: str) -> None:
 
 
 def test_attention_shares_sum_to_one() -> None:
-    _, share = make_model(ModelConfig(width=16, granularities=(1, 4, 16), heads=4)).fuse(make_inputs(10))
+    _, share = make_model(model_config(width=16, granularities=(1, 4, 16), heads=4)).fuse(make_inputs(10))
     assert share is not None
     assert share.shape == (2, 10, 3, 4)
     torch.testing.assert_close(share.sum(2), torch.ones(2, 10, 4))

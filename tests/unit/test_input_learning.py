@@ -5,13 +5,14 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
+from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
 from mgray.engine import ModelScorer, Trainer, evaluate, part_queries
 from mgray.inputs import resolve_inputs
 from mgray.model import MGDSC
 from mgray.objective import Objective
 from tests.datasets import write_dataset
+from tests.models import model_config
 
 CPU = torch.device("cpu")
 NUM_USERS, NUM_EVENTS, NUM_ITEMS = 200, 16, 30
@@ -44,7 +45,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def first_hits(dataset: Dataset, inputs: tuple) -> float:
     """hr@1 on the test part after a short training."""
-    config = ModelConfig(width=32, granularities=(1,), heads=2, dropout=0.0, inputs=inputs)
+    config = model_config(width=32, granularities=(1,), heads=2, dropout=0.0, inputs=inputs)
     train = TrainConfig(
         epochs=25,
         learning_rate=1e-2,

@@ -22,6 +22,7 @@ from mgray.inputs import (
 from mgray.manifest import Feature
 from mgray.model import MGDSC
 from tests.datasets import write_dataset
+from tests.models import model_config
 from tests.perturbed import perturbed
 
 ALL = ("event_type", "features", "rating", "time_gap", "hour", "weekday")
@@ -31,7 +32,7 @@ SPEC = InputSpec(
     rating_mean=3.0,
     rating_std=2.0,
 )
-CONFIG = ModelConfig(inputs=ALL, width=16, granularities=(1, 4, "decay:2..20"), heads=2)
+CONFIG = model_config(inputs=ALL, width=16, granularities=(1, 4, "decay:2..20"), heads=2)
 NUM_ITEMS = 50
 NAN = torch.nan
 
@@ -127,14 +128,14 @@ def test_buckets_by_hand() -> None:
 @pytest.mark.parametrize(("name", "row"), [("hour", 13), ("weekday", 2)])
 def test_the_calendar_is_utc(name: str, row: int) -> None:
     """2020-09-16 13:30:00 UTC was a Wednesday, day 2 of a week that starts on Monday."""
-    encoder = make_encoder(ModelConfig(inputs=(name,), width=4))
+    encoder = make_encoder(model_config(inputs=(name,), width=4))
     inputs = Inputs(torch.tensor([[1]]), torch.tensor([[1_600_263_000.0]], dtype=torch.float64))
     table = encoder.encoders[name].weight
     assert torch.equal(encoder(inputs)[0, 0], table[row])
 
 
 def test_a_rating_scales_a_direction_and_none_has_its_own() -> None:
-    encoder = make_encoder(ModelConfig(inputs=("rating",), width=4))
+    encoder = make_encoder(model_config(inputs=("rating",), width=4))
     rating = encoder.encoders["rating"]
     with torch.no_grad():
         rating.missing.fill_(7)
@@ -162,11 +163,11 @@ def test_training_begins_as_without_inputs() -> None:
 
 def test_without_inputs_nothing_is_added() -> None:
     torch.manual_seed(0)
-    plain = MGDSC(ModelConfig(width=16, heads=2), NUM_ITEMS)
+    plain = MGDSC(model_config(width=16, heads=2), NUM_ITEMS)
     assert plain.input_encoder is None
     assert read_columns(plain.config) == frozenset()
     assert read_columns(CONFIG) == {"times", "event_types", "ratings", "features"}
-    assert read_columns(ModelConfig(granularities=(1, "session:30m"))) == {"times"}
+    assert read_columns(model_config(granularities=(1, "session:30m"))) == {"times"}
 
 
 def test_inputs_are_those_that_the_dataset_has(tmp_path: Path) -> None:
@@ -174,13 +175,13 @@ def test_inputs_are_those_that_the_dataset_has(tmp_path: Path) -> None:
         {"user_id": ["u"] * 4, "item_id": [*"abcd"], "timestamp": [1.0, 2, 3, 4], "event_type": [*"xyxy"]}
     )
     manifest = write_dataset(tmp_path / "v", log, 1).manifest
-    assert resolve_inputs(ModelConfig(inputs="auto"), manifest).inputs == ("event_type", "time_gap")
-    assert resolve_inputs(ModelConfig(), manifest).inputs == ()
-    assert resolve_inputs(ModelConfig(inputs=("time_gap", "hour")), manifest).inputs == ("time_gap", "hour")
+    assert resolve_inputs(model_config(inputs="auto"), manifest).inputs == ("event_type", "time_gap")
+    assert resolve_inputs(model_config(), manifest).inputs == ()
+    assert resolve_inputs(model_config(inputs=("time_gap", "hour")), manifest).inputs == ("time_gap", "hour")
     with pytest.raises(InputError, match=r"model\.inputs: the dataset has no rating \(it has: event_type, time_gap\)"):
-        resolve_inputs(ModelConfig(inputs=("rating",)), manifest)
+        resolve_inputs(model_config(inputs=("rating",)), manifest)
 
 
 def test_an_input_is_named_once() -> None:
     with pytest.raises(ValueError, match="inputs names one twice"):
-        ModelConfig(inputs=("rating", "rating"))
+        model_config(inputs=("rating", "rating"))

@@ -2,8 +2,8 @@
 
 import torch
 
-from mgray.config import ModelConfig
 from mgray.levels import DecayMixer, DenseMixer, DepthwiseMixer, Level
+from tests.models import model_config
 from tests.perturbed import make_model
 
 
@@ -23,14 +23,14 @@ def test_what_separability_saves() -> None:
     assert num_parameters(DepthwiseMixer(32, 7, 4)) == 32 * (7 + 1)
     assert num_parameters(DenseMixer(32, 32, 7, 4)) == 32 * (7 * 32 + 1)
     separable, dense = (
-        num_parameters(make_model(ModelConfig(width=32, granularities=(1, 4), conv=conv)))
+        num_parameters(make_model(model_config(width=32, granularities=(1, 4), conv=conv)))
         for conv in ("separable", "dense")
     )
     assert dense - separable == 2 * (32 * (7 * 32 + 1) - 32 * (7 + 1) - 32 * (32 + 1))
 
 
 def test_settings_of_each_level() -> None:
-    config = ModelConfig(
+    config = model_config(
         width=8,
         granularities=(1, 4, "1d", "decay:1..9"),
         kernel=(5, 3, 2, 2),

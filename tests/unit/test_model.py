@@ -7,16 +7,17 @@ from mgray.config import ModelConfig
 from mgray.errors import InputError
 from mgray.inputs import Inputs
 from mgray.model import MGDSC
+from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model, pad_left
 
 MIXED = (1, 4, "session:30m", "1d", "decay:4..40")
 CONFIGS = {
-    "strides": ModelConfig(width=16, granularities=(1, 4, 16), heads=4),
-    "decay": ModelConfig(width=16, granularities=(1, "decay:1..100"), heads=2),
-    "sum": ModelConfig(width=16, granularities=(2, 3, "decay:4..40"), fusion="sum", kernel=3, depth=2, feedforward=0),
-    "one": ModelConfig(width=8, granularities=("decay:1..10",), heads=1),
-    "times": ModelConfig(width=8, granularities=("session:30m", "12h", "7d"), heads=2, fusion="gate"),
-    "mixed": ModelConfig(
+    "strides": model_config(width=16, granularities=(1, 4, 16), heads=4),
+    "decay": model_config(width=16, granularities=(1, "decay:1..100"), heads=2),
+    "sum": model_config(width=16, granularities=(2, 3, "decay:4..40"), fusion="sum", kernel=3, depth=2, feedforward=0),
+    "one": model_config(width=8, granularities=("decay:1..10",), heads=1),
+    "times": model_config(width=8, granularities=("session:30m", "12h", "7d"), heads=2, fusion="gate"),
+    "mixed": model_config(
         width=8,
         granularities=MIXED,
         kernel=(7, 3, 2, 1, 1),
@@ -26,8 +27,8 @@ CONFIGS = {
         pooling=("mean", "learned", "max", "decay", "mean"),
         fusion="concat",
     ),
-    "batch norm": ModelConfig(width=8, granularities=(1, 3, "1d"), heads=2, norm="batch", pooling="learned"),
-    "dense": ModelConfig(width=8, granularities=(1, 3, "1d", "decay:2..9"), heads=2, conv="dense", pooling="decay"),
+    "batch norm": model_config(width=8, granularities=(1, 3, "1d"), heads=2, norm="batch", pooling="learned"),
+    "dense": model_config(width=8, granularities=(1, 3, "1d", "decay:2..9"), heads=2, conv="dense", pooling="decay"),
 }
 
 

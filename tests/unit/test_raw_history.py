@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from mgray.config import ModelConfig
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.raw_history import HistoryEncoder
+from tests.models import model_config
 
-CONFIG = ModelConfig(inputs=("event_type", "features", "rating", "time_gap"))
+CONFIG = model_config(inputs=("event_type", "features", "rating", "time_gap"))
 SPEC = InputSpec(event_types=("buy", "view"), features=(Feature(name="price", mean=10, std=5),))
 HISTORIES = [["a", "no such item", "b"], []]
 BESIDE = {
@@ -46,7 +46,7 @@ def test_an_empty_history_has_every_column(encoder: HistoryEncoder) -> None:
 
 
 def test_a_model_of_items_needs_nothing_beside_them() -> None:
-    plain = HistoryEncoder(["a", "b"], ModelConfig(), InputSpec())
+    plain = HistoryEncoder(["a", "b"], model_config(), InputSpec())
     plain.check(2, {})
     columns, _ = plain.encode(HISTORIES, {"timestamps": ["what", "ever"]}, 0)
     assert list(columns.present()) == ["items"]

@@ -7,7 +7,6 @@ import torch
 
 from mgray.batch import flat_places, left_pad
 from mgray.columns import Columns, concatenate
-from mgray.config import ModelConfig
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.metrics import remove_seen_
@@ -15,6 +14,7 @@ from mgray.model import MGDSC
 from mgray.recommend import number_map
 from mgray.schema import PREDICTION_SCHEMA, UNKNOWN
 from mgray.scoring import RankedLists, pad_rows, plan_batches, prediction_table, rank_lists
+from tests.models import model_config
 
 NUM_ITEMS = 30
 LENGTHS = [3, 0, 25, 1, 40, 8]
@@ -24,7 +24,7 @@ OFFSETS = np.concatenate([[0], np.cumsum(LENGTHS)])
 @pytest.fixture(scope="module")
 def scorer() -> ModelScorer:
     torch.manual_seed(0)
-    model = MGDSC(ModelConfig(width=8, granularities=(1, 4), heads=2), NUM_ITEMS)
+    model = MGDSC(model_config(width=8, granularities=(1, 4), heads=2), NUM_ITEMS)
     return ModelScorer(model, np.arange(NUM_ITEMS + 1), 16, torch.device("cpu"))
 
 
@@ -84,7 +84,7 @@ def test_a_list_ends_where_the_catalogue_does(scorer: ModelScorer) -> None:
 
 
 def test_a_model_of_nan_is_an_input_error(columns: Columns) -> None:
-    model = MGDSC(ModelConfig(width=8, granularities=(1,), heads=2), NUM_ITEMS)
+    model = MGDSC(model_config(width=8, granularities=(1,), heads=2), NUM_ITEMS)
     model.embedding.weight.data[5] = torch.nan
     with pytest.raises(InputError, match="not numbers"):
         rank_lists(ModelScorer(model, np.arange(NUM_ITEMS + 1), 16, torch.device("cpu")), columns, OFFSETS, 5)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from mgray.checkpoint import ModelInfo, Vocabulary, save_model
-from mgray.config import ModelConfig
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
 from mgray.recommend import Recommender
 from pipelines import tracking
+from tests.models import model_config
 
 ITEMS = ["a", "b", "c", "d"]
 SPEC = InputSpec(event_types=("buy", "view"), features=(Feature(name="price", mean=10, std=5),))
@@ -29,7 +29,7 @@ REQUEST: dict[str, list] = {
 
 
 def write_model(folder: Path, inputs: tuple) -> Path:
-    config = ModelConfig(width=8, granularities=(1,), heads=2, inputs=inputs)
+    config = model_config(width=8, granularities=(1,), heads=2, inputs=inputs)
     torch.manual_seed(0)
     info = ModelInfo(config=config, num_items=4, max_length=50, dataset_fingerprint="test", inputs=SPEC)
     model = MGDSC(config, 4, SPEC)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from mgray.config import ModelConfig
 from mgray.inputs import Inputs
 from mgray.model import MGDSC, State
+from tests.models import model_config
 from tests.perturbed import make_inputs, make_model, pad_left
 
 # Any of them in this order is a valid list of granularities.
@@ -22,7 +23,7 @@ def configs(draw: st.DrawFn) -> ModelConfig:
     def per_level(values: st.SearchStrategy) -> st.SearchStrategy:
         return values | st.lists(values, min_size=each, max_size=each).map(tuple)
 
-    return ModelConfig(
+    return model_config(
         width=8,
         granularities=granularities,
         kernel=draw(per_level(st.integers(1, 5))),
@@ -75,7 +76,7 @@ def test_one_event_at_a_time_equals_the_whole_history(
 
 def test_the_gradient_flows_through_the_state() -> None:
     """Windows that carry the state give every weight the gradient of the whole history."""
-    config = ModelConfig(width=8, heads=2, granularities=(1, 3, "1d", "decay:1..9"), dropout=0.0)
+    config = model_config(width=8, heads=2, granularities=(1, 3, "1d", "decay:1..9"), dropout=0.0)
     model, inputs = make_model(config), make_inputs(20)
     model(inputs).square().sum().backward()
     expected = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]

@@ -22,10 +22,11 @@ from mgray.schema import UNKNOWN
 from mgray.scoring import rank_lists, translate
 from mgray.translation import Translation
 from tests.datasets import write_dataset
+from tests.models import model_config
 from tests.perturbed import perturbed
 
 INPUTS = ("event_type", "features", "rating", "time_gap")
-MODEL = ModelConfig(width=8, granularities=(1, 4), heads=2, inputs=INPUTS)
+MODEL = model_config(width=8, granularities=(1, 4), heads=2, inputs=INPUTS)
 MODEL_ITEMS = ["c", "x", "a"]
 SPEC = InputSpec(
     event_types=("view", "buy"), features=(Feature(name="price", mean=10, std=5),), rating_mean=3, rating_std=1
@@ -78,7 +79,7 @@ def test_columns_by_hand(dataset: Dataset) -> None:
 
 
 def test_unknown_items_leave_offsets_in_step(dataset: Dataset) -> None:
-    translation = Translation(dataset, MODEL_ITEMS, info(ModelConfig(width=8, heads=2)))
+    translation = Translation(dataset, MODEL_ITEMS, info(model_config(width=8, heads=2)))
     number = {item: i for i, item in enumerate(dataset.item_ids, start=1)}
     items = np.array([number["a"], number["b"], number["c"], UNKNOWN, number["b"]], np.int32)
     columns, offsets = translate(Columns(items), np.array([0, 3, 4, 4, 5]), translation)
@@ -95,8 +96,8 @@ def test_a_dataset_without_the_columns_is_an_input_error(tmp_path: Path) -> None
         Translation(other, MODEL_ITEMS, info())
     unrated = write_dataset(tmp_path / "unrated", log.drop("rating"), 1)
     with pytest.raises(InputError, match="the model reads rating"):
-        Translation(unrated, MODEL_ITEMS, info(ModelConfig(width=8, heads=2, outputs="both")))
-    assert Translation(bare, MODEL_ITEMS, info(ModelConfig(width=8, heads=2))).columns == frozenset()
+        Translation(unrated, MODEL_ITEMS, info(model_config(width=8, heads=2, outputs="both")))
+    assert Translation(bare, MODEL_ITEMS, info(model_config(width=8, heads=2))).columns == frozenset()
 
 
 def test_a_service_and_a_batch_job_give_the_same_lists(dataset: Dataset, model_folder: Path) -> None:
@@ -136,7 +137,7 @@ def test_every_column_reaches_the_scores(dataset: Dataset, model_folder: Path) -
 def test_old_models_still_load(model_folder: Path, tmp_path: Path) -> None:
     """A model.json from before there were inputs has neither `inputs` key."""
     torch.manual_seed(0)
-    plain = ModelConfig(width=8, granularities=(1, 4), heads=2)
+    plain = model_config(width=8, granularities=(1, 4), heads=2)
     old = info(plain).model_dump(mode="json")
     del old["inputs"], old["config"]["inputs"]
     model = MGDSC(plain, len(MODEL_ITEMS))

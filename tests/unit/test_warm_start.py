@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from mgray.config import ModelConfig, RetrainConfig, TrainConfig
+from mgray.config import RetrainConfig, TrainConfig
 from mgray.errors import InputError
 from mgray.inputs import Inputs, InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
 from mgray.warm_start import warm_start_
 from pipelines.retrain import warm_training
+from tests.models import model_config
 from tests.perturbed import perturbed
 
-CONFIG = ModelConfig(width=8, granularities=(1, 2), heads=2)
+CONFIG = model_config(width=8, granularities=(1, 2), heads=2)
 
 
 def test_known_items_keep_their_scores_under_new_numbers() -> None:
