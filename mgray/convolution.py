@@ -39,11 +39,21 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
     return out.squeeze(2).transpose(1, 2)
 
 
+def _reaching(weight: Tensor, length: int, dilation: int) -> Tensor:
+    """weight: [..., K] -> [..., at most K], without the taps that only ever see the zeros before the first position.
+
+    Padding for them would cost more than all else where a level's taps are further apart than a history is long.
+    """
+    taps = min(weight.shape[-1], (max(length, 1) - 1) // dilation + 1)
+    return weight[..., weight.shape[-1] - taps :]
+
+
 def depthwise_causal(x: Tensor, weight: Tensor, dilation: int, past: Tensor | None = None) -> Tensor:
     """`y[:, t, d] = sum_k weight[d, k] x[:, t - (K - 1 - k) dilation, d]`. x: [B, L, D], weight: [D, K] -> [B, L, D].
 
     past: [B, (K - 1) dilation, D], the positions before the first; None: zeros.
     """
+    weight = _reaching(weight, x.shape[1], dilation) if past is None else weight
     padded = with_past(x, past, (weight.shape[1] - 1) * dilation)
     return _convolve(padded, weight.unsqueeze(1), dilation, groups=x.shape[2])
 
@@ -53,4 +63,5 @@ def dense_causal(x: Tensor, weight: Tensor, dilation: int, past: Tensor | None =
 
     x: [B, L, D], weight: [E, D, K] -> [B, L, E].
     """
+    weight = _reaching(weight, x.shape[1], dilation) if past is None else weight
     return _convolve(with_past(x, past, (weight.shape[2] - 1) * dilation), weight, dilation, groups=1)

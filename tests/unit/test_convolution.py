@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mgray.convolution import dense_causal, depthwise_causal, shift
 
-CASES = pytest.mark.parametrize(("taps", "dilation", "length"), [(1, 1, 5), (7, 1, 20), (3, 4, 20), (7, 16, 30)])
+CASES = pytest.mark.parametrize(("taps", "dilation", "length"), [(1, 1, 5), (7, 1, 20), (3, 4, 20), (7, 16, 30), (3, 9, 9)])
 
 
 def dense_loop(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
@@ -43,6 +43,14 @@ def test_convolutions_go_on_from_the_past(taps: int, dilation: int, length: int)
         depthwise_causal(rest, depthwise, dilation, past), depthwise_causal(x, depthwise, dilation)[:, reach:]
     )
     torch.testing.assert_close(dense_causal(rest, dense, dilation, past), dense_causal(x, dense, dilation)[:, reach:])
+
+
+def test_taps_further_apart_than_the_history_is_long_cost_nothing() -> None:
+    """Padded for, they would take 8 TB."""
+    x, weight = torch.randn(1, 5, 4, dtype=torch.float64), torch.randn(4, 256, dtype=torch.float64)
+    expected = x * weight[:, -1]
+    torch.testing.assert_close(depthwise_causal(x, weight, 10**9), expected)
+    torch.testing.assert_close(dense_causal(x, torch.diag_embed(weight.T).permute(1, 2, 0), 10**9), expected)
 
 
 def test_shift_moves_both_ways() -> None:
