@@ -138,15 +138,7 @@ def publish(
         facts={
             "run": run_id,
             "model": f"{config.tracking.model_name} version {version}" if version else "not registered",
-            "dataset": dataset.manifest.fingerprint[:16],
-            "users, items, events": (
-                f"{dataset.manifest.users:,}, {dataset.manifest.items:,}, {dataset.manifest.rows['written']:,}"
-            ),
-            "parameters": f"{trained['parameters']:,}",
-            "workers": f"{plan.label} ({trained['device']})",
-            "epochs, steps": f"{trained['epochs']:.1f}, {trained['steps']:,} (best: {trained['best_epoch']:.1f})",
-            "positions a second": f"{trained['positions'] / trained['train_s']:,.0f}",
-            "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
+            **run_facts(dataset, trained, plan, seconds),
         },
         k=config.evaluate.k,
         metrics=trained["metrics"],
@@ -168,12 +160,7 @@ def publish(
     mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")
     if dataset.manifest.report_file is not None:
         mlflow.log_artifact(str(dataset.folder / dataset.manifest.report_file), "ingest")
-
-    out.print(metrics_table(trained["metrics"], figures))
-    for sentence in report.verdict(trained["metrics"], figures):
-        out.print(sentence, highlight=False, markup=False)
-    if example is not None:
-        out.print(example_table(example))
+    print_result(out, trained["metrics"], figures, example)
     out.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"  then the runs: {tracking.runs_link(config.tracking, uri)}", highlight=False, soft_wrap=True)
@@ -188,6 +175,32 @@ def publish(
         "workers": plan.label,
         "positions_s": round(trained["positions"] / trained["train_s"]),
     }
+
+
+def run_facts(
+    dataset: Dataset, trained: dict[str, Any], plan: cluster.WorkerPlan, seconds: dict[str, float]
+) -> dict[str, str]:
+    """What the report says of the data and the training, by label."""
+    manifest = dataset.manifest
+    return {
+        "dataset": manifest.fingerprint[:16],
+        "users, items, events": f"{manifest.users:,}, {manifest.items:,}, {manifest.rows['written']:,}",
+        "parameters": f"{trained['parameters']:,}",
+        "workers": f"{plan.label} ({trained['device']})",
+        "epochs, steps": f"{trained['epochs']:.1f}, {trained['steps']:,} (best: {trained['best_epoch']:.1f})",
+        "positions a second": f"{trained['positions'] / trained['train_s']:,.0f}",
+        "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
+    }
+
+
+def print_result(
+    out: Console, metrics: dict[str, float], baselines: dict[str, dict[str, float]], example: report.Example | None
+) -> None:
+    out.print(metrics_table(metrics, baselines))
+    for sentence in report.verdict(metrics, baselines):
+        out.print(sentence, highlight=False, markup=False)
+    if example is not None:
+        out.print(example_table(example))
 
 
 def report_notes(config: TrainJobConfig) -> list[str]:

@@ -6,7 +6,10 @@ from torch import Tensor
 
 from mgray.convolution import dense_causal, depthwise_causal, shift
 
-CASES = pytest.mark.parametrize(("taps", "dilation", "length"), [(1, 1, 5), (7, 1, 20), (3, 4, 20), (7, 16, 30), (3, 9, 9)])
+CASES = pytest.mark.parametrize(
+    ("taps", "dilation", "length"),
+    [(1, 1, 5), (7, 1, 20), (3, 4, 20), (7, 16, 30), (3, 9, 9)],
+)
 
 
 def dense_loop(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
