@@ -21,7 +21,7 @@ from mgray.schema import PAD
 
 SHARDS_IN_MEMORY = 8
 LENGTH_JITTER = 0.1  # share by which a length is blurred before sorting, so that batches differ between epochs
-LENGTH_STEP = 8  # padded lengths are multiples of this: fewer shapes, fewer allocator arenas
+LENGTH_STEP = 8  # longer padded lengths are multiples of this: fewer shapes, fewer allocator arenas
 
 # A window of a history: inputs items[start : stop - 1], targets items[start + 1 : stop] from index first_target on.
 WINDOW = np.dtype([("shard", "i4"), ("row", "i8"), ("start", "i8"), ("stop", "i8"), ("first_target", "i8")])
@@ -122,8 +122,9 @@ def deal(windows: Windows, world_size: int) -> list[Windows]:
 
 
 def padded_length(longest: int) -> int:
-    """Positions of a batch whose longest history has `longest` events: a multiple of LENGTH_STEP, one at least."""
-    return -(-max(1, longest) // LENGTH_STEP) * LENGTH_STEP
+    """Positions of a batch whose longest history has `longest` events: one at least, or a multiple of LENGTH_STEP."""
+    # Where histories are shorter than the step, padding would be most of the work.
+    return max(1, longest) if longest <= LENGTH_STEP else -(-longest // LENGTH_STEP) * LENGTH_STEP
 
 
 def flat_places(begins: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:

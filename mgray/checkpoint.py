@@ -45,6 +45,7 @@ class ModelInfo(BaseModel):
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
     inputs: InputSpec = InputSpec()
+    remove_seen: bool = True  # what it was measured with, and does unless told otherwise
     mgray_version: str = __version__
 
 

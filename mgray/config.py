@@ -6,6 +6,7 @@ Every field states its meaning and unit; an unknown key is an error that lists t
 import argparse
 import difflib
 import os
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -50,6 +51,15 @@ class ColumnsConfig(Section):
             raise ValueError("features names a column twice")
         return self
 
+    @model_validator(mode="after")
+    def _ids_and_time_are_distinct(self) -> "ColumnsConfig":
+        roles: dict[str, str] = {}
+        for role in ("user_id", "item_id", "timestamp"):
+            other = roles.setdefault(getattr(self, role), role)
+            if other != role:
+                raise ValueError(f"{other} and {role} name one column, {getattr(self, role)!r}; give each its own")
+        return self
+
 
 class CleanConfig(Section):
     """Rules that drop events, in this order; each has its count in the manifest as rows.dropped_RULE."""
@@ -74,6 +84,14 @@ class CleanConfig(Section):
         "nothing changes (the k-core)",
     )
 
+    @model_validator(mode="after")
+    def _bounds_leave_something(self) -> "CleanConfig":
+        for name in ("timestamp", "rating"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"min_{name} ({low}) must not be above max_{name} ({high}): no event is left")
+        return self
+
 
 class PrivacyConfig(Section):
     pseudonymize: bool = Field(
@@ -87,8 +105,15 @@ class PrivacyConfig(Section):
     )
 
 
+def _no_empty_path(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    # an empty path is the working folder to the operating system
+    if "" in ((source,) if isinstance(source, str) else source):
+        raise ValueError("an empty path; give a log's, or . for the working folder")
+    return source
+
+
 class DataConfig(Section):
-    source: str | tuple[str, ...] = Field(
+    source: Annotated[str | tuple[str, ...], AfterValidator(_no_empty_path)] = Field(
         MOVIELENS_100K,
         description="raw log: a CSV, TSV, JSON Lines or Parquet file, a folder, a glob, or a list of these, on a "
         f"mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
@@ -221,7 +246,7 @@ class ModelConfig(Section):
     norm: Literal["layer", "batch", "auto"] = Field(
         "auto",
         description="normalization over the channels of a position, or of a channel over the batch; auto: batch below "
-        "500000 training events, layer from there on",
+        "500000 training events where a user has 20 or more of them on average, else layer",
     )
     feedforward: int = Field(2, ge=0, le=16, description="width multiple of each level's feed-forward; 0: none")
     fusion: Literal["attention", "gate", "concat", "sum"] = Field(
@@ -236,7 +261,7 @@ class ModelConfig(Section):
     level_dropout: float = Field(
         0.0,
         ge=0.0,
-        le=1.0,
+        lt=1.0,  # of 1 the last level would never be read in training
         description="share of the training histories that are read by the first levels alone, as many as is drawn for "
         "each, so that the trained model can be cut to fewer levels",
     )
@@ -431,6 +456,12 @@ class EvaluateConfig(Section):
     k: int = Field(10, ge=1, le=1000, description="length of the ranked list that metrics look at, items")
     remove_seen: bool = Field(True, description="take items that the user already has out of the ranking")
     batch_events: int = Field(16384, ge=1, description="events of a scoring batch")
+    max_valid_users: int | None = Field(
+        50_000,
+        ge=1,
+        description="validation during training is by about this many users at most, drawn by a hash of their ids; the "
+        "test part is by all; none: by all",
+    )
 
 
 class GateConfig(Section):
@@ -520,7 +551,9 @@ class EvalJobConfig(JobConfig):
 
 class PredictConfig(Section):
     k: int = Field(10, ge=1, le=1000, description="items of each user's list; shorter where the catalogue has no more")
-    remove_seen: bool = Field(True, description="take items that the user already has out of the list")
+    remove_seen: bool | None = Field(
+        None, description="take items that the user already has out of the list; none: as the model was measured"
+    )
     blocked: str | None = Field(
         None,
         description="items to recommend to nobody: a text file of ids, one a line, or a CSV, TSV or Parquet file with "
@@ -845,4 +878,22 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
 
 def resolve_home(config: JobConfig) -> Path:
     """The folder for datasets, runs and mlflow.db: `home`, else $MGRAY_HOME, else ./var."""
-    return Path(config.home or os.environ.get(HOME_VARIABLE) or "var").expanduser().absolute()
+    if config.home:
+        return local_folder(config.home, "--home")
+    return local_folder(os.environ.get(HOME_VARIABLE) or "var", f"${HOME_VARIABLE}")
+
+
+def resolve_out(data: DataConfig, home: Path) -> Path:
+    """The folder of dataset versions: `data.out`, else HOME/datasets."""
+    return local_folder(data.out, "--data.out") if data.out else home / "datasets"
+
+
+def local_folder(path: str, option: str) -> Path:
+    """The absolute path. Raises InputError for SCHEME://..., which would be taken for a folder of that name."""
+    remote = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path)
+    if remote:  # shown without the rest, which may hold a secret
+        raise InputError(
+            f"{option} {remote[0]}...: versions are written to a file system that all nodes mount, never to a URI; "
+            "give a folder's path"
+        )
+    return Path(path).expanduser().absolute()

@@ -10,8 +10,11 @@ from mgray.manifest import Manifest
 DROPOUT_AT_100K = 0.5  # of 100,000 training events
 DROPOUT_PER_DECADE = 0.25  # less for ten times the events
 DROPOUT_RANGE = (0.1, 0.5)
-# Below, batch normalization's noise is worth having (MovieLens-100K); above, it costs time and buys nothing (1M).
+# Below so many training events batch normalization's noise is worth having (MovieLens-100K); above, it costs time and
+# buys nothing (1M). Histories must be long: like lengths share a batch, so where all are short a batch has one length,
+# whose statistics are not the next one's (the made-up shop lost 5%).
 BATCH_NORM_EVENTS = 500_000
+BATCH_NORM_HISTORY = 20  # training events a user
 
 
 def dropout_rate(train_events: int) -> float:
@@ -31,5 +34,6 @@ def resolve_model(config: ModelConfig, manifest: Manifest) -> ModelConfig:
     if resolved.dropout == "auto":
         found["dropout"] = dropout_rate(manifest.train_events)
     if resolved.norm == "auto":
-        found["norm"] = "batch" if manifest.train_events < BATCH_NORM_EVENTS else "layer"
+        are_long = manifest.train_events >= BATCH_NORM_HISTORY * manifest.users
+        found["norm"] = "batch" if are_long and manifest.train_events < BATCH_NORM_EVENTS else "layer"
     return resolved.model_copy(update=found)

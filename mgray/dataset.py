@@ -1,5 +1,6 @@
 """Reads a committed dataset version: vocabulary and shards of histories, as flat numpy arrays."""
 
+import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,6 +66,11 @@ class Query:
     history: Columns  # known items only, oldest first
     target: int  # 1..V, or UNKNOWN
     target_rating: float = np.nan  # NaN where there is none, or ratings were not read
+
+
+def is_drawn(user_id: str, share: float) -> bool:
+    """Whether a user is among the `share`, 0 to 1, that a hash of the ids draws: the same ones in every run."""
+    return share >= 1 or zlib.crc32(user_id.encode()) < share * 2**32
 
 
 class Dataset:
@@ -140,9 +146,14 @@ class Dataset:
             yield self.read(shard, columns).training()
 
     def queries(
-        self, part: Part, columns: Collection[OptionalColumn] = (), shards: range | None = None
+        self,
+        part: Part,
+        columns: Collection[OptionalColumn] = (),
+        shards: range | None = None,
+        share: float = 1.0,
     ) -> Iterator[Query]:
-        """One query for each event of `part`: all known items before it, and itself as the target.
+        """One query for each event of `part`: all known items before it, and itself as the target; of all users, or of
+        the share that `is_drawn`.
 
         Of a random split, whose parts lie among each other, the history holds the training part only.
         """
@@ -156,7 +167,8 @@ class Dataset:
             before = np.concatenate([[0], np.cumsum(known)])  # readable events before each event
             ratings = histories.columns.ratings
             rows = np.repeat(np.arange(len(histories.user_ids)), np.diff(histories.offsets))
-            for place in np.flatnonzero(parts == PART_NUMBERS[part]).tolist():
+            drawn = np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)
+            for place in np.flatnonzero((parts == PART_NUMBERS[part]) & drawn[rows]).tolist():
                 row = rows[place]
                 history = readable.take(slice(before[histories.offsets[row]], before[place]))
                 rating = np.nan if ratings is None else float(ratings[place])

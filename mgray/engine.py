@@ -3,6 +3,7 @@
 `train` is a generator of events: the caller logs, checkpoints and draws its progress bar between two of them.
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from mgray.batch import Batch, feed, left_pad, plan_epoch
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset, Part, Query
+from mgray.errors import InputError
 from mgray.fusion import AttentionFusion
 from mgray.inputs import Inputs, read_columns
 from mgray.metrics import RankingMetrics, is_better, remove_seen_, target_ranks
@@ -108,10 +110,13 @@ class Trainer:
     def run(
         self, validate: Callable[[], dict[str, float]], metric: str, log_every: int
     ) -> Iterator[Logged | Validated]:
-        """Train to the horizon. `validate` is called on every rank; the best is by `metric`, ties to the earlier."""
+        """Train to the horizon. `validate` is called on every rank; the best is by `metric`, ties to the earlier.
+
+        Raises InputError, on every rank at the same step, where the loss is no number any more.
+        """
         config, progress = self.config, self.progress
         started = time.perf_counter() - progress.elapsed_s
-        window = _Window(self.device)
+        window, rate = _Window(self.device), 0.0
         while progress.epoch < progress.horizon_epochs:
             groups = plan_epoch(
                 self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length
@@ -140,13 +145,16 @@ class Trainer:
                 if progress.step % STEPS_BETWEEN_TIME_CHECKS == 0:
                     self._fit_horizon(position)
                 if progress.step % log_every == 0:
+                    mean_loss = window.mean_loss()
+                    self._check_loss(mean_loss, rate)
                     remaining = progress.elapsed_s * (progress.horizon_epochs / position - 1)
-                    yield window.close(progress.step, position, rate, max(0.0, remaining))
+                    yield window.close(progress.step, position, mean_loss, rate, max(0.0, remaining))
                 if position >= progress.horizon_epochs:
                     break
             progress.epoch, progress.batch = progress.epoch + 1, 0
             is_last = progress.epoch >= progress.horizon_epochs
             if is_last or progress.epoch % config.validate_every_epochs == 0:
+                self._check_loss(window.mean_loss(), rate)  # else the ruin would be validated, saved and registered
                 paused = time.perf_counter()
                 with self._averaged():
                     metrics = validate()
@@ -157,6 +165,13 @@ class Trainer:
                 if is_best:
                     progress.best_valid, progress.best_epoch = metrics, epoch
                 yield Validated(progress.step, epoch, metrics, is_best, is_last, progress.elapsed_s)
+
+    def _check_loss(self, loss: float, rate: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"train.learning_rate: training has diverged, its loss is {loss} by step {self.progress.step} at a "
+                f"rate of {rate:g}; lower train.learning_rate, or clip gradients by train.max_grad_norm"
+            )
 
     def _augmented(self, batch: Batch) -> Batch:
         if not is_augmented(self.config):
@@ -246,12 +261,15 @@ class _Window:
         """Take time that was not training out of the throughput."""
         self.started += seconds
 
-    def close(self, step: int, epoch: float, rate: float, remaining_s: float) -> Logged:
+    def mean_loss(self) -> float:
+        """Over all ranks, and called on all; 0 where there was no step."""
         summed = torch.stack([self.loss, torch.full_like(self.loss, self.targets)])
         if dist.is_initialized():
             dist.all_reduce(summed)
+        return float(summed[0]) / max(1.0, float(summed[1]))
+
+    def close(self, step: int, epoch: float, loss: float, rate: float, remaining_s: float) -> Logged:
         seconds = time.perf_counter() - self.started
-        loss = float(summed[0]) / max(1.0, float(summed[1]))
         logged = Logged(step, epoch, loss, rate, self.events / seconds, remaining_s)
         self._reset()
         return logged
@@ -357,9 +375,11 @@ def evaluate(
     return metrics
 
 
-def part_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[Query]:
-    """columns: those beside items that the model reads."""
-    return list(dataset.queries(part, columns))
+def part_queries(
+    dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = (), share: float = 1.0
+) -> list[Query]:
+    """columns: those beside items that the model reads; share: of the users, as Dataset.queries draws them."""
+    return list(dataset.queries(part, columns, share=share))
 
 
 assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"

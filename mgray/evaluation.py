@@ -31,6 +31,11 @@ class PartMetrics(NamedTuple):
         return [one for one in self if one is not None]
 
 
+def valid_share(config: EvaluateConfig, num_users: int) -> float:
+    """Share of the users that validation during training is by, 0 to 1."""
+    return min(1.0, (config.max_valid_users or num_users) / max(1, num_users))
+
+
 class PartEvaluation:
     """The queries of a part, read once, and what answers them. `run` is called on every rank of a process group."""
 
@@ -38,13 +43,14 @@ class PartEvaluation:
         self, model: MGDSC, dataset: Dataset, part: Part, max_length: int, device: torch.device, config: EvaluateConfig
     ) -> None:
         self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
+        share = valid_share(config, dataset.manifest.users) if part == "valid" else 1.0
         self.scorer = self.rater = None
         if model.config.outputs != "rating":
             self.scorer = ModelScorer(model, dataset.item_counts, max_length, device)
-            self.queries = part_queries(dataset, part, self.scorer.columns)
+            self.queries = part_queries(dataset, part, self.scorer.columns, share)
         if model.config.outputs != "next_item":
             self.rater = ModelRater(model, max_length, device)
-            self.rating_queries = rating_queries(dataset, part, self.rater.columns)
+            self.rating_queries = rating_queries(dataset, part, self.rater.columns, share)
 
     def run(self) -> PartMetrics:
         ranking = rating = None

@@ -4,7 +4,7 @@ Every function takes whole columns and returns whole columns; none reads a file,
 Legend: `E` events, `V` items. Timestamps are seconds since 1970-01-01 UTC throughout.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID, VOCABULARY_SCHEMA
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
+# A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
+# datetime can write. In seconds nobody means more: milliseconds, from 1978 on, taken for seconds are beyond it.
+MAX_TIME_S = 253_402_300_800.0
 
 _ISO_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%:z"
 _BLANK = r"^\s*$"
@@ -40,18 +43,46 @@ def id_text(column: pl.Series) -> pl.Series:
 def epoch_seconds(column: pl.Series, unit: str = "s") -> pl.Series:
     """Float64 seconds since 1970 UTC from numbers, dates, or text that is a number or ISO 8601 (without offset: UTC).
 
-    unit: of numbers, a key of UNITS. What cannot be read, and what is not finite, is null.
+    unit: of numbers, a key of UNITS. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
     """
-    if column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime):
-        return _divide(column.cast(pl.Datetime("us")).dt.timestamp("us"), 1e6)
-    if column.dtype.is_numeric():
+    if _is_moment(column):
+        seconds = _typed_seconds(column)
+    elif column.dtype.is_numeric():
         seconds = _divide(column, UNITS[unit])
     else:
         text = column.cast(pl.String).str.strip_chars()
         seconds = _divide(text.cast(pl.Float64, strict=False), UNITS[unit])
         if seconds.null_count() > text.null_count():
             seconds = seconds.fill_null(_iso_seconds(text))
-    return pl.select(pl.when(seconds.is_finite()).then(seconds).alias(column.name)).to_series()
+    # to polars NaN is larger than any number, so it fails too
+    return pl.select(pl.when(seconds.abs() < MAX_TIME_S).then(seconds).alias(column.name)).to_series()
+
+
+def finer_unit(column: pl.Series, unit: str = "s") -> pl.Series:
+    """Of times that are beyond MAX_TIME_S: the next finer unit, or "ns", in which the number would be none such.
+
+    "" where no unit helps, as none does dates; null for what is no time, or is one within.
+    """
+    if _is_moment(column):
+        return pl.select(pl.when(_typed_seconds(column).abs() >= MAX_TIME_S).then(pl.lit(""))).to_series()
+    size = _numbers(column).abs() / MAX_TIME_S
+    finer = [(name, scale) for name, scale in (*UNITS.items(), ("ns", 1e9)) if scale > UNITS[unit]]
+    fits = [pl.when(size < scale).then(pl.lit(name)) for name, scale in finer]
+    far = (size >= UNITS[unit]) & size.is_finite()
+    return pl.select(pl.when(far).then(pl.coalesce(*fits, pl.lit(""))).alias(column.name)).to_series()
+
+
+def _is_moment(column: pl.Series) -> bool:
+    return column.dtype == pl.Date or isinstance(column.dtype, pl.Datetime)
+
+
+def _typed_seconds(column: pl.Series) -> pl.Series:
+    """Float64 of dates and moments, however far: polars' own casts of those end in a panic or wrap around."""
+    if column.dtype == pl.Date:
+        return column.to_physical().cast(pl.Float64) * 86_400.0
+    if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "ms":
+        return _divide(column.to_physical(), 1e3)
+    return _divide(column.cast(pl.Datetime("us")).dt.timestamp("us"), 1e6)
 
 
 def _iso_seconds(text: pl.Series) -> pl.Series:
@@ -62,6 +93,7 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
         .str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
         .str.replace(r"(T\d\d:\d\d)($|[Z+-])", "${1}:00${2}")
         .str.replace(r"\s*Z$", "+00:00")
+        .str.replace(r"(T.*[+-]\d\d)$", "${1}:00")  # PostgreSQL writes an offset of whole hours so
     )
     has_offset = spelled.str.contains(r"T.*[+-]\d\d:?\d\d$")
     spelled = pl.select(pl.when(has_offset).then(spelled).otherwise(spelled + "+00:00")).to_series()
@@ -89,6 +121,9 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
     """
     if "problem" not in rows.columns:
         rows = rows.with_columns(pl.lit(None, pl.String).alias("problem"))
+    finer = finer_unit(rows[TIMESTAMP], unit)
+    if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, for no calendar can spell them
+        rows, unit = rows.with_columns(_typed_seconds(rows[TIMESTAMP]).alias(TIMESTAMP)), "s"
     nothing = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
     rating = rows[RATING] if RATING in rows.columns else nothing
     rating_text = rating.cast(pl.String).str.strip_chars()
@@ -115,11 +150,14 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
         for name in names
     ]
     given_time = rows[TIMESTAMP].cast(pl.String)
+    far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given_time)
+    looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given_time, finer)
     reason = parsed.select(
         pl.coalesce(
             rows["problem"],
             pl.when(pl.col(USER_ID).is_null()).then(pl.lit("user_id is empty")),
             pl.when(pl.col(ITEM_ID).is_null()).then(pl.lit("item_id is empty")),
+            pl.when(finer == "").then(far).when(finer.is_not_null()).then(looks),
             pl.when(pl.col(TIMESTAMP).is_null()).then(
                 pl.when(given_time.is_null() | given_time.str.contains(_BLANK))
                 .then(pl.lit("timestamp is empty"))
@@ -219,6 +257,16 @@ def build_vocabulary(
     titled = warm.join(titles, on=ITEM_ID, how="left", maintain_order="left")
     schema = pa.schema([VOCABULARY_SCHEMA.field(ITEM_ID), VOCABULARY_SCHEMA.field("num_train_events")])
     return Vocabularies(_to_arrow(titled, VOCABULARY_SCHEMA), _to_arrow(cold, schema), numbers)
+
+
+def order_event_types(counts: Mapping[str, int], known: Sequence[str] = ()) -> list[str]:
+    """Events of the training part of each event type -> the types that have numbers: number i at index i.
+
+    By falling count, ties by name; what never trains has none. `known`: types that have the numbers 0, 1, ... already
+    and keep them, whatever their counts; the others follow.
+    """
+    new = {name for name, count in counts.items() if count}.difference(known)
+    return [*known, *sorted(new, key=lambda name: (-counts[name], name))]
 
 
 def _to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:

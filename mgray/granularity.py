@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 DECAY_PATTERN = re.compile(r"^decay:(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)$")
 TIME_PATTERN = re.compile(r"^(session:)?(\d+(?:\.\d+)?)([smhd])$")
+# A level keeps as many events for each tap of its convolution as its stride, and in fp32 a longer decay's last event
+# would weigh nothing.
+LONGEST_STRIDE, LONGEST_DECAY = 65_536, 100_000.0
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
@@ -47,13 +50,13 @@ Kind = Stride | Decay | Span | Session
 def parse(value: int | str) -> Kind:
     """`4` events; `12h` or `7d` of time; `session:30m`; `decay:1..400` events. Raises ValueError for anything else."""
     if isinstance(value, int):
-        if value < 1:
-            raise ValueError(f"a stride is at least 1 event, not {value}")
+        if not 1 <= value <= LONGEST_STRIDE:
+            raise ValueError(f"a stride is at least 1 event and at most {LONGEST_STRIDE}, not {value}")
         return Stride(value)
     if match := DECAY_PATTERN.match(value):
         shortest, longest = float(match[1]), float(match[2])
-        if not 1 <= shortest <= longest:
-            raise ValueError(f"{value!r}: the range runs from at least 1 event up")
+        if not 1 <= shortest <= longest <= LONGEST_DECAY:
+            raise ValueError(f"{value!r}: the range runs from at least 1 event up to {LONGEST_DECAY:.0f}")
         return Decay(shortest, longest)
     if match := TIME_PATTERN.match(value):
         seconds = float(match[2]) * UNIT_S[match[3]]

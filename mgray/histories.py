@@ -44,10 +44,11 @@ def order_events(user: npt.NDArray[np.int32], time: Times) -> Ints:
         return np.zeros(0, np.int64)
     first = time.min()
     place_bits = max(1, (len(user) - 1).bit_length())
-    if (np.floor(time) == time).all():
+    # From 2**53 on float64 has no longer every whole number: the differences would be rounded. Half of each, for the
+    # difference of two floats may be none.
+    if time.max() / 2 - first / 2 < 2.0**52 and (np.floor(time) == time).all():
         time_bits = int(time.max() - first).bit_length()
-        # from 2**53 on float64 has no longer every whole number: the differences would be rounded
-        if time_bits <= 53 and int(user.max()).bit_length() + time_bits + place_bits <= 64:
+        if int(user.max()).bit_length() + time_bits + place_bits <= 64:
             word = user.astype(np.uint64) << np.uint64(time_bits + place_bits)
             word |= (time - first).astype(np.uint64) << np.uint64(place_bits)
             word |= np.arange(len(user), dtype=np.uint64)

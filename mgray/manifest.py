@@ -41,7 +41,7 @@ class Vocabulary(_Record):
 
 class EventType(_Record):
     name: str
-    events: int
+    events: int  # of all parts
 
 
 class Feature(_Record):
@@ -80,7 +80,7 @@ class Manifest(_Record):
     has_event_types: bool
     vocabulary: Vocabulary
     cold_items_file: str | None = None
-    event_types: list[EventType] = []  # type number i at index i
+    event_types: list[EventType] = []  # type number i at index i, by training events; what never trains is not there
     features: list[Feature] = []
     median_history: float = 0.0  # events of a user
     shards: list[Shard]

@@ -4,6 +4,7 @@ A target's rank is over the full catalogue, items already seen removed unless to
 model, and so does a target outside the vocabulary or already seen (it cannot be recommended).
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,8 +21,9 @@ MISS = 2**31 - 1  # the rank of a target that cannot be recommended
 
 
 def is_better(metric: str, value: float, than: float | None) -> bool:
-    """Whether a value is better than an earlier one, if there is one."""
-    if than is None:
+    """Whether a value is better than an earlier one, if there is one; NaN, of a part without queries, tells nothing, so
+    the later one is."""
+    if than is None or math.isnan(than):
         return True
     return value < than if lower_is_better(metric) else value > than
 

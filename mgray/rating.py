@@ -14,7 +14,7 @@ from torch import Tensor
 from mgray.batch import left_pad
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig
-from mgray.dataset import PART_NUMBERS, Dataset, Part
+from mgray.dataset import PART_NUMBERS, Dataset, Part, is_drawn
 from mgray.engine import rank_and_world, score_batches
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
@@ -34,31 +34,37 @@ class RatingQuery(NamedTuple):
 Rater = Callable[[Sequence[RatingQuery]], Tensor]  # Q queries -> predicted ratings [T], query after query
 
 
-def rating_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[RatingQuery]:
+def rating_queries(
+    dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = (), share: float = 1.0
+) -> list[RatingQuery]:
     """Every rated event of `part`, with what was known of its user.
 
     That is all that came before it; of a random split, whose order says nothing, the user's whole training part, as
-    published figures have it. columns: those beside items and ratings that the model reads.
+    published figures have it. columns: those beside items and ratings that the model reads; share: of the users,
+    as Dataset.queries draws them.
     """
     wanted = {"ratings", *columns}
     if dataset.manifest.split.kind == "random":
-        return [query for shard in range(dataset.num_shards) for query in _whole_users(dataset, part, wanted, shard)]
+        shards = range(dataset.num_shards)
+        return [query for shard in shards for query in _whole_users(dataset, part, wanted, shard, share)]
     return [
         RatingQuery(query.history, np.asarray([query.target]), np.asarray([query.target_rating], np.float32))
-        for query in dataset.queries(part, wanted)
+        for query in dataset.queries(part, wanted, share=share)
         if not np.isnan(query.target_rating)
     ]
 
 
 def _whole_users(
-    dataset: Dataset, part: Part, columns: Collection[OptionalColumn], shard: int
+    dataset: Dataset, part: Part, columns: Collection[OptionalColumn], shard: int, share: float
 ) -> Iterator[RatingQuery]:
     histories = dataset.read(shard, columns)
     parts, read = histories.part_of, histories.columns
     assert read.ratings is not None, "ratings are among the columns"
     is_history = (parts == TRAIN) & (read.items != UNKNOWN)
     is_asked = (parts == PART_NUMBERS[part]) & ~np.isnan(read.ratings)
-    for begin, end in zip(histories.offsets[:-1], histories.offsets[1:], strict=True):
+    for user_id, begin, end in zip(histories.user_ids, histories.offsets[:-1], histories.offsets[1:], strict=True):
+        if not is_drawn(user_id, share):
+            continue
         places = np.arange(begin, end)
         asked = places[is_asked[begin:end]]
         if len(asked):

@@ -15,6 +15,7 @@ from mgray.engine import ModelScorer, max_score_rows
 from mgray.errors import InputError
 from mgray.explain import explain
 from mgray.metrics import remove_seen_
+from mgray.rating import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import UNKNOWN
 
@@ -57,12 +58,13 @@ class Recommender:
         self,
         histories: Sequence[Sequence[str]],
         k: int = 10,
-        remove_seen: bool = True,
+        remove_seen: bool | None = None,
         beside: Lists = MappingProxyType({}),
     ) -> Recommendations:
         """Top k of the full catalogue for each history of raw item ids, oldest first.
 
-        beside: `encoder.names` -> a list for each history, a value for each of its items. Raises InputError where k is
+        remove_seen: leave out what is in the history; None: as the model was measured. beside: `encoder.names` -> a
+        list for each history, a value for each of its items. Raises InputError where k is
         not at least 1, and where what the model reads beside item ids is missing or not what it should be.
         """
         if k < 1:
@@ -76,7 +78,7 @@ class Recommender:
             encoded = [self.encoder.encode(histories, beside, row) for row in range(begin, end)]
             known = [columns for columns, _ in encoded]
             scores = self.scorer(known)
-            if remove_seen:
+            if self.info.remove_seen if remove_seen is None else remove_seen:
                 remove_seen_(scores, [columns.items for columns in known])
             top = scores.topk(k, dim=1)
             for values, indices, (_, unknown) in zip(top.values.tolist(), top.indices.tolist(), encoded, strict=True):
@@ -85,6 +87,30 @@ class Recommender:
                 result.scores.append([v for _, v in kept])
                 result.num_unknown.append(unknown)
         return result
+
+    def rate(
+        self,
+        histories: Sequence[Sequence[str]],
+        targets: Sequence[Sequence[str]],
+        beside: Lists = MappingProxyType({}),
+    ) -> list[list[float]]:
+        """The rating that each history's user would give each of its target items, in the log's units.
+
+        An item outside the vocabulary gets the user's mean. Raises InputError where the model has no rating head, and
+        as `recommend` does.
+        """
+        if self.model.rating_head is None:
+            raise InputError("targets: this model does not rate; train one with --model.outputs both")
+        if len(targets) != len(histories):
+            raise InputError(f"targets: {len(targets)} lists for {len(histories)} histories; give one for each")
+        self.encoder.check(len(histories), beside)
+        rater = ModelRater(self.model, self.info.max_length, self.device)
+        rated = []
+        for row, asked in enumerate(targets):
+            columns, _ = self.encoder.encode(histories, beside, row)
+            numbers = np.asarray([self.encoder.item_numbers.get(item, UNKNOWN) for item in asked], dtype=np.int64)
+            rated.append(rater([RatingQuery(columns, numbers, np.zeros(len(numbers), np.float32))]).tolist())
+        return rated
 
     def explain(
         self,

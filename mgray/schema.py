@@ -29,7 +29,7 @@ HISTORY_SCHEMA = pa.schema(
         pa.field("ratings", pa.large_list(pa.float32())),  # null where the log has none
         pa.field(
             "event_types", pa.large_list(pa.int16())
-        ),  # numbers of the manifest's list; null where the log has none
+        ),  # numbers of the manifest's list; null: none, or one that never trains, or the log has none
         pa.field("features", pa.large_list(pa.float32())),  # [events * F], standardized; null where none is configured
         pa.field("parts", pa.large_list(pa.int8())),  # random split only: TRAIN, VALID or TEST of each event
         pa.field("train_end", pa.int32(), nullable=False),

@@ -18,7 +18,8 @@ from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
 from mgray.engine import HistoryList, evaluate, part_queries
 from mgray.errors import InputError
-from mgray.evaluation import PartMetrics
+from mgray.evaluation import PartMetrics, valid_share
+from mgray.manifest import Manifest
 from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
 from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_queries
@@ -152,7 +153,7 @@ def publish(
         example=example,
         config=tracking.run_params(config, uri),
         rows=dataset.manifest.rows,
-        notes=report_notes(config),
+        notes=report_notes(config, dataset.manifest),
     )
     path = model_folder.parent / "report.html"
     path.write_text(render_html(data), encoding="utf-8")
@@ -203,7 +204,7 @@ def print_result(
         out.print(example_table(example))
 
 
-def report_notes(config: TrainJobConfig) -> list[str]:
+def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
     """How the figures were measured."""
     notes = []
     if config.model.outputs != "rating":
@@ -211,6 +212,17 @@ def report_notes(config: TrainJobConfig) -> list[str]:
             "Ranking is over the full catalogue; "
             + ("items the user already has are removed. " if config.evaluate.remove_seen else "seen items stay in. ")
             + "Ties count against the model, and so does a target that is not in the training part."
+        )
+    if config.model.outputs != "rating" and manifest.split.kind == "random":
+        notes.append(
+            "The split is random, as for ratings: the model trained on events that came after those it is asked for, "
+            "so its ranking says little of the next item, and cannot be compared with that of another split."
+        )
+    share = valid_share(config.evaluate, manifest.users)
+    if share < 1:
+        notes.append(
+            f"Validation during training was by about {share:.1%} of the users (evaluate.max_valid_users), drawn by a "
+            "hash of their ids; the figures above are by all."
         )
     if config.model.outputs != "next_item":
         notes.append(

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mgray.config import ExportJobConfig
+from mgray.config import ExportJobConfig, local_folder
 from mgray.errors import InputError
 from mgray.export import export_cut
 from pipelines import cluster, tracking
@@ -18,7 +18,7 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
         raise InputError("--levels: how many of the model's levels to keep is not said; give a number, such as 2")
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home)
-    out = Path(config.out).expanduser().absolute() if config.out else home / "exports" / f"levels-{config.levels}"
+    out = local_folder(config.out, "--out") if config.out else home / "exports" / f"levels-{config.levels}"
     cluster.check_writable(out.parent, "--out PATH")
     with tempfile.TemporaryDirectory() as temporary:
         folder, name, version = tracking.fetch_model(config.model, uri, Path(temporary))

@@ -30,7 +30,7 @@ import ray.data
 from rich.console import Console
 
 from mgray import features, moments
-from mgray.config import DataConfig, IngestJobConfig
+from mgray.config import DataConfig, IngestJobConfig, resolve_out
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.ingest_report import IngestReport, draw_ingest, ingest_table
@@ -38,9 +38,10 @@ from mgray.manifest import Manifest, commit, digest, read_manifest
 from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
-from pipelines.ingest_plan import Plan, make_plan
+from pipelines.ingest_plan import LOCK_TIMEOUT_S, Plan, check_named_columns, make_plan
 from pipelines.ingest_summary import (
     REPORT_FILE,
+    event_type_counts,
     event_type_names,
     make_report,
     make_summary,
@@ -50,12 +51,12 @@ from pipelines.ingest_summary import (
 from pipelines.lock import HeldError, hold
 from pipelines.memory import keep_freed_memory
 from pipelines.progress import PhaseProgress, Timer, console
+from pipelines.sources import check_apart
 from pipelines.staging import check_event_types
 from pipelines.versions import committed, publish, resumable_folder
 
 RANGE_BYTES = 32 << 20
 QUARANTINE_FILE = "quarantine/part-0.parquet"
-LOCK_TIMEOUT_S = 24 * 3600.0
 SECONDS_BETWEEN_LOOKS = 1.0
 
 Progress = Callable[..., None]  # phase, tasks done, tasks in all, detail
@@ -79,7 +80,7 @@ def ingest(
     """The dataset version of a log: committed now, or the one that the same log and settings made before.
 
     append: of the log, read only files that the newest version of the output place (or the version in the folder given)
-    was not made from, and keep that version's item numbers; without such a version, all are read.
+    was not made from, and keep that version's numbers of items and event types; without such a version, all are read.
     Ray must be initialized. Raises InputError for anything wrong in the log, the settings or the output place; then
     nothing is committed, and versions committed before are as they were.
     """
@@ -88,7 +89,8 @@ def ingest(
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     run = _Run(Timer(), progress or (lambda *_: None))
-    out = Path(config.out).expanduser() if config.out else home / "datasets"
+    out = resolve_out(config, home)
+    check_apart(config, out)
     check_writable(out, "--data.out")
     plan = make_plan(config, home, out, run, range_bytes, append)
     folder = out / plan.key[:16]
@@ -198,7 +200,7 @@ def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
 def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str, Any]:
     """Reads, cleans and writes into the staging folder; returns the manifest's facts of the data."""
     # What other pieces led to is no result of these: an upgrade may cut the log into others.
-    done = staging / "work" / digest([unit.key for unit in plan.units])[:16]
+    done = staging / "work" / digest([tasks.RESULTS_FORM, *(unit.key for unit in plan.units)])[:16]
     done.mkdir(exist_ok=True)
     job = tasks.IngestJob(staging, plan.staged, plan.units, plan.layers, config.columns.timestamp_unit, plan.rules)
     read = _read(job, plan, run)
@@ -211,6 +213,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         _check_quarantine(num_bad, num_good + num_bad, first, config.max_quarantined_share)
         bad = [plan.staged / unit.key / "bad.arrow" for unit, r in zip(plan.units, read, strict=True) if r["bad"]]
         _write_quarantine(bad, staging / QUARANTINE_FILE)
+    check_named_columns(config, plan, read)
     job = _with_pieces(job, read)
     if job.rules.split == "temporal" and job.pieces:
         job = _with_cuts(job, run)
@@ -248,9 +251,15 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     for name, mean, std in zip(job.layers.features, measured.mean, measured.std, strict=True):
         if not np.isfinite([mean, std]).all():
             raise InputError(f"data.columns.features: {name} has numbers too large to standardize; leave it out")
+    log_types = event_type_names(read)
+    event_types = features.order_event_types(
+        event_type_counts(log_types, finish, "train_event_types"), plan.known_event_types
+    )
+    type_number = {name: number for number, name in enumerate(event_types)}
     job = job._replace(
         has_ratings=any(r["has_ratings"] for r in finish),
-        has_event_types=any(sum(r["event_types"]) for r in finish),
+        has_event_types=bool(event_types),
+        event_type_numbers=tuple(type_number.get(name, -1) for name in log_types),
         features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),
     )
     rows = {"read": num_good + num_bad, "quarantined": num_bad, "written": written}
@@ -271,6 +280,8 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         "events": parts,
         "times": (first_time, last_time),
         "vocabulary": vocabulary,
+        "event_types": event_types,
+        "events_of_types": event_type_counts(log_types, finish, "event_types"),
         "shards": [result["shard"] for result in shards if result["shard"]],
         "quarantine_file": QUARANTINE_FILE if num_bad else None,
     }
@@ -284,14 +295,14 @@ def _read(job: tasks.IngestJob, plan: Plan, run: _Run) -> list[tasks.Result]:
 
 
 def _with_pieces(job: tasks.IngestJob, read: list[tasks.Result]) -> tasks.IngestJob:
-    """Pieces in the order of the log; event types by name, each piece's own numbers mapped to them."""
+    """Pieces in the order of the log; codes of event types by name, each piece's own numbers mapped to them."""
     names = event_type_names(read)
     check_event_types(len(names))
-    number = {name: place for place, name in enumerate(names)}
+    code = {name: place for place, name in enumerate(names)}
     pieces: list[tuple[str, int, int]] = []
     maps: list[tuple[int, ...]] = []
     for unit, result in zip(job.units, read, strict=True):
-        own = tuple(number[name] for name in result["event_types"])
+        own = tuple(code[name] for name in result["event_types"])
         for place, rows in enumerate(result["pieces"]):
             pieces.append((unit.key, place, rows))
             maps.append(own)

@@ -1,4 +1,4 @@
-"""What an ingest that appends takes over from an earlier version of the log: its units, its files, its item numbers."""
+"""What an ingest that appends takes over from an earlier version of the log: its units, its files, its numbers."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from mgray.errors import InputError
 from mgray.manifest import MANIFEST_FILE, Manifest, read_manifest
 from mgray.schema import ITEM_ID
 from pipelines.ingest_tasks import Result, Unit
+from pipelines.new_files import log_records
 from pipelines.sources import Source
 from pipelines.staging import STAGED_FOLDER, read_done
 
@@ -39,23 +40,24 @@ class Earlier(NamedTuple):
     read: list[Result]  # what each of them holds
     sources: list[dict[str, Any]]  # files that they were made from: path, bytes, sha256
     known_items: list[str]  # raw ids that have numbers, by number
+    known_event_types: list[str]  # names that have numbers, by number
     new: list[int]  # places in the log of the files to read
 
 
 def take_over(base: Base | None, staged: Path, source: Source, sources: list[dict[str, Any]]) -> Earlier:
     """sources: the records of the log's files. Raises InputError where one changed since, or staged units went."""
     if base is None:
-        return Earlier([], [], [], [], list(range(len(sources))))
+        return Earlier([], [], [], [], [], list(range(len(sources))))
     new = _new_files(base, source, sources)
     _link_units(base, staged)
     units = [Unit(key, ()) for key in base.manifest.staged]
     read = [done for done in (read_done(staged / unit.key) for unit in units) if done is not None]
     if len(read) < len(units):
         raise InputError(f"--append: staged events in {staged} are gone; ingest all files, without --append")
-    titles = base.manifest.config.get("titles")
-    before = [record.model_dump() for record in base.manifest.sources if record.path != titles]
+    before = [record.model_dump() for record in log_records(base.manifest)]
     vocabulary = pq.read_table(base.folder / base.manifest.vocabulary.file, partitioning=None)
-    return Earlier(units, read, before, vocabulary.sort_by("item")[ITEM_ID].to_pylist(), new)
+    items = vocabulary.sort_by("item")[ITEM_ID].to_pylist()
+    return Earlier(units, read, before, items, [kind.name for kind in base.manifest.event_types], new)
 
 
 def find_base(config: DataConfig, out: Path, settings: dict[str, Any], append: bool | Path) -> Base | None:
@@ -116,8 +118,8 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 def _new_files(base: Base, source: Source, sources: list[dict[str, Any]]) -> list[int]:
     """Places of the files that the base was not made from. A file that changed since is an error."""
-    known = {record.sha256 for record in base.manifest.sources}
-    names = {record.path: record.sha256 for record in base.manifest.sources}
+    known = {record.sha256 for record in log_records(base.manifest)}
+    names = {record.path for record in log_records(base.manifest)}
     new = []
     for place, record in enumerate(sources):
         if record["sha256"] in known:

@@ -1,5 +1,6 @@
 """What an ingest will do: the units to read, the version's key, and what is there already."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from mgray.schema import SCHEMA_VERSION
 from pipelines import ingest_tasks as tasks
 from pipelines.ingest_append import find_base, take_over
 from pipelines.ingest_tasks import Rules, Unit
+from pipelines.lock import is_held
 from pipelines.progress import Timer
 from pipelines.readers import Range
 from pipelines.sources import Layout, LogFile, read_titles, resolve
@@ -30,6 +32,9 @@ PARTITION_BYTES = 1 << 30  # of text an item partition
 MIN_PARTITIONS, MAX_PARTITIONS = 2, 1024
 PACKED_FACTOR = 4  # bytes of text a byte of a compressed file or of Parquet, about
 SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
+LOCK_TIMEOUT_S = 24 * 3600.0  # an ingest's lock that is older was left behind
+
+logger = logging.getLogger(__name__)
 
 
 class Runner(Protocol):
@@ -50,6 +55,7 @@ class Plan(NamedTuple):
     units: tuple[Unit, ...]
     read_before: list[tasks.Result]  # of the first units, in an ingest that appends
     known_items: list[str]  # raw ids that have numbers already, by number
+    known_event_types: list[str]  # names that have numbers already, by number
     staged: Path
     layers: Layers
     rules: Rules
@@ -68,15 +74,32 @@ class Plan(NamedTuple):
 
     def others_run(self) -> bool:
         """Whether another ingest is at work in this place: it may use the same units."""
-        return any(lock.name != f"{self.key[:16]}.lock" for lock in self.staged.glob("*.lock"))
+        return bool(self._running())
+
+    def _running(self) -> set[str]:
+        """The first 16 characters of the keys of the other ingests that are at work in this place now."""
+        locks = (lock for lock in self.staged.glob("*.lock") if lock.stem != self.key[:16])
+        return {lock.stem for lock in locks if is_held(lock, LOCK_TIMEOUT_S)}
 
     def forget_others(self) -> None:
-        """With a forget list: what other ingests staged in this place may hold the forgotten, so it goes."""
+        """With a forget list: what other ingests staged in this place may hold the forgotten, so it goes.
+
+        All but what one that runs now may be using: the next ingest with a forget list takes that.
+        """
         if not self.layers.forgotten:
             return
+        running = self._running()
         for left in self.staged.parent.glob(".staging-*"):
-            if left.name != f".staging-{self.key[:16]}" and "@" not in left.name:
+            key = left.name.removeprefix(".staging-")
+            if key != self.key[:16] and key not in running and "@" not in key:
                 shutil.rmtree(left, ignore_errors=True)
+        if running:  # whose units are whose is on no record
+            logger.warning(
+                "data.privacy.forget: other ingests run in %s, so what was staged there earlier stays and may hold the "
+                "forgotten; run this command again after they end",
+                self.staged.parent,
+            )
+            return
         own = {unit.key for unit in self.units}
         for folder in self.staged.iterdir():
             if folder.is_dir() and folder.name not in own:
@@ -120,6 +143,7 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
     made_from: dict[str, Any] = {"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION}
     if base is not None:
         made_from["known_items"] = base.manifest.vocabulary.sha256
+        made_from["known_event_types"] = earlier.known_event_types
     return Plan(
         shown,
         # nothing to append: the base is what is asked for, also where a kill hid that it was committed
@@ -130,6 +154,7 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
         (*earlier.units, *fresh),
         earlier.read,
         earlier.known_items,
+        earlier.known_event_types,
         staged,
         layers,
         Rules(
@@ -140,6 +165,24 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
             test_from=config.test_from,
         ),
     )
+
+
+def check_named_columns(config: DataConfig, plan: Plan, read: list[tasks.Result]) -> None:
+    """Raises InputError where an optional column was named that no row has.
+
+    JSON Lines has no header to look in, and the first rows may be without the key, so all of the log is asked.
+    """
+    formats = {file.format for unit in plan.units for file, _, _ in unit.parts}
+    if formats != {"jsonl"} or not any(r["pieces"] for r in read):
+        return
+    has = {"rating": any(r["has_ratings"] for r in read), "event_type": any(r["event_types"] for r in read)}
+    for role, found in has.items():
+        name = getattr(config.columns, role)
+        if name is not None and not found:
+            raise InputError(
+                f"--data.source {plan.source}: no row has {name!r}; name the log's own with "
+                f"--data.columns.{role} NAME, or leave it out"
+            )
 
 
 def _layout(config: DataConfig, log_bytes: int) -> dict[str, int]:

@@ -23,16 +23,16 @@ MAX_REASONS, POPULARITY_POINTS = 10, 200
 
 
 def event_type_names(read: list[dict[str, Any]]) -> list[str]:
-    """Of what the units hold: the name of event type number i at index i."""
+    """Of what the units hold: the name of each event type of the log, at its code."""
     return sorted({name for result in read for name in result["event_types"]})
 
 
-def _types(facts: dict[str, Any]) -> list[tuple[str, int]]:
-    names = event_type_names(facts["read"])
+def event_type_counts(names: list[str], finish: list[Result], key: str) -> dict[str, int]:
+    """Events of each type over all buckets. names: by code; key: of a bucket's counts by code."""
     counts = np.zeros(len(names), np.int64)
-    for result in facts["finish"]:
-        counts[: len(result["event_types"])] += np.asarray(result["event_types"], np.int64)
-    return list(zip(names, counts.tolist(), strict=True))
+    for result in finish:
+        counts[: len(result[key])] += np.asarray(result[key], np.int64)
+    return dict(zip(names, counts.tolist(), strict=True))
 
 
 def _median(lengths: Counter[int]) -> float:
@@ -71,7 +71,7 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
     """The manifest of what `pipelines.ingest` built."""
     job, rows = facts["job"], facts["rows"]
     order = ["read", "written", *(f"dropped_{rule}" for rule in RULES), "quarantined"]
-    vocabulary = facts["vocabulary"]
+    vocabulary, events_of = facts["vocabulary"], facts["events_of_types"]
     return seal(
         {
             "schema_version": SCHEMA_VERSION,
@@ -97,7 +97,7 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
                 "sha256": vocabulary["sha256"],
             },
             "cold_items_file": "cold_items.parquet" if vocabulary["cold_items"] else None,
-            "event_types": [{"name": name, "events": events} for name, events in _types(facts)],
+            "event_types": [{"name": name, "events": events_of[name]} for name in facts["event_types"]],
             "features": [
                 {"name": name, "mean": mean, "std": std}
                 for name, (mean, std) in zip(job.layers.features, job.features, strict=True)
@@ -146,7 +146,7 @@ def make_report(
         rows_s=manifest.rows["read"] / max(total, 1e-9),
         quarantined=reasons.most_common(MAX_REASONS),
         first_bad=f"{bad['file']}, line {bad['line']}: {bad['reason']}" if bad else None,
-        event_types=[(kind.name, kind.events) for kind in manifest.event_types],
+        event_types=list(facts["events_of_types"].items()),  # those without a number too
         features=[(feature.name, feature.mean, feature.std) for feature in manifest.features],
         split=split.kind + cuts,
         summary=facts["summary"],

@@ -27,7 +27,7 @@ from mgray.histories import Events
 from mgray.ids import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
 from pipelines.readers import READ_ERRORS, Block, Range, read_range, scan
-from pipelines.sources import Layout, LogFile, read_layout
+from pipelines.sources import Layout, LogFile, read_error, read_layout
 from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_batch_again, read_done, write_batches
 from pipelines.versions import place_error
 
@@ -39,6 +39,7 @@ HISTORY_ENCODING: dict[str, Any] = {
     "column_encoding": {"timestamps.list.element": "BYTE_STREAM_SPLIT"},
 }
 TIME_BINS = 60  # of the picture of events over time
+RESULTS_FORM = 2  # of what tasks return: a run that goes on after a kill does not read what an older mgray left
 
 _SHARED = "logs and --data.out must be on storage that every node sees under the same path"
 
@@ -81,7 +82,8 @@ class IngestJob(NamedTuple):
     pieces: tuple[tuple[str, int, int], ...] = ()  # (unit's key, number in it, rows), in the order of the log
     partition_starts: tuple[int, ...] = ()  # code of each item partition's first item
     num_items: int = 0
-    event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's
+    event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's code
+    event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number, -1: none
     times: tuple[float, float] = (0.0, 0.0)  # first and last of the log
     has_ratings: bool = False
     has_event_types: bool = False
@@ -164,7 +166,7 @@ def _blocks(job: IngestJob, file: LogFile, layout: Layout, part: Range) -> Itera
         try:
             block = next(blocks, None)
         except READ_ERRORS as error:
-            raise InputError(f"{file.path}: cannot be read ({error}); mend or remove the file") from error
+            raise read_error(file, error, "cannot be read") from error
         if block is None:
             return
         yield block
@@ -349,7 +351,7 @@ def core_bucket(job: IngestJob, turn: int, bucket: int) -> Result:
 
 
 def finish_bucket(job: IngestJob, bucket: int) -> Result:
-    """Splits a bucket's histories, counts the items of the training part and measures its features."""
+    """Splits a bucket's histories, counts the items and event types of the training part, measures its features."""
     clean = _read_clean(job, bucket)
     time, item = clean.column("time"), clean.column("item")
     parts, _, _ = _parts(job, clean)
@@ -369,7 +371,8 @@ def finish_bucket(job: IngestJob, bucket: int) -> Result:
         "has_ratings": not bool(np.isnan(clean.column("rating")).all()),
         "lengths": [lengths.tolist(), length_counts.tolist()],
         "by_time": np.bincount(np.clip(bins, 0, TIME_BINS - 1), minlength=TIME_BINS).tolist(),
-        "event_types": np.bincount(kinds[kinds >= 0].astype(np.int64)).tolist(),
+        "event_types": np.bincount(kinds[kinds >= 0]).tolist(),
+        "train_event_types": np.bincount(kinds[train & (kinds >= 0)]).tolist(),
         "moments": [column.tolist() for column in measured],
     }
 
@@ -389,6 +392,7 @@ def write_shard(job: IngestJob, bucket: int) -> Result:
     if not len(clean.ids):
         return {"shard": None, "rows": 0}
     numbers = np.load(job.folder / "work" / "numbers.npy", mmap_mode="r")[clean.column("item")]
+    kinds = np.asarray((-1, *job.event_type_numbers), np.int16)[clean.column("event_type") + 1]
     parts, train_end, valid_end = _parts(job, clean)
     table = histories.history_table(
         clean.ids,
@@ -396,7 +400,7 @@ def write_shard(job: IngestJob, bucket: int) -> Result:
         np.where(numbers > 0, numbers, np.int32(UNKNOWN)),
         clean.column("time"),
         clean.column("rating") if job.has_ratings else None,
-        clean.column("event_type") if job.has_event_types else None,
+        kinds if job.has_event_types else None,
         moments.standardize(clean.features, *np.array(job.features).T) if job.features else None,
         parts if job.rules.split == "random" else None,
         train_end,

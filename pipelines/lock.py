@@ -85,6 +85,15 @@ def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
                 path.unlink()
 
 
+def is_held(path: Path, timeout_s: float) -> bool:
+    """Whether `hold` would raise HeldError now; a lock that was left behind counts for nothing."""
+    try:
+        holder = _read(path)
+        return holder is not None and not _is_left(path, holder, timeout_s)
+    except FileNotFoundError:  # let go of while it was looked at
+        return False
+
+
 @contextmanager
 def _guard(path: Path) -> Iterator[None]:
     """A kernel lock for the moment of looking and writing; the kernel lets go of it when its process ends."""

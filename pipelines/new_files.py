@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mgray.config import DataConfig
 from mgray.errors import InputError
-from mgray.manifest import Manifest, file_sha256
+from mgray.manifest import Manifest, SourceFile
 from pipelines.sources import LogFile, open_random, resolve
 
 HASHING_THREADS = 4
@@ -30,13 +30,16 @@ def sort_files(config: DataConfig, home: Path, manifest: Manifest | None) -> Fil
     source = resolve(config, home)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
         digests = list(pool.map(_sha256, source.files))
-    past = {record.sha256: record.path for record in manifest.sources} if manifest else {}
-    if source.titles_file is not None:
-        past.pop(file_sha256(source.titles_file), None)
+    past = {record.sha256: record.path for record in log_records(manifest)} if manifest else {}
     names = [file.name for file in source.files]
     new = [name for name, sha in zip(names, digests, strict=True) if sha not in past]
     missing = sorted(name for sha, name in past.items() if sha not in digests)
     return Files(new, [name for name in names if name not in new], missing)
+
+
+def log_records(manifest: Manifest) -> list[SourceFile]:
+    """What a version's log was made of: its sources but the titles, which come last and may be named like a log."""
+    return manifest.sources[:-1] if manifest.config.get("titles") is not None else manifest.sources
 
 
 def _sha256(file: LogFile) -> str:

@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy
 from rich.console import Console
 
 from mgray import __version__, checkpoint
-from mgray.config import PredictConfig, PredictJobConfig, ScaleConfig
+from mgray.config import PredictConfig, PredictJobConfig, ScaleConfig, local_folder
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.manifest import (
@@ -145,13 +145,16 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     """
     out, timer, settings = console(), Timer(), config.predict
     home = cluster.job_home(config)
-    target = Path(settings.out).expanduser().absolute() if settings.out else home / "predictions"
+    target = local_folder(settings.out, "--predict.out") if settings.out else home / "predictions"
     cluster.check_writable(target, "--predict.out")
     blocked_ids = read_item_ids(Path(settings.blocked).expanduser(), "--predict.blocked") if settings.blocked else []
     uri = tracking.open_tracking(config.tracking, home)
     with tempfile.TemporaryDirectory() as temporary:
         with timer.phase("fetch_model"):
             model = fetch(config, uri, Path(temporary))
+        if settings.remove_seen is None:
+            settings = settings.model_copy(update={"remove_seen": checkpoint.load_info(model.folder).remove_seen})
+            config = config.model_copy(update={"predict": settings})
         if config.data.dataset is None:
             with timer.phase("ray_start"):
                 cluster.connect()
@@ -235,7 +238,7 @@ def _build(
         folder=staging,
         parts=plan_parts(dataset.manifest, settings.part_users),
         k=settings.k,
-        remove_seen=settings.remove_seen,
+        remove_seen=bool(settings.remove_seen),  # resolved before
         blocked=blocked,
         batch_events=settings.batch_events,
         threads=settings.cpus_per_worker,

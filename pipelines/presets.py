@@ -1,5 +1,6 @@
 """What MovieLens and RecBole call their files and columns, and the one download: MovieLens-100K."""
 
+import fnmatch
 import hashlib
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 from mgray.config import MOVIELENS_100K
 from mgray.errors import InputError
@@ -26,22 +28,36 @@ DOWNLOAD_TIMEOUT_S = 180
 RATINGS_HEADER = [USER_ID, ITEM_ID, RATING, TIMESTAMP]  # of u.data and ratings.dat, which have no header line
 RATINGS_CSV = {USER_ID: "userId", ITEM_ID: "movieId", RATING: "rating", TIMESTAMP: "timestamp"}
 
-# A folder with both files is one of theirs: the log is the first alone, the second its titles. GroupLens' folders
-# repeat events in u1.base, ua.test, ..., and hold tables that are no logs.
-PAIRS = (
-    ("ml-100k.inter", "ml-100k.item", False),
-    ("u.data", "u.item", False),
-    ("ratings.dat", "movies.dat", True),
-    ("ratings.csv", "movies.csv", True),
+
+class Preset(NamedTuple):
+    """A folder of MovieLens' or RecBole's is known by its log, and brings its titles."""
+
+    log: str
+    titles: str
+    needs_titles: bool  # else the log's name alone is telling
+    companions: tuple[str, ...]  # patterns of what else is published with it: tables, and the log's events once more
+
+    def is_companion(self, name: str) -> bool:
+        return name == self.titles or any(fnmatch.fnmatchcase(name, pattern) for pattern in self.companions)
+
+
+PRESETS = (
+    Preset("ml-100k.inter", "ml-100k.item", False, ("*.item", "*.user", "*.kg", "*.link")),
+    Preset(
+        "u.data",
+        "u.item",
+        False,
+        ("u.user", "u.genre", "u.info", "u.occupation", "u[1-5ab].base", "u[1-5ab].test", "mku.sh", "allbut.pl"),
+    ),
+    Preset("ratings.dat", "movies.dat", True, ("users.dat", "tags.dat", "allbut.pl", "split_ratings.sh")),
+    Preset("ratings.csv", "movies.csv", True, ("links.csv", "tags.csv", "genome-scores.csv", "genome-tags.csv")),
 )
 
 
-def known_pair(names: set[str]) -> tuple[str, str | None] | None:
-    """The log and the titles of a folder with these file names that is one of MovieLens' or RecBole's."""
-    for log, titles, needs_titles in PAIRS:
-        if log in names and (titles in names or not needs_titles):
-            return log, titles if titles in names else None
-    return None
+def known_preset(names: set[str]) -> Preset | None:
+    """Whose folder has these file names."""
+    found = (one for one in PRESETS if one.log in names and (one.titles in names or not one.needs_titles))
+    return next(found, None)
 
 
 def fetch_movielens(home: Path) -> Path:

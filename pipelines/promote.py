@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mgray.config import PromoteJobConfig, RollbackJobConfig
+from mgray.config import PromoteJobConfig, RollbackJobConfig, resolve_out
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.manifest import Manifest
@@ -100,7 +100,7 @@ def _window_dataset(
     else:
         known = [manifest for manifest in manifests if manifest is not None]
         newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)
-        out = Path(config.data.out).expanduser() if config.data.out else home / "datasets"
+        out = resolve_out(config.data, home)
         folder = dataset_folder(newest, out) if newest else None
         if folder is None:
             raise InputError(

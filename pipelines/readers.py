@@ -8,6 +8,7 @@ block by records, and names the line and the reason of each row that cannot be r
 import gzip
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -19,13 +20,18 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from mgray.features import UNITS, epoch_seconds, id_text, parse_events
+from mgray.errors import InputError
+from mgray.features import MAX_TIME_S, UNITS, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from pipelines.records import TORN, json_columns, separated_columns, split_records
 from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
 
 CHUNK_BYTES = 4 << 20
 RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
+MAX_ROW_BYTES = 64 << 20  # of text: what has no end by then has an open quote, or is no text of rows
+PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in memory at a time
+UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
+UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 BOM = b"\xef\xbb\xbf"
 READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid)
 
@@ -50,6 +56,7 @@ class Block(NamedTuple):
 
     events: pa.Table
     bad: pl.DataFrame | None  # line, reason, raw
+    finer: Counter[str] | None = None  # rows of `bad` by the unit that their time seems to be in
 
 
 def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
@@ -57,11 +64,13 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
 
     A newline inside a CSV's quotes ends no row: a cut needs an even number of quotes before it. A compressed file is
     one range. Line numbers are counted on the way, so that a range knows its own without reading those before it.
+    Raises InputError: a row does not end within MAX_ROW_BYTES.
     """
     sha256 = hashlib.sha256()
     cuts: list[tuple[int, int]] = []  # offset, lines before it
     split = file.format != "parquet" and not file.compression
-    next_cut, offset, num_lines, num_quotes = layout.data_start + range_bytes, 0, 0, 0
+    wanted = next_cut = layout.data_start + range_bytes
+    offset, num_lines, num_quotes = 0, 0, 0
     with open_random(file.path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             sha256.update(chunk)
@@ -79,8 +88,12 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
                     next_cut = offset + (quote if quote >= 0 else len(chunk)) + 1
                     continue
                 cuts.append((offset + end, num_lines + chunk.count(b"\n", 0, end)))
-                next_cut = offset + end + range_bytes
+                wanted = next_cut = offset + end + range_bytes
             if split:
+                if offset + len(chunk) - wanted > MAX_ROW_BYTES:
+                    start, lines = cuts[-1] if cuts else (layout.data_start, layout.first_line - 1)
+                    stream.seek(start)
+                    raise _endless(file, stream.read(wanted + MAX_ROW_BYTES - start), lines + 1)
                 num_quotes += chunk.count(b'"', done) if file.format == "csv" else 0
                 num_lines += chunk.count(b"\n")
             offset += len(chunk)
@@ -96,6 +109,21 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
         if start < stop
     ]
     return Scan(offset, sha256.hexdigest(), ranges)
+
+
+def _endless(file: LogFile, data: bytes, first_line: int) -> InputError:
+    """Of data that begins with a row: its last one, which does not end."""
+    end = _last_row_end(data, quoted=file.format == "csv")
+    line, size = first_line + data.count(b"\n", 0, end), f"{MAX_ROW_BYTES >> 20} MB"
+    if file.format == "csv" and b'"' in data[end:]:
+        return InputError(
+            f"{file.path}: a quote that opens in the row of line {line} is not closed within {size}; close or double "
+            "it, or, where quotes are text, give the log as .tsv, which has no quoting"
+        )
+    return InputError(
+        f"{file.path}: the row of line {line} does not end within {size}; a row ends with a newline: mend or remove "
+        "the file"
+    )
 
 
 def _row_group_ranges(path: str, range_bytes: int) -> list[Range]:
@@ -116,19 +144,37 @@ def _row_group_ranges(path: str, range_bytes: int) -> list[Range]:
 def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_bytes: int) -> Iterator[Block]:
     """The events of a range, in blocks of about `block_bytes` of text. Blank lines are no rows.
 
-    unit: of timestamps that are numbers. Raises one of READ_ERRORS where the bytes cannot be read.
+    unit: of timestamps that are numbers. Raises one of READ_ERRORS where the bytes cannot be read, and InputError where
+    a row does not end within MAX_ROW_BYTES, or most times seem to be in another unit.
     """
-    if file.format == "parquet":
-        yield from _read_parquet(file, layout, part, unit)
-        return
+    blocks = (
+        _read_parquet(file, layout, part, unit)
+        if file.format == "parquet"
+        else _read_text_range(file, layout, part, unit, block_bytes)
+    )
+    num_rows, finer = 0, Counter[str]()
+    for block in blocks:
+        num_rows += block.events.num_rows + (0 if block.bad is None else block.bad.height)
+        finer.update(block.finer or {})
+        if finer and num_rows >= UNIT_ROWS and 2 * max(finer.values()) > num_rows:
+            ((found, count),) = finer.most_common(1)
+            mend = "divide them by 1000 and set it to us" if found == "ns" else f"set it to {found}"
+            raise InputError(
+                f"{file.path}: {count} of {num_rows} timestamps from line {part.first_line} on look like "
+                f"{UNIT_NAMES[found]}, and data.columns.timestamp_unit is {unit}: {mend}"
+            )
+        yield block
+
+
+def _read_text_range(file: LogFile, layout: Layout, part: Range, unit: str, block_bytes: int) -> Iterator[Block]:
     line = part.first_line
-    for number, data in enumerate(_text_blocks(file, layout, part, block_bytes)):
+    for number, data in enumerate(_text_blocks(file, part, block_bytes)):
         block = data.removeprefix(BOM) if part.start == 0 and not number else data
         yield from _read_text(block, file, layout, line, unit)
         line += data.count(b"\n") if file.compression else 0  # of anything else there is one block
 
 
-def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -> Iterator[bytes]:
+def _text_blocks(file: LogFile, part: Range, block_bytes: int) -> Iterator[bytes]:
     """Bytes of whole rows."""
     if not file.compression:
         with open_random(file.path) as stream:
@@ -140,13 +186,16 @@ def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -
         return
     with open_stream(file) as stream:
         _skip(stream, part.start)
-        left = b""
+        left, line = b"", part.first_line
         while chunk := stream.read(block_bytes):
             data = left + chunk
             end = _last_row_end(data, quoted=file.format == "csv")
             if end:
                 yield data[:end]
+                line += data.count(b"\n", 0, end)
             left = data[end:]
+            if len(left) > MAX_ROW_BYTES:
+                raise _endless(file, left, line)
         if left:
             yield left
 
@@ -200,6 +249,8 @@ def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, u
 
 def _parse(rows: pl.DataFrame, unit: str) -> Block:
     events, bad = parse_events(rows, unit)
+    finer = Counter(finer_unit(rows[TIMESTAMP], unit).drop_nulls().to_list()) if bad.height else Counter[str]()
+    del finer[""]  # in no unit a time
     torn = bad["reason"] == TORN
     if torn.any():
         # Two stray quotes make one record of all lines between them. Counted as one, they would slip under the limit of
@@ -207,7 +258,7 @@ def _parse(rows: pl.DataFrame, unit: str) -> Block:
         lines = pl.when(torn).then(pl.col("raw").str.split("\n")).otherwise(pl.concat_list("raw"))
         bad = bad.with_columns(lines.alias("raw")).with_columns(pl.int_ranges(pl.col("raw").list.len()).alias("at"))
         bad = bad.explode("raw", "at").with_columns(pl.col("line") + pl.col("at")).drop("at")
-    return Block(events.to_arrow(compat_level=pl.CompatLevel.oldest()), bad if bad.height else None)
+    return Block(events.to_arrow(compat_level=pl.CompatLevel.oldest()), bad if bad.height else None, finer or None)
 
 
 def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Table | None:
@@ -297,7 +348,7 @@ def _is_well_quoted(data: bytes, separator: str) -> bool:
 
 
 def _checked(table: pa.Table, unit: str) -> pa.Table | None:
-    """Typed columns, ids as dictionaries; None where an id is blank or a number is none."""
+    """Typed columns, ids as dictionaries; None where an id is blank, a number is none, or a time beyond MAX_TIME_S."""
     for role in (USER_ID, ITEM_ID):
         ids = table[role].combine_chunks()
         if isinstance(ids, pa.ChunkedArray):  # no chunk at all
@@ -313,7 +364,7 @@ def _checked(table: pa.Table, unit: str) -> pa.Table | None:
         time = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
     elif UNITS[unit] != 1:
         time = pc.divide(time, UNITS[unit])
-    if time.null_count or not _all(pc.is_finite(time)):
+    if time.null_count or not _all(pc.less(pc.abs(time), MAX_TIME_S)):  # false of NaN
         return None
     table = table.set_column(table.column_names.index(TIMESTAMP), TIMESTAMP, time)
     for name in table.column_names:
@@ -330,21 +381,27 @@ def _all(values: pa.Array) -> bool:
 
 def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iterator[Block]:
     names = list(dict.fromkeys(layout.columns.values()))
-    with open_random(file.path) as source, pq.ParquetFile(source) as parquet:
+    row = part.first_line
+    # with a buffer, a column's pages are read as they are needed, and not all of a row group's at once
+    with open_random(file.path) as source, pq.ParquetFile(source, buffer_size=CHUNK_BYTES) as parquet:
         stop = parquet.num_row_groups if part.stop is None else part.stop
-        table = parquet.read_row_groups(range(part.start, stop), columns=names)
+        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=range(part.start, stop), columns=names):
+            yield _read_batch(batch, layout, row, unit)
+            row += batch.num_rows
+
+
+def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str) -> Block:
+    table = pa.Table.from_batches([batch])
     try:
         fast = _fast_columns(table, layout, unit)
         if fast is not None:
-            block = Block(fast, None)
-        else:
-            frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
-            columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
-            lines = pl.int_range(part.first_line, part.first_line + frame.height, dtype=pl.Int64, eager=True)
-            block = _parse(pl.DataFrame({"line": lines, **columns}), unit)
+            return Block(fast, None)
+        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
+        columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
+        lines = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
+        return _parse(pl.DataFrame({"line": lines, **columns}), unit)
     except (pl.exceptions.PolarsError, pa.ArrowNotImplementedError) as error:  # bytes that are no UTF-8, a duration
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
-    yield block
 
 
 def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None:

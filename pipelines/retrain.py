@@ -14,7 +14,7 @@ from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from mgray import gate
-from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig
+from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig, resolve_out
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.drift import Drift, describe, known_share, measure_drift, summarize
@@ -83,7 +83,7 @@ class _Retraining:
         self.timer = Timer()
         self.dry = lock is None
         self.uri = tracking.resolve_uri(config.tracking, home)
-        self.datasets = Path(config.data.out).expanduser() if config.data.out else home / "datasets"
+        self.datasets = resolve_out(config.data, home)
 
     def say(self, text: str) -> None:
         self.out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -20,7 +20,11 @@ class InterestModel(PythonModel):
     Where the model reads more of an event than its item, columns beside it: `timestamps`, `event_types`, `ratings`,
     `features`, each a list as long as the history's.
 
-    params: `k` [10], the items of a list. `explain` [false]: say why the first item of each list is there, in four more
+    A model with a rating head also takes `targets`, lists of raw item ids, and gives `ratings`: what the user would
+    give each of them.
+
+    params: `k` [10], the items of a list. `remove_seen` [as the model was measured]: leave out what is in the history.
+    `explain` [false]: say why the first item of each list is there, in four more
     columns, all in units of the score and empty where the list is the popular items: `granularities`, finest first, and
     `granularity_scores`, what each adds to the score (biases add the rest); `events`, the items of the last events (20
     at most), oldest first, and `event_scores`, by how much the score would fall without that event.
@@ -34,11 +38,14 @@ class InterestModel(PythonModel):
         k = int(params.get("k", 10))
         histories = [[] if h is None else [str(item) for item in h] for h in model_input["history"]]
         beside = {str(name): list(model_input[name]) for name in model_input.columns}
-        result = self.recommender.recommend(histories, k, beside=beside)
+        result = self.recommender.recommend(histories, k, params.get("remove_seen"), beside)
         unknown, total = sum(result.num_unknown), sum(len(h) for h in histories)
         if unknown:
             logger.warning("%d of %d history items are unknown to this model and were skipped", unknown, total)
         frame = pd.DataFrame({"items": result.items, "scores": result.scores}, index=model_input.index)
+        if "targets" in beside:
+            targets = [[] if asked is None else [str(item) for item in asked] for asked in beside["targets"]]
+            frame["ratings"] = self.recommender.rate(histories, targets, beside)
         if params.get("explain", False):
             reasons = self.recommender.explain(histories, result, beside=beside)
             why = pd.DataFrame(reasons, columns=list(Reasons._fields), index=model_input.index)

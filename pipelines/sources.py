@@ -1,9 +1,13 @@
 """Resolves `data.source` and `data.items` to log files with known formats and columns, and to item titles."""
 
 import csv
+import fnmatch
 import hashlib
 import json
+import logging
 import os
+import re
+import socket
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,8 +17,8 @@ import pyarrow.parquet as pq
 from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from mgray.schema import EVENT_TYPE, ITEM_ID, RATING, TIMESTAMP, USER_ID
-from pipelines.filesystems import Found, Listing, list_files, open_random, parse_uri
-from pipelines.presets import RATINGS_CSV, RATINGS_HEADER, fetch_movielens, known_pair
+from pipelines.filesystems import CREDENTIALS, Found, Listing, list_files, open_random, parse_uri
+from pipelines.presets import RATINGS_CSV, RATINGS_HEADER, fetch_movielens, known_preset
 from pipelines.titles import read_item_ids, read_titles
 
 __all__ = [
@@ -24,10 +28,12 @@ __all__ = [
     "Layout",
     "LogFile",
     "Source",
+    "check_apart",
     "fetch_movielens",
     "log_format",
     "open_random",
     "open_stream",
+    "read_error",
     "read_item_ids",
     "read_layout",
     "read_titles",
@@ -55,6 +61,14 @@ LAYOUT_CHUNK_BYTES = 64 << 10
 STREAM_CHUNK_BYTES = 4 << 20
 JSON_ROWS_FOR_KEYS = 100
 NAMES_SHOWN = 20
+LEFT_OUT_SHOWN = 5
+
+# what a folder of logs may hold that nobody takes for one, by names in small letters
+NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
+# Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
+REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
+
+logger = logging.getLogger(__name__)
 
 
 class LogFile(NamedTuple):
@@ -78,23 +92,25 @@ class Source(NamedTuple):
 
 
 def resolve(config: DataConfig, home: Path) -> Source:
-    """The log's files in order, and the file of titles. Opens no log file.
+    """The log's files in order, and the file of titles. Opens no log file; warns of files whose names are no log's.
 
     Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common, of
     a glob the part before its first wildcard. A file that is there twice, by a link or an overlap, is listed once.
     Raises InputError: what is missing, where, how to mend it.
     """
-    sources = (config.source,) if isinstance(config.source, str) else config.source
+    sources = _sources(config)
     if not sources:
         raise InputError(f"--data.source: an empty list; give a log's path, or {MOVIELENS_100K} for the sample")
     titles, real_titles = _given_titles(config.items, home) if config.items else (None, None)
     logs: list[Found] = []
+    left_out: list[Found] = []
     bases: list[tuple[str, ...]] = []
     own_titles: dict[str, None] = {}
     for source in sources:
         listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, _is_log)
-        found, own = _choose_logs(source, listing, real_titles)
+        found, others, own = _choose_logs(source, listing, real_titles)
         logs += found
+        left_out += others
         bases.append(listing.base)
         own_titles |= dict.fromkeys([own] if own else [])
     if titles is None and len(own_titles) > 1:
@@ -109,10 +125,39 @@ def resolve(config: DataConfig, home: Path) -> Source:
     if not filled:
         raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
     depth = _common_depth(bases)
+    _tell_left_out(sources, sorted({file.real: "/".join(file.parts[depth:]) for file in left_out}.values()))
     files = (_log_file(file, "/".join(file.parts[depth:])) for file in filled)
     if titles is None and own_titles:
         titles = _local_copy(next(iter(own_titles)), home)
     return Source(tuple(sorted(files, key=lambda file: file.name)), titles)
+
+
+def check_apart(config: DataConfig, out: Path) -> None:
+    """Raises InputError where versions would lie in a folder of the log: the next ingest would read them as events."""
+    for source in _sources(config):
+        if source == MOVIELENS_100K or parse_uri(source) is not None:
+            continue
+        folder = os.path.abspath(os.path.expanduser(source))
+        if os.path.isdir(folder) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
+            raise InputError(
+                f"--data.out {out}: lies in --data.source {source}, so its files would be read as events; "
+                "give a folder outside of it with --data.out (or --home)"
+            )
+
+
+def _sources(config: DataConfig) -> tuple[str, ...]:
+    return (config.source,) if isinstance(config.source, str) else config.source
+
+
+def _tell_left_out(sources: tuple[str, ...], names: list[str]) -> None:
+    if names:
+        logger.warning(
+            "--data.source %s: %d left out, as the name is no log's: %s (read are %s)",
+            _shown(sources),
+            len(names),
+            ", ".join(names[:LEFT_OUT_SHOWN]) + (", ..." if len(names) > LEFT_OUT_SHOWN else ""),
+            SUPPORTED,
+        )
 
 
 def _common_depth(bases: list[tuple[str, ...]]) -> int:
@@ -153,24 +198,36 @@ def _local_copy(path: str, home: Path) -> Path:
     return target
 
 
-def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[list[Found], str | None]:
-    """The logs among a listing's files, and the path of the titles that a known folder brings."""
+def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[list[Found], list[Found], str | None]:
+    """The logs among a listing's files, those that nobody would expect left out, the path of a known folder's titles.
+
+    In a known folder (presets) its companions are no logs; whatever else is named like a log is one, as in any folder.
+    """
     if listing.kind == "file":
         (file,) = listing.files
         if not _is_log(file.parts[-1]):
             suffix = Path(file.parts[-1]).suffix
             raise InputError(f"--data.source {source}: unsupported extension {suffix!r}; supported: {SUPPORTED}")
-        return [file], None
+        return [file], [], None
     top = {file.parts[-1]: file for file in listing.files if len(file.parts) == len(listing.base) + 1}
-    pair = known_pair(set(top)) if listing.kind == "folder" else None
-    if pair is not None:
-        return [top[pair[0]]], top[pair[1]].path if pair[1] else None
-    logs = [file for file in listing.files if _is_log(file.parts[-1]) and file.real != titles]
+    preset = known_preset(set(top)) if listing.kind == "folder" else None
+    logs: list[Found] = []
+    left_out: list[Found] = []
+    for file in listing.files:
+        name = file.parts[-1]
+        is_companion = preset is not None and file is top.get(name) and preset.is_companion(name)
+        if file.real == titles or is_companion:
+            continue
+        if _is_log(name):
+            logs.append(file)
+        elif not any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in NO_LOGS):
+            left_out.append(file)
     if not logs:
         names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
         where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"
         raise InputError(f"--data.source {source}: {where} (found: {names}); supported: {SUPPORTED}")
-    return logs, None
+    own = top.get(preset.titles) if preset is not None else None
+    return logs, left_out, own.path if own is not None else None
 
 
 def _log_file(file: Found, name: str) -> LogFile:
@@ -236,13 +293,26 @@ def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
             header, start, line = _header(first, file.format, columns.header)
             found = _json_keys(first) if file.format == "jsonl" else header
     except (OSError, EOFError, pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file.path}: not readable as {file.format} ({error}); mend or remove the file") from error
+        raise read_error(file, error, f"not readable as {file.format}") from error
     if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
         raise InputError(
             f"{file.path}: data.columns.header names the columns of logs without a header line, and a {file.format} "
             "file names its own; leave it out"
         )
     return Layout(_map_columns(file, found, columns), header, start, line)
+
+
+def read_error(file: LogFile, error: Exception, problem: str) -> InputError:
+    """What to mend: the file's bytes, whose `problem` it is; or the cluster, where this node does not get at them."""
+    if not isinstance(error, OSError) or (error.errno is None and not REQUEST_ERRORS.search(str(error))):
+        return InputError(f"{file.path}: {problem} ({error}); mend or remove the file")
+    remote = parse_uri(file.path)
+    storage = (
+        "the log must be on storage that every node sees under the same path, and may read"
+        if remote is None
+        else f"every node needs the network and credentials ({CREDENTIALS[remote.scheme]}) to read the log"
+    )
+    return InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {storage}")
 
 
 def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:

@@ -268,6 +268,10 @@ def read_done(folder: Path) -> dict[str, Any] | None:
 
 def commit_unit(draft: Path, folder: Path, done: dict[str, Any]) -> dict[str, Any]:
     """Puts a unit in place whole; the first of two writers wins, and both hold the same."""
+    # after a machine's end no done.json may speak of rows that never reached its disk; a unit has three files a piece
+    for path in draft.iterdir():
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
     with (draft / DONE_FILE).open("w") as file:
         json.dump(done, file)
         file.flush()

@@ -31,6 +31,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from mgray import __version__
+from mgray.checkpoint import ModelInfo, load_info
 from mgray.config import JobConfig, TrackingConfig, flatten
 from mgray.errors import InputError
 from pipelines.shown import command_line, shown_uri
@@ -235,16 +236,22 @@ def start_run(
         yield run
 
 
-def signature(columns: Iterable[str]) -> ModelSignature:
+def signature(columns: Iterable[str], info: ModelInfo) -> ModelSignature:
     """What the pyfunc takes and gives; columns: `history`, and what the model reads beside it.
 
     All but `history` are optional to MLflow, for the model's own error says what belongs in them.
     """
-    return ModelSignature(
-        inputs=Schema([ColSpec(INPUT_TYPES[name], name, required=name == "history") for name in columns]),
-        outputs=Schema([ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]),
-        params=ParamSchema([ParamSpec("k", DataType.long, 10), ParamSpec("explain", DataType.boolean, False)]),
-    )
+    inputs = [ColSpec(INPUT_TYPES[name], name, required=name == "history") for name in columns]
+    outputs = [ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]
+    if info.config.outputs != "next_item":
+        inputs.append(ColSpec(Array(DataType.string), "targets", required=False))
+        outputs.append(ColSpec(Array(DataType.double), "ratings", required=False))
+    params = [
+        ParamSpec("k", DataType.long, 10),
+        ParamSpec("remove_seen", DataType.boolean, info.remove_seen),
+        ParamSpec("explain", DataType.boolean, False),
+    ]
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema(params))
 
 
 def register(
@@ -266,7 +273,7 @@ def register(
         python_model=str(Path(__file__).parent / "served_model.py"),
         artifacts={"model": str(folder)},
         code_paths=[str(package)],
-        signature=signature(example),
+        signature=signature(example, load_info(folder)),
         input_example=pd.DataFrame(dict(example)),
         pip_requirements=requirements,
         registered_model_name=config.model_name if config.register_model else None,

@@ -12,12 +12,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mgray import checkpoint
 from mgray.config import TrainJobConfig
 from mgray.data_rules import resolve_model
+from mgray.dataset import Dataset
 from mgray.errors import InputError
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines, publish
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console, training_progress
-from pipelines.worker import LocalSession, RankInput, RankRun, train_worker
+from pipelines.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
 
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
 
@@ -51,15 +52,32 @@ def fit(
         ),
     )
     result = trainer.fit()
+    check_trained(result.return_value)
     assert result.checkpoint is not None, "the last epoch always validates, and so checkpoints"
     with result.checkpoint.as_directory() as folder:
         return result.return_value, _keep_best(Path(folder), runs / given.run_id)
+
+
+def check_trained(result: dict[str, Any]) -> None:
+    """Raises InputError where a rank's result is a mistake of the user's."""
+    if INPUT_ERROR in result:
+        raise InputError(result[INPUT_ERROR])
+
+
+def check_trainable(dataset: Dataset) -> None:
+    """Raises InputError where there is nothing to learn from: a next item needs two training events of one user."""
+    if not any((lengths >= 2).any() for lengths in dataset.train_lengths()):
+        raise InputError(
+            f"{dataset.folder}: no user has two events on known items in the training part; give a longer log, or "
+            "another data.split"
+        )
 
 
 def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]], None]) -> Fitted:
     """Train in this process, as a Tune trial of one worker does."""
     session = LocalSession(runs / given.run_id / "checkpoint", on_report)
     result = RankRun(given, session).run()
+    check_trained(result)
     return result, _keep_best(session.folder, runs / given.run_id)
 
 
@@ -135,8 +153,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     plan = cluster.plan_workers(config.scale)
     check_warm_start(config, uri)
     dataset, reused = obtain_dataset(config.data, home, out, timer)
-    if dataset.manifest.train_events < 2:
-        raise InputError(f"{dataset.folder}: the training part has no two events; give a longer log")
+    check_trainable(dataset)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
     config = config.model_copy(update={"model": resolve_model(config.model, manifest)})

@@ -74,9 +74,10 @@ def staging_folder(out: Path, key: str, option: str = "--data.out") -> Iterator[
 
 @contextmanager
 def resumable_folder(out: Path, key: str, option: str = "--data.out") -> Iterator[Path]:
-    """A staging folder named by what is made in it: a killed job's is found again. An exception removes it.
+    """A staging folder named by what is made in it: the same command goes on in it after a kill or a failure.
 
-    The caller holds a lock on `key`. Those that nobody came back to for a week go first.
+    What the user must mend removes it: their log becomes another by it, or their disk is full. The caller holds a lock
+    on `key`. Those that nobody came back to for a week go first.
     """
     others = (left for left in out.glob(".staging-*") if "@" not in left.name and left.name != f".staging-{key[:16]}")
     remove_abandoned(others)
@@ -85,15 +86,15 @@ def resumable_folder(out: Path, key: str, option: str = "--data.out") -> Iterato
     os.utime(staging)
     try:
         yield staging
-    except OSError as error:
+    except InputError:
         shutil.rmtree(staging, ignore_errors=True)
+        raise
+    except OSError as error:
         mendable = place_error(error, option)
         if mendable is None:
             raise
-        raise mendable from error
-    except Exception:
         shutil.rmtree(staging, ignore_errors=True)
-        raise
+        raise mendable from error
 
 
 def remove_abandoned(folders: Iterable[Path]) -> None:

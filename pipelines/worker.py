@@ -21,11 +21,14 @@ from mgray.config import TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset, Part
 from mgray.engine import Logged, Trainer, Validated
+from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.model import MGDSC
 from mgray.objective import Objective
 from mgray.warm_start import warm_start_
 from pipelines import tracking
+
+INPUT_ERROR = "input_error"  # key of a rank's result that is a mistake of the user's
 
 
 class RankInput(NamedTuple):
@@ -127,6 +130,7 @@ class RankRun:
             max_length=self.config.train.max_length,
             dataset_fingerprint=self.dataset.manifest.fingerprint,
             inputs=self.dataset.input_spec(model),
+            remove_seen=self.config.evaluate.remove_seen,
         )
         # Drawn alike on every rank, so DDP's first broadcast changes nothing and one process gives the same weights.
         torch.manual_seed(self.config.train.seed)
@@ -161,7 +165,18 @@ class RankRun:
         return PartEvaluation(self.model, self.dataset, part, max_length, self.session.device, self.config.evaluate)
 
     def run(self) -> dict[str, Any]:
-        """Train to the end and test the best -> plain figures; those of rank 0 are the run's."""
+        """Train to the end and test the best -> plain figures; those of rank 0 are the run's.
+
+        A mistake that shows only in training is returned under INPUT_ERROR: Ray Train would take an exception for a
+        failed worker, and train up to the same place again.
+        """
+        try:
+            self._train()
+        except InputError as error:
+            return {INPUT_ERROR: str(error)}
+        return self._tested()
+
+    def _train(self) -> None:
 
         def validate() -> dict[str, float]:
             return self.valid.run().compute()
@@ -172,7 +187,6 @@ class RankRun:
             else:
                 self._on_validated(event)
             self._show_progress()
-        return self._tested()
 
     def _on_logged(self, event: Logged) -> None:
         self.logged = event

@@ -40,9 +40,9 @@ def write_dataset(
     rating = (
         log[RATING].cast(pl.Float32).to_numpy() if RATING in log.columns else np.full(log.height, np.nan, np.float32)
     )
-    kinds = sorted(log[EVENT_TYPE].drop_nulls().unique()) if EVENT_TYPE in log.columns else []
-    number = {name: i for i, name in enumerate(kinds)}
-    event_types = [number.get(name, -1) for name in log[EVENT_TYPE]] if kinds else [-1] * log.height
+    types = sorted(log[EVENT_TYPE].drop_nulls().unique()) if EVENT_TYPE in log.columns else []
+    code = {name: i for i, name in enumerate(types)}
+    event_types = [code.get(name, -1) for name in log[EVENT_TYPE]] if types else [-1] * log.height
     names = [name for name in log.columns if name.startswith(FEATURE)]
     events = histories.Events(
         users.codes,
@@ -65,6 +65,10 @@ def write_dataset(
     train = parts == TRAIN
     counts = np.bincount(events.item[train], minlength=len(items.ids))
     vocabulary = features.build_vocabulary(items.ids, counts, min_count=min_item_count)
+    type_counts = np.bincount(events.event_type[train & (events.event_type >= 0)], minlength=len(types))
+    kinds = features.order_event_types(dict(zip(types, type_counts.tolist(), strict=True)))
+    number = {name: i for i, name in enumerate(kinds)}
+    type_numbers = np.asarray([-1, *(number.get(name, -1) for name in types)], np.int16)[events.event_type + 1]
     measured = moments.measure(events.features[train])
     standardized = moments.standardize(events.features, measured.mean, measured.std)
     numbers = np.where(vocabulary.numbers > 0, vocabulary.numbers, UNKNOWN).astype(np.int32)
@@ -79,7 +83,7 @@ def write_dataset(
             numbers[events.item[mine]],
             events.time[mine],
             events.rating[mine] if RATING in log.columns else None,
-            events.event_type[mine] if kinds else None,
+            type_numbers[mine] if kinds else None,
             standardized[mine] if names else None,
             parts[mine] if split == "random" else None,
             *(end[chosen] for end in ends),

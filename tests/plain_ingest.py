@@ -189,9 +189,10 @@ def digests(result) -> list[str]:
 
 
 def logical(result) -> dict:
-    """What two versions of one log share whatever numbers their items have."""
+    """What two versions of one log share whatever numbers their items and event types have."""
     counts = {row["item_id"]: (row["num_train_events"], row["title"]) for row in vocabulary(result)}
     manifest = json.loads(result.manifest.model_dump_json())
-    same = ("rows", "users", "items", "train_events", "valid_events", "test_events", "first_timestamp", "event_types")
+    same = ("rows", "users", "items", "train_events", "valid_events", "test_events", "first_timestamp")
     same += ("last_timestamp", "median_history", "split", "has_ratings", "has_event_types", "cold_items")
-    return {"histories": decode(result), "vocabulary": counts} | {name: manifest[name] for name in same}
+    kinds = {kind.name: kind.events for kind in result.manifest.event_types}
+    return {"histories": decode(result), "vocabulary": counts, "event_types": kinds} | {n: manifest[n] for n in same}

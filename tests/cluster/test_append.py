@@ -1,5 +1,6 @@
 """--append makes what a full ingest of all files makes, but for the items' numbers, and reads new files alone."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mgray.errors import InputError
+from mgray.manifest import MANIFEST_FILE
 from tests.plain_ingest import Event, decode, digests, draw_log, logical, numbers, vocabulary, write_csv
 
 ROWS = draw_log(seed=7, num_events=2400, num_users=400, num_items=150)  # 6 events a user: many are too short at first
@@ -97,6 +99,41 @@ def test_items_that_only_tested_before_train_now(tmp_path: Path, run_ingest: Cal
     assert numbers(more) == {"p": 1, "q": 2, "z": 3}
     assert decode(more)["u0"].items == ["p", "q", "z", None, None]
     assert [row["num_train_events"] for row in vocabulary(more)] == [3, 1, 1]
+
+
+def test_event_types_keep_their_numbers(tmp_path: Path, run_ingest: Callable) -> None:
+    """In training first 6 views and 3 buys; then 18 buys, 6 views, 4 carts, 2 saves and 2 asks."""
+
+    def write(name: str, users: list[list[str]]) -> Path:
+        rows = [
+            Event(f"{name}{user}", f"i{place}", float(place), kind=kind)
+            for user, kinds in enumerate(users)
+            for place, kind in enumerate(kinds)
+        ]
+        return write_csv(tmp_path / "log" / f"{name}.csv", rows).parent
+
+    def names(result) -> list[str]:
+        return [kind.name for kind in result.manifest.event_types]
+
+    start = run_ingest(write("a", [["view", "buy", "view", "cart", "save"]] * 3))
+    assert names(start) == ["view", "buy"]
+    assert decode(start)["a0"].kinds == ["view", "buy", "view", None, None]
+    new = [["buy"] * 17] + [["save", "cart", "cart", "ask", "buy", "buy"]] * 2  # all but the last two train
+    log = write("b", new)
+    more = run_ingest(log, append=True)
+    assert names(more) == ["view", "buy", "cart", "ask", "save"]
+    assert decode(more)["a0"].kinds == ["view", "buy", "view", "cart", "save"]
+    full = run_ingest(log, home=tmp_path / "other")
+    assert names(full) == ["buy", "view", "cart", "ask", "save"]
+    assert logical(more) == logical(full)
+    # older versions numbered every type of the log by name: those numbers stay as well
+    manifest = start.path / MANIFEST_FILE
+    older = json.loads(manifest.read_text())
+    older["event_types"] = [{"name": name, "events": 3} for name in ("buy", "cart", "save", "view")]
+    manifest.write_text(json.dumps(older))
+    again = run_ingest(log, append=start.path)
+    assert names(again) == ["buy", "cart", "save", "view", "ask"]
+    assert decode(again) == decode(more)
 
 
 def test_appending_twice(tmp_path: Path, log: Path, run_ingest: Callable) -> None:

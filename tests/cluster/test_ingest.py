@@ -198,14 +198,35 @@ def test_temporal_users_may_have_no_training_part(tmp_path: Path, run_ingest: Ca
     assert (row["train_end"], row["valid_end"]) == (0, 0)
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device", "x.arrow"), RuntimeError("a bug")])
-def test_a_failure_midway_leaves_nothing(
+FULL = OSError(errno.ENOSPC, "No space left on device", "x.arrow")
+LOST = OSError(errno.ESTALE, "Stale file handle", "x.arrow")
+
+
+@pytest.mark.parametrize("error", [FULL, InputError("yours to mend"), LOST, RuntimeError("a bug")])
+def test_a_failure_midway(
     tmp_path: Path, run_ingest: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
+    """What the user must mend leaves nothing; of any other end the same command goes on, as after a kill."""
+
     def fail(*args: object) -> None:
         raise error
 
-    monkeypatch.setattr("pipelines.ingest.features.build_vocabulary", fail)
-    with pytest.raises((InputError, RuntimeError), match=r"x.arrow: No space left.*--data.out|a bug"):
-        run_ingest(write(tmp_path / "log.csv", GOOD))
-    assert versions(tmp_path / "home" / "datasets") == []
+    log, out = write(tmp_path / "log.csv", GOOD), tmp_path / "home" / "datasets"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.ingest.features.build_vocabulary", fail)
+        with pytest.raises((InputError, OSError, RuntimeError), match=r"x.arrow: No.*--data.out|yours|Stale|a bug"):
+            run_ingest(log)
+    assert list(out.glob("*/manifest.json")) == []
+    if error is FULL or isinstance(error, InputError):
+        assert versions(out) == []
+        return
+    (staging,) = versions(out)
+    (done,) = out.glob(f"{staging}/work/*/clean-000000.json")
+    # only a run that takes this task's result as it is there can be misled by it
+    done.write_text(done.read_text().replace('"read":', '"other":'))
+    with pytest.raises(KeyError, match="read"):
+        run_ingest(log)
+    done.write_text(done.read_text().replace('"other":', '"read":'))
+    version = run_ingest(log)
+    assert versions(out) == [version.path.name]
+    assert version.manifest.fingerprint == run_ingest(log, home=tmp_path / "undisturbed").manifest.fingerprint

@@ -66,8 +66,13 @@ def check_histories(found: dict[str, Decoded], expected: dict[str, list[Event]],
         assert row.kinds == [event.kind for event in history], user
 
 
-def train_counts(found: dict[str, Decoded], expected: dict[str, list[Event]]) -> Counter[str]:
-    return Counter(event.item for user, row in found.items() for event in expected[user][: row.train_end])
+def train_counts(found: dict[str, Decoded], expected: dict[str, list[Event]], column: str = "item") -> Counter[str]:
+    values = (getattr(event, column) for user, row in found.items() for event in expected[user][: row.train_end])
+    return Counter(value for value in values if value is not None)
+
+
+def ranked(counts: Counter[str]) -> list[str]:
+    return sorted(counts, key=lambda name: (-counts[name], name))
 
 
 @pytest.mark.parametrize("rules", [*ALONE.values(), TOGETHER], ids=[*ALONE, "together"])
@@ -89,8 +94,9 @@ def test_rules(tmp_path: Path, log: Path, run_ingest: Callable, rules: dict) -> 
     counts = train_counts(found, expected.histories)
     check_histories(found, expected.histories, set(counts))
     assert {row["item_id"]: row["num_train_events"] for row in vocabulary(result)} == counts
-    ranked = sorted(counts, key=lambda item: (-counts[item], item))
-    assert list(numbers(result)) == ranked
+    assert list(numbers(result)) == ranked(counts)
+    kinds = ranked(train_counts(found, expected.histories, "kind"))
+    assert [kind.name for kind in result.manifest.event_types] == kinds
     for user, row in found.items():
         length = len(expected.histories[user])
         assert (row.train_end, row.valid_end) == (length - 2, length - 1)
@@ -158,12 +164,42 @@ def test_features_are_standardized_by_the_training_part(log: Path, run_ingest: C
         np.testing.assert_allclose(row.features, scaled.reshape(-1), rtol=1e-6, atol=1e-6)
 
 
-def test_event_types_are_numbered_by_name(log: Path, run_ingest: Callable) -> None:
-    result = run_ingest(log, range_bytes=20_000)  # each unit meets the names in an order of its own
-    kept = [event for history in plain_clean(ROWS, CleanConfig()).histories.values() for event in history]
-    counts = Counter(event.kind for event in kept if event.kind)
-    assert [(kind.name, kind.events) for kind in result.manifest.event_types] == sorted(counts.items())
+def test_event_types_are_numbered_by_training_events(tmp_path: Path, run_ingest: Callable) -> None:
+    """In training 40 views, 20 buys, 20 carts; in all, more buys than views. `apply` only tests."""
+    rows = [
+        Event(f"u{user}", f"i{place}", float(place), kind=kind)
+        for user in range(20)
+        for place, kind in enumerate(
+            ["view", "cart", None, "buy", "view", "buy", "buy" if user < 10 else "apply"]  # the last but one validates
+        )
+    ]
+    log = write_csv(tmp_path / "log.csv", rows)
+    result = run_ingest(log)
+    kinds = [(kind.name, kind.events) for kind in result.manifest.event_types]
+    assert kinds == [("view", 40), ("buy", 50), ("cart", 20)]  # events of all parts
     assert result.manifest.has_event_types
+    found = decode(result)
+    assert found["u0"].kinds == ["view", "cart", None, "buy", "view", "buy", "buy"]
+    assert found["u19"].kinds == ["view", "cart", None, "buy", "view", "buy", None]
+    assert "apply" in (result.path / result.manifest.report_file).read_text()  # not lost from sight
+    # units that meet the names in orders of their own, and other buckets
+    units = run_ingest(log, home=tmp_path / "units", range_bytes=300)
+    assert len(units.manifest.staged) > 5
+    assert units.manifest.fingerprint == result.manifest.fingerprint
+    buckets = run_ingest(log, num_shards=5)
+    assert buckets.manifest.event_types == result.manifest.event_types
+    assert decode(buckets) == found
+
+
+def test_event_types_that_never_train_are_none(tmp_path: Path, run_ingest: Callable) -> None:
+    rows = [
+        Event(f"u{user}", f"i{place}", float(place), kind=kind)
+        for user in range(5)
+        for place, kind in enumerate([None, None, "view", "buy"])
+    ]
+    result = run_ingest(write_csv(tmp_path / "log.csv", rows))
+    assert (result.manifest.event_types, result.manifest.has_event_types) == ([], False)
+    assert [row.kinds for row in decode(result).values()] == [None] * 5
 
 
 def test_random_split(tmp_path: Path, log: Path, run_ingest: Callable) -> None:

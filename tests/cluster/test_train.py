@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 
 from mgray.config import EvalJobConfig, TrainJobConfig, flatten
 from mgray.dataset import Dataset
+from mgray.errors import InputError
 from mgray.synthetic import make_log
 from pipelines.tracking import param_text
 from tests.jobs.processes import environment
@@ -314,6 +315,19 @@ def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:
                 os.kill(process.pid, signal.SIGKILL)
                 killed.append(process.pid)
                 break
+
+
+def test_a_diverged_training_ends_once_and_registers_nothing(runs: Runs) -> None:
+    from pipelines.train import run_training
+
+    diverging = settings(runs.home)
+    diverging = diverging.model_copy(update={"train": diverging.train.model_copy(update={"learning_rate": 1e30})})
+    versions = len(runs.client.search_model_versions(f"name='{NAME}'"))
+    with pytest.raises(InputError, match="training has diverged"):
+        run_training(diverging)
+    assert len(runs.client.search_model_versions(f"name='{NAME}'")) == versions
+    last = runs.client.search_runs([runs.run(runs.one_worker).info.experiment_id], max_results=1)[0]
+    assert last.info.status == "FAILED"
 
 
 def test_a_killed_worker_does_not_change_the_run(runs: Runs) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.batch import collate, cut_windows, deal, feed, left_pad, num_events, num_targets, plan_epoch
+from mgray.batch import collate, cut_windows, deal, feed, left_pad, num_events, num_targets, padded_length, plan_epoch
 from mgray.columns import Columns
 from mgray.dataset import Histories
 
@@ -74,11 +74,12 @@ def test_like_lengths_go_together() -> None:
 def test_collate_aligns_targets_with_inputs() -> None:
     histories = {0: make_histories([4, 3])}
     batch = collate(cut_windows(0, np.asarray([4, 3]), 100), histories)
-    assert batch.inputs.items.shape == (2, 8)
-    assert batch.inputs.items[0].tolist() == [0, 0, 0, 0, 0, 1, 2, 3]
-    assert batch.targets[0].tolist() == [0, 0, 0, 0, 0, 2, 3, 4]
-    assert batch.inputs.items[1].tolist() == [0, 0, 0, 0, 0, 0, 5, 6]
-    assert batch.targets[1].tolist() == [0, 0, 0, 0, 0, 0, 6, 7]
+    assert batch.inputs.items.tolist() == [[1, 2, 3], [0, 5, 6]]
+    assert batch.targets.tolist() == [[2, 3, 4], [0, 6, 7]]
+
+
+def test_long_batches_share_their_shapes_and_short_ones_are_not_padded() -> None:
+    assert [padded_length(longest) for longest in (0, 1, 3, 8, 9, 16, 17)] == [1, 1, 3, 8, 16, 16, 24]
 
 
 def test_collate_of_a_later_window_has_context_without_targets() -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from mgray.config import (
+    CleanConfig,
+    DataConfig,
     IngestJobConfig,
     JobConfig,
     RetrainJobConfig,
@@ -14,6 +16,7 @@ from mgray.config import (
     leaves,
     parse_args,
     resolve_home,
+    resolve_out,
     validate,
 )
 from mgray.errors import InputError
@@ -69,6 +72,12 @@ def test_text_stays_text() -> None:
         (["--train.loss", "gbce", "--train.hard_negatives", "0.5"], "hard_negatives needs loss: sampled_softmax"),
         (["--train.warmup_share", "0.8", "--train.decay_share", "0.8"], "at most 1"),
         (["--data.valid_from", "3"], "split: temporal"),
+        (["--data.source", ""], "data.source: an empty path"),
+        (["--data.source", "[a.csv, '']"], "data.source: an empty path"),
+        (["--data.columns.item_id", "user_id"], "user_id and item_id name one column, 'user_id'"),
+        (["--data.columns.timestamp", "item_id"], "item_id and timestamp name one column, 'item_id'"),
+        (["--data.clean.min_timestamp", "2", "--data.clean.max_timestamp", "1"], "min_timestamp (2.0) must not be"),
+        (["--data.clean.min_rating", "5", "--data.clean.max_rating", "4.5"], "above max_rating (4.5)"),
         (["--model.width"], "expected one argument"),
         (["stray"], "unexpected argument 'stray'"),
         (["--config", "no-such-file.yaml"], "No such file"),
@@ -120,6 +129,27 @@ def test_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MGRAY_HOME", "/data/mgray")
     assert resolve_home(IngestJobConfig()) == Path("/data/mgray")
     assert resolve_home(IngestJobConfig(home="/other")) == Path("/other")
+
+
+def test_versions_go_to_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/users/me")
+    assert resolve_out(DataConfig(), Path("/home")) == Path("/home/datasets")
+    assert resolve_out(DataConfig(out="made"), Path("/home")) == tmp_path / "made"
+    assert resolve_out(DataConfig(out="~/made"), Path("/home")) == Path("/users/me/made")
+    for where in ("s3://bucket/made", "gs://me:secret@bucket/made", "file:///made"):
+        with pytest.raises(InputError, match=r"^--data.out \w+://\.\.\.: .*give a folder's path$") as error:
+            resolve_out(DataConfig(out=where), Path("/home"))
+        assert "secret" not in str(error.value)
+    with pytest.raises(InputError, match=r"^--home s3://\.\.\.: "):
+        resolve_home(IngestJobConfig(home="s3://bucket/home"))
+    monkeypatch.setenv("MGRAY_HOME", "s3://bucket/home")
+    with pytest.raises(InputError, match=r"^\$MGRAY_HOME s3://\.\.\.: "):
+        resolve_home(IngestJobConfig())
+
+
+def test_bounds_may_be_one_value() -> None:
+    assert CleanConfig(min_rating=4, max_rating=4).max_rating == 4
 
 
 def test_config_is_frozen() -> None:

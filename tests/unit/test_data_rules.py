@@ -17,12 +17,13 @@ def test_dropout_falls_with_the_events(events: int, rate: float) -> None:
 
 
 def test_auto_becomes_what_the_dataset_says_and_a_number_stays(tmp_path: Path) -> None:
-    manifest = write_dataset(tmp_path / "version", make_log(30, 20)).manifest
+    manifest = write_dataset(tmp_path / "version", make_log(30, 20, mean_events=40)).manifest
     resolved = resolve_model(ModelConfig(inputs="auto"), manifest)
     assert resolved.dropout == dropout_rate(manifest.train_events)
     assert resolved.inputs == ("rating", "time_gap")
     assert resolved.norm == "batch"
-    assert resolve_model(ModelConfig(), manifest.model_copy(update={"train_events": 10**6})).norm == "layer"
+    for more in ({"train_events": 10**6}, {"users": manifest.train_events // 10}):  # large; of short histories
+        assert resolve_model(ModelConfig(), manifest.model_copy(update=more)).norm == "layer"
     chosen = resolve_model(ModelConfig(dropout=0.2, norm="layer"), manifest)
     assert (chosen.dropout, chosen.norm) == (0.2, "layer")
     assert resolve_model(resolved, manifest) == resolved

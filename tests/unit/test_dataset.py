@@ -11,6 +11,7 @@ from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
 from mgray.dataset import Dataset
 from mgray.inputs import InputSpec
+from mgray.raw_history import HistoryEncoder
 from mgray.schema import TRAIN, UNKNOWN
 from tests.datasets import write_dataset
 
@@ -67,6 +68,31 @@ def test_statistics_are_of_the_training_part(dataset: Dataset) -> None:
     ratings = np.array([1, 3, 5, 5])  # of u: 1, none, 3; of v: 5, 5
     assert (spec.rating_mean, spec.rating_std) == pytest.approx((ratings.mean(), ratings.std()))
     assert dataset.input_spec(ModelConfig()) == InputSpec()
+
+
+def test_a_type_that_never_trains_is_none_at_training_and_prediction_alike(tmp_path: Path) -> None:
+    """Each user's last two events are behind the training part: it has two views and one buy."""
+    log = pl.DataFrame(
+        {
+            "user_id": ["u"] * 4 + ["v"] * 4,
+            "item_id": [*"abab"] * 2,
+            "timestamp": [1.0, 2, 3, 4] * 2,
+            "event_type": ["view", "buy", "apply", "buy", "view", None, "view", "apply"],
+        }
+    )
+    dataset = write_dataset(tmp_path / "v", log, 1)
+    config = ModelConfig(inputs=("event_type",))
+    spec = dataset.input_spec(config)
+    assert spec.event_types == ("view", "buy")
+    assert [kind.events for kind in dataset.manifest.event_types] == [3, 2]
+    encoder = HistoryEncoder(dataset.item_ids, config, spec)
+    histories = dataset.read(0, ("event_types",))
+    for row, wanted in {"u": [1, 2, 0, 2], "v": [1, 0, 1, 0]}.items():
+        columns = histories.row(histories.user_ids.index(row))
+        assert columns.event_types.tolist() == wanted
+        own = log.filter(user_id=row)
+        asked, _ = encoder.encode([own["item_id"].to_list()], {"event_types": [own["event_type"].to_list()]}, 0)
+        assert asked.event_types.tolist() == wanted
 
 
 def test_cold_items_of_the_training_part_are_skipped(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
 from mgray.dataset import Dataset, Query
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
 from mgray.errors import InputError
+from mgray.evaluation import PartEvaluation
 from mgray.model import MGDSC
 from mgray.objective import Objective
 from mgray.optim import WeightAverage, learning_rate
@@ -132,6 +133,24 @@ def test_each_switch_learns(dataset: Dataset, switch: str) -> None:
     last = run(trainer)[-1]
     assert isinstance(last, Validated)
     assert last.metrics["hr@10"] > 0.4
+
+
+def test_a_diverged_training_is_named_before_it_is_validated(dataset: Dataset) -> None:
+    trainer = make_trainer(dataset, TRAIN.model_copy(update={"learning_rate": 1e30}))
+    with pytest.raises(InputError, match=r"train\.learning_rate: training has diverged"):
+        run(trainer, log_every=10**6)
+    assert trainer.progress.best_valid == {}
+
+
+def test_validation_is_by_the_users_that_are_drawn(dataset: Dataset) -> None:
+    config = EvaluateConfig(max_valid_users=50)
+    drawn = PartEvaluation(make_trainer(dataset).model, dataset, "valid", 100, CPU, config).queries
+    every = part_queries(dataset, "valid")
+    users = {query.user_id for query in drawn}
+    assert 30 < len(drawn) < 70  # of 150; the deviation of their count is 6
+    assert [q.target for q in every if q.user_id in users] == [q.target for q in drawn]
+    test = PartEvaluation(make_trainer(dataset).model, dataset, "test", 100, CPU, config).queries
+    assert len(test) == len(every)
 
 
 def test_average_by_hand() -> None:

@@ -35,6 +35,15 @@ def raw_rows(**columns: list) -> pl.DataFrame:
         ("1970-01-01T00:00:00.25Z", 0.25),
         ("1970-01-02T02:00:00+02:00", DAY),
         ("1970-01-01T22:00-0200", DAY),
+        ("1970-01-02 10:00:00+00", DAY + 36_000),  # as PostgreSQL writes it
+        ("1970-01-02 10:00:00.5-05", DAY + 54_000.5),
+        ("1970-01-02T02:00+02", DAY),
+        ("1970-01-02 10:00:00+", None),
+        ("1970-01-02 10:00:00+5", None),
+        ("9999-12-31T23:59:59", 253_402_300_799.0),
+        ("-253402300799.5", -253_402_300_799.5),
+        ("253402300800", None),  # the year 10000
+        ("-1e308", None),
         ("yesterday", None),
         ("1970-13-01", None),
         ("nan", None),
@@ -64,6 +73,61 @@ def test_units_are_of_numbers_alone(unit: str, per_second: int) -> None:
     assert features.epoch_seconds(pl.Series([1_500_000, None]), unit).to_list() == [1.5e6 / per_second, None]
     assert features.epoch_seconds(pl.Series([1.5]), unit).to_list() == [1.5 / per_second]
     assert features.epoch_seconds(pl.Series(["1970-01-02"]).str.to_date(), unit).to_list() == [DAY]
+
+
+@pytest.mark.parametrize(
+    ("given", "unit", "looks_like"),
+    [
+        (1_700_000_000, "s", None),  # November 2023 in every unit
+        (1_700_000_000_000, "s", "ms"),
+        (1_700_000_000_000_000, "s", "us"),
+        (1_700_000_000_000_000_000, "s", "ns"),
+        (1e308, "s", ""),
+        (1_700_000_000_000, "ms", None),
+        (1_700_000_000_000_000, "ms", "us"),
+        (1_700_000_000_000_000_000, "us", "ns"),
+        (-1_700_000_000_000, "s", "ms"),
+        ("1700000000000", "s", "ms"),
+        ("9999-12-31", "s", None),
+        ("soon", "s", None),
+        (None, "s", None),
+        (float("inf"), "s", None),
+    ],
+)
+def test_a_time_beyond_the_year_9999_tells_its_unit(given: object, unit: str, looks_like: str | None) -> None:
+    assert features.finer_unit(pl.Series([given]), unit).to_list() == [looks_like]
+
+
+def test_times_beyond_the_year_9999_are_set_aside() -> None:
+    times = ["7", "1e308", "-1e308", "1700000000000", "1e400"]
+    good, bad = features.parse_events(raw_rows(user_id=["u"] * 5, item_id=["i"] * 5, timestamp=times))
+    assert good["timestamp"].to_list() == [7.0]
+    assert bad.select("line", "reason").rows() == [
+        (2, "timestamp '1e308' in s is further from 1970 than the year 9999"),
+        (3, "timestamp '-1e308' in s is further from 1970 than the year 9999"),
+        (4, "timestamp '1700000000000' looks like ms: see data.columns.timestamp_unit"),
+        (5, "timestamp '1e400' is neither seconds since 1970 nor ISO 8601"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "far", "seconds"),
+    [
+        (pl.Date, 2**31 - 1, (2**31 - 1) * DAY),
+        (pl.Datetime("ms"), 2**62, 2**62 / 1e3),
+        (pl.Datetime("us", "UTC"), 2**62, 2**62 / 1e6),
+    ],
+)
+def test_typed_times_that_no_calendar_can_spell(dtype: pl.DataType, far: int, seconds: float) -> None:
+    times = pl.Series([0, far, None]).cast(pl.Int32 if dtype == pl.Date else pl.Int64).cast(dtype)
+    rows = raw_rows(user_id=[1, 2, 3], item_id=[1, 2, 3], timestamp=times)
+    good, bad = features.parse_events(rows, "ms")
+    assert good["timestamp"].to_list() == [0.0]
+    assert bad["line"].to_list() == [2, 3]
+    _, shown, rest = bad["reason"][0].split("'")
+    assert float(shown) == seconds
+    assert rest == " in s is further from 1970 than the year 9999"
+    assert bad["reason"][1] == "timestamp is empty"
 
 
 def test_ids_are_text_whatever_the_log_has() -> None:
@@ -244,6 +308,15 @@ def test_known_items_keep_their_numbers() -> None:
     found = features.build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
     assert found.warm["title"].to_pylist() == ["Gone", "New"]
     assert found.warm.schema == VOCABULARY_SCHEMA
+
+
+def test_event_types_by_training_events() -> None:
+    counts = {"apply": 0, "buy": 2, "view": 9, "cart": 2, "B": 2}
+    assert features.order_event_types(counts) == ["view", "B", "buy", "cart"]
+    # "gone" has no events any more and "apply" none yet: both have been given a number before
+    known = ["cart", "gone", "apply"]
+    assert features.order_event_types(counts, known) == [*known, "view", "B", "buy"]
+    assert features.order_event_types({}) == []
 
 
 names = st.text(st.sampled_from("ab\u00e9"), min_size=1, max_size=2)

@@ -76,6 +76,11 @@ def test_whole_seconds_that_float64_cannot_tell_apart_once_shifted() -> None:
     assert histories.order_events(np.zeros(3, np.int32), time).tolist() == [2, 1, 0]
 
 
+def test_times_whose_difference_is_no_float() -> None:
+    time = np.array([1e308, 0.0, -1e308, 1e308])
+    assert histories.order_events(np.zeros(4, np.int32), time).tolist() == [2, 1, 0, 3]
+
+
 def test_a_large_log_is_in_order_whichever_way_it_is_sorted() -> None:
     generator = np.random.default_rng(0)
     user = generator.integers(0, 500, 50_000).astype(np.int32)

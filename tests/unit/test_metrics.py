@@ -118,3 +118,5 @@ def test_lower_errors_and_higher_ranks_are_better() -> None:
     assert not is_better("rmse", 1.0, 0.9)
     assert is_better("ndcg@10", 0.2, 0.1)
     assert is_better("ndcg@10", 0.0, None)
+    assert is_better("rmse", 0.9, math.nan)
+    assert not is_better("rmse", math.nan, 0.9)

@@ -245,7 +245,7 @@ names_of_things = st.text(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(names_of_things, names_of_things, st.floats(allow_nan=False, allow_infinity=False))),
+    st.lists(st.tuples(names_of_things, names_of_things, st.floats(-253_402_300_799, 253_402_300_799))),  # year 9999
     st.integers(1, 50),
     st.sampled_from(["\n", "\r\n"]),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
@@ -351,6 +351,89 @@ def test_an_open_quote_in_a_compressed_file_is_soon_told(tmp_path: Path) -> None
     assert not good
     assert {reason for _, reason, _ in bad} == {TORN}
     assert [line for line, _, _ in bad] == list(range(2, 50_003)), "every line from the quote on"
+
+
+HEAD = b"user_id,item_id,timestamp\n"
+GOOD_ROW, MANY_ROWS = b'"u\nv",i,1\n', b"u,i,1\n" * 200
+
+
+@pytest.mark.parametrize("range_bytes", [1, 60, 300])
+@pytest.mark.parametrize("chunk_bytes", [7, 100, 1 << 20])
+@pytest.mark.parametrize(
+    ("kind", "rows", "message"),
+    [
+        # 20 rows of two lines from line 2 on, then the row that does not end
+        ("csv", GOOD_ROW * 20 + b'a,"x,1\n' + MANY_ROWS, "opens in the row of line 42 is not closed"),
+        ("csv", GOOD_ROW * 20 + b'a,5" disk,1\n' + b'"u","i","1"\n' * 200, "opens in the row of line 42 is not"),
+        ("csv", b'"a,x,1\n' + MANY_ROWS, "opens in the row of line 2 is not closed"),
+        ("csv", b"u,i,1\n" * 20 + b"a,x,1 " * 200, "the row of line 22 does not end"),
+        ("csv", b"a,x,1\r" * 200, "the row of line 2 does not end"),
+        ("tsv", b"u\ti\t1\n" * 20 + b'"' * 2000, "the row of line 22 does not end"),
+    ],
+)
+def test_a_row_without_an_end_is_an_error_and_not_one_range(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Format,
+    rows: bytes,
+    message: str,
+    chunk_bytes: int,
+    range_bytes: int,
+) -> None:
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 500)
+    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk_bytes)
+    data = (HEAD if kind == "csv" else HEAD.replace(b",", b"\t")) + rows
+    plain = log_at(tmp_path / f"log.{kind}", kind, data)
+    packed = log_at(tmp_path / f"log.{kind}.gz", kind, gzip.compress(data, 1), "gzip")
+    for file in (plain, packed):
+        with pytest.raises(InputError, match=message) as found:
+            read(file, read_layout(file, ColumnsConfig()), range_bytes, range_bytes)
+        assert str(found.value).startswith(f"{file.path}: ")
+
+
+@pytest.mark.parametrize("size", [1, 30, 600])
+def test_rows_up_to_the_limit_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 500)
+    monkeypatch.setattr(readers, "CHUNK_BYTES", 64)
+    text = "x\n" * 240
+    data = HEAD + b'"%b",i,1\n' % text.encode() + b"u,i,2\n" * 200 + b'"%b",i,3' % text.encode()
+    for name, stored, compression in (("log.csv", data, None), ("log.csv.gz", gzip.compress(data, 1), "gzip")):
+        file = log_at(tmp_path / name, "csv", stored, compression)  # type: ignore[arg-type]
+        good, bad = read(file, read_layout(file, ColumnsConfig()), size, size)
+        assert not bad
+        assert [row[0] for row in good] == [text, *["u"] * 200, text]
+
+
+def test_times_in_a_finer_unit_than_was_said_end_in_one_line(tmp_path: Path) -> None:
+    def message(scale: int, unit: str, far: int = 150, near: int = 100) -> str:
+        rows = [b"u,i,%d\n" % (1_700_000_000 * scale)] * far + [b"u,i,1\n"] * near
+        data = HEAD + b"".join(rows)
+        found = set()
+        for name, stored, compression in (("log.csv", data, None), ("log.csv.gz", gzip.compress(data, 1), "gzip")):
+            file = log_at(tmp_path / name, "csv", stored, compression)  # type: ignore[arg-type]
+            with pytest.raises(InputError) as error:
+                read(file, read_layout(file, ColumnsConfig()), unit=unit)
+            found.add(str(error.value).removeprefix(f"{file.path}: "))
+        (one,) = found
+        return one
+
+    assert message(1000, "s") == (
+        "150 of 250 timestamps from line 2 on look like milliseconds, and data.columns.timestamp_unit is s: "
+        "set it to ms"
+    )
+    assert message(10**6, "ms").endswith("look like microseconds, and data.columns.timestamp_unit is ms: set it to us")
+    assert message(10**9, "us").endswith("data.columns.timestamp_unit is us: divide them by 1000 and set it to us")
+
+
+@pytest.mark.parametrize(
+    ("far", "near", "time"),
+    [(125, 125, b"1700000000000"), (99, 0, b"1700000000000"), (150, 0, b"1e308"), (150, 0, b"-1e300")],
+)
+def test_few_odd_times_and_absurd_ones_are_rows_set_aside(tmp_path: Path, far: int, near: int, time: bytes) -> None:
+    found = read_csv(tmp_path / "log.csv", HEAD + b"u,i,1\n" * near + b"u,i,%b\n" % time * far)
+    assert (len(found.good), len(found.bad)) == (near, far)
+    wanted = "looks like ms: see data.columns.timestamp_unit" if b"e" not in time else "further from 1970 than the year"
+    assert all(wanted in reason for _, reason, _ in found.bad)
 
 
 @pytest.mark.parametrize(("unit", "scale"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
@@ -493,6 +576,29 @@ def test_parquet_rows_that_cannot_be_read_have_their_number(tmp_path: Path) -> N
         (6, "item_id is empty"),
     ]
     assert json.loads(found[0].bad[0][2]) == {"user_id": None, "item_id": "x", "timestamp": 2.0, "rating": 2.0}
+
+
+@pytest.mark.parametrize("range_bytes", [1, WHOLE])
+@pytest.mark.parametrize("batch_rows", [1, 3, 1000])
+def test_a_row_group_is_read_in_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, range_bytes: int
+) -> None:
+    monkeypatch.setattr(readers, "PARQUET_ROWS", batch_rows)
+    users = [f"u{n % 4}" if n % 5 else None for n in range(1, 21)]
+    items = pa.chunked_array([pa.array(["x", "y"] * 5), pa.array(["z", "x"] * 5)]).dictionary_encode()
+    columns = {"user_id": users, "item_id": items, "event_type": items}
+    good, bad = read_parquet(tmp_path / "log.parquet", 7, range_bytes, **columns)  # row groups of 7, 7 and 6 rows
+    kinds = ["x", "y"] * 5 + ["z", "x"] * 5
+    assert good == [(users[n - 1], kinds[n - 1], 10.0 * n, None, kinds[n - 1]) for n in range(1, 21) if n % 5]
+    assert [bad_row[:2] for bad_row in bad] == [(n, "user_id is empty") for n in (5, 10, 15, 20)]
+
+
+def test_parquet_times_in_milliseconds(tmp_path: Path) -> None:
+    times = [1_700_000_000_000] * 100
+    message = "100 of 100 timestamps from line 1 on look like milliseconds.*set it to ms"
+    with pytest.raises(InputError, match=message):
+        read_parquet(tmp_path / "log.parquet", timestamp=times)
+    assert read_parquet(tmp_path / "log.parquet", timestamp=pa.array(times, pa.timestamp("ms"))).good[0][2] == 1.7e9
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,24 @@
 """The pyfunc as MLflow loads it: raw ids and the columns beside them in, raw ids and scores out."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, save_model
+from mgray.checkpoint import ModelInfo, Vocabulary, load_info, save_model
+from mgray.columns import Columns
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
+from mgray.rating import ModelRater, RatingQuery
 from mgray.recommend import Recommender
+from mgray.schema import UNKNOWN
 from pipelines import tracking
 from tests.models import model_config
 
@@ -28,10 +33,17 @@ REQUEST: dict[str, list] = {
 }
 
 
-def write_model(folder: Path, inputs: tuple) -> Path:
-    config = model_config(width=8, granularities=(1,), heads=2, inputs=inputs)
+def write_model(folder: Path, inputs: tuple, outputs: str = "next_item", remove_seen: bool = True) -> Path:
+    config = model_config(width=8, granularities=(1,), heads=2, inputs=inputs, outputs=outputs)
     torch.manual_seed(0)
-    info = ModelInfo(config=config, num_items=4, max_length=50, dataset_fingerprint="test", inputs=SPEC)
+    info = ModelInfo(
+        config=config,
+        num_items=4,
+        max_length=50,
+        dataset_fingerprint="test",
+        inputs=SPEC,
+        remove_seen=remove_seen,
+    )
     model = MGDSC(config, 4, SPEC)
     if model.input_encoder is not None:  # which adds nothing before it is trained
         for parameter in model.input_encoder.parameters():
@@ -45,17 +57,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"), ("event_type", "features", "rating", "time_gap"))
 
 
-@pytest.fixture(scope="module")
-def loaded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("pyfunc") / "saved"
+def load(folder: Path, path: Path, columns: Iterable[str] = REQUEST) -> Any:
     mlflow.pyfunc.save_model(
         str(path),
         python_model=str(Path(tracking.__file__).with_name("served_model.py")),
         artifacts={"model": str(folder)},
-        signature=tracking.signature(REQUEST),
+        signature=tracking.signature(columns, load_info(folder)),
         pip_requirements=[],
     )
     return mlflow.pyfunc.load_model(str(path))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load(folder, tmp_path_factory.mktemp("pyfunc") / "saved")
 
 
 def test_it_answers_as_the_recommender(folder: Path, loaded: Any) -> None:
@@ -100,6 +115,32 @@ def test_it_explains_the_first_item_of_each_list(folder: Path, loaded: Any) -> N
     assert why["granularity_scores"] == pytest.approx(why["scores"][:1], abs=1e-5)
     columns = ["granularities", "granularity_scores", "events", "event_scores"]
     assert frame.iloc[1][columns].tolist() == [[], [], [], []]
+
+
+def test_seen_items_stay_where_the_model_was_measured_so_or_is_told_so(tmp_path: Path, loaded: Any) -> None:
+    folder = write_model(tmp_path / "model", (), remove_seen=False)
+    repeating = load(folder, tmp_path / "saved", ["history"])
+    request = pd.DataFrame({"history": [["a", "b"]]})
+    assert sorted(repeating.predict(request)["items"][0]) == ITEMS
+    assert sorted(repeating.predict(request, params={"remove_seen": True})["items"][0]) == ["c", "d"]
+    assert sorted(loaded.predict(pd.DataFrame(REQUEST))["items"][0]) == ["c", "d"]
+    assert sorted(loaded.predict(pd.DataFrame(REQUEST), params={"remove_seen": False})["items"][0]) == ITEMS
+
+
+def test_a_rating_head_is_served(tmp_path: Path, loaded: Any) -> None:
+    folder = write_model(tmp_path / "model", (), outputs="both")
+    rating = load(folder, tmp_path / "saved", ["history", "ratings"])
+    targets = [["c", "no such item"], []]
+    request = {"history": [["a", "b"], ["c"]], "ratings": [[5.0, 1.0], [4.0]], "targets": targets}
+    frame = rating.predict(pd.DataFrame(request))
+    recommender = Recommender(folder)
+    history = Columns(np.asarray([1, 2], np.int32), ratings=np.asarray([5.0, 1.0], np.float32))
+    query = RatingQuery(history, np.asarray([3, UNKNOWN]), np.zeros(2, np.float32))
+    expected = ModelRater(recommender.model, 50, torch.device("cpu"))([query]).tolist()
+    assert frame["ratings"].tolist() == [pytest.approx(expected), []]
+    assert "ratings" not in rating.predict(pd.DataFrame(request).drop(columns="targets"))
+    with pytest.raises(InputError, match="this model does not rate"):
+        Recommender(write_model(tmp_path / "plain", ())).rate([["a"]], [["b"]])
 
 
 def test_nothing_is_explained_unasked(loaded: Any) -> None:

@@ -1,8 +1,10 @@
 """pipelines.sources and pipelines.readers: formats, titles, line numbers, and one clear line for each bad input."""
 
+import errno
 import gzip
 import hashlib
 import json
+import logging
 import os
 import pickle
 import subprocess
@@ -24,9 +26,11 @@ from pipelines.sources import (
     SEPARATORS,
     LogFile,
     Source,
+    check_apart,
     log_format,
     open_random,
     open_stream,
+    read_error,
     read_layout,
     read_titles,
     resolve,
@@ -560,6 +564,111 @@ def test_later_movielens_folders_bring_their_titles(tmp_path: Path) -> None:
     assert both.titles_file == titles_file
 
 
+@pytest.mark.parametrize(
+    ("preset", "others", "logs"),
+    [
+        (
+            {"ratings.csv": CSV, "movies.csv": "", "links.csv": "x", "tags.csv": "x", "genome-tags.csv": "x"},
+            {"ratings-2025.csv": CSV, "2024/tags.csv": CSV, "2024-02.csv.bz2": "x", "README.txt": "x"},
+            ["2024/tags.csv", "ratings-2025.csv", "ratings.csv"],
+        ),
+        (
+            {"u.data": CSV, "u.item": "x", "u.user": "x", "u1.base": "x", "ub.test": "x", "allbut.pl": "x"},
+            {"new.csv": CSV, "2024-02.csv.bz2": "x", "README": "x"},
+            ["new.csv", "u.data"],
+        ),
+        (
+            {"ml-100k.inter": CSV, "ml-100k.item": "x", "ml-100k.user": "x"},
+            {"new.inter": CSV, "2024-02.csv.bz2": "x"},
+            ["ml-100k.inter", "new.inter"],
+        ),
+        (
+            {"ratings.dat": CSV, "movies.dat": "x", "users.dat": "x"},
+            {"ratings2.dat": CSV, "2024-02.csv.bz2": "x"},
+            ["ratings.dat", "ratings2.dat"],
+        ),
+    ],
+)
+def test_a_known_folder_may_hold_more_of_the_log(
+    tmp_path: Path,
+    preset: dict[str, str],
+    others: dict[str, str],
+    logs: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, text in preset.items():
+        write(tmp_path / name, text)
+    assert len(names(tmp_path)) == 1
+    assert caplog.messages == []
+    for name, text in others.items():
+        write(tmp_path / name, text)
+    assert names(tmp_path) == logs
+    (message,) = caplog.messages
+    assert ": 1 left out, as the name is no log's: 2024-02.csv.bz2 (read are .csv, " in message
+
+
+def test_files_that_are_left_out_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = ("a.csv", "b/README.md", "LICENSE", "a.csv.md5", "SHA256SUMS", "_SUCCESS", ".part", "items.txt")
+    for name in plain:
+        write(tmp_path / name, CSV)
+    find(tmp_path, tmp_path / "items.txt")
+    assert caplog.messages == [], "not of titles, nor of what nobody takes for a log"
+    for number in range(7):
+        write(tmp_path / "b" / f"{number}.orc", "x")
+    caplog.clear()
+    assert names([tmp_path, tmp_path / "*"]) == ["a.csv"]
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert ": 8 left out, " in record.getMessage()
+    assert ": b/0.orc, b/1.orc, b/2.orc, b/3.orc, b/4.orc, ... (read are " in record.getMessage()
+    assert "\n" not in record.getMessage()
+
+
+def test_versions_lie_apart_from_the_log(tmp_path: Path) -> None:
+    log = write(tmp_path / "log" / "a.csv", CSV)
+    (tmp_path / "link").symlink_to(tmp_path / "log")
+    for source, out in (
+        (log.parent, log.parent),
+        (log.parent, log.parent / "made" / "here"),
+        (log.parent, tmp_path / "link" / "made"),
+        (tmp_path / "link", log.parent / "made"),
+    ):
+        with pytest.raises(InputError, match=r"^--data.out .*: lies in --data.source .*give a folder outside"):
+            check_apart(DataConfig(source=(str(log), str(source))), out)
+    for source in (log, tmp_path / "log" / "*.csv", "s3://bucket/log", MOVIELENS_100K, tmp_path / "nowhere"):
+        check_apart(DataConfig(source=str(source)), log.parent / "made")
+    check_apart(DataConfig(source=str(log.parent)), tmp_path / "log2")
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("/a.csv", FileNotFoundError(errno.ENOENT, "no file"), "that every node sees under the same path"),
+        ("/a.csv", PermissionError(errno.EACCES, "not yours"), "that every node sees under the same path"),
+        ("s3://b/a.csv", FileNotFoundError(errno.ENOENT, "no key"), "credentials (AWS_ACCESS_KEY_ID and"),
+        ("s3://b/a.csv", OSError("AWS Error ACCESS_DENIED during GetObject"), "credentials (AWS_ACCESS_KEY_ID and"),
+        ("gs://b/a.csv", OSError("google::cloud::Status(UNAVAILABLE)"), "(GOOGLE_APPLICATION_CREDENTIALS)"),
+        ("s3://b/a.csv", OSError("Truncated compressed stream"), "mend or remove the file"),
+        ("/a.csv", OSError("zlib inflate failed"), "mend or remove the file"),
+        ("/a.csv", EOFError("it became shorter"), "mend or remove the file"),
+    ],
+)
+def test_a_node_that_cannot_read_blames_no_file(path: str, error: Exception, message: str) -> None:
+    told = str(read_error(LogFile(path, "a.csv", 1, "csv", None), error, "cannot be read"))
+    assert told.startswith(f"{path}: cannot be read ")
+    assert message in told
+    assert str(error) in told
+    assert ("mend or remove" in told) == ("mend or remove" in message)
+
+
+def test_a_file_that_went_away_is_not_to_be_mended(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv.gz", CSV)
+    file = only(path)
+    path.unlink()
+    with pytest.raises(InputError, match=r"No such file.*every node sees under the same path"):
+        read_layout(file, COLUMNS)
+
+
 def test_a_compressed_file_of_nothing_has_no_rows(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl.gz", "")
     write(tmp_path / "b.csv.zst", "")
@@ -614,6 +723,21 @@ def test_new_files_are_told_by_their_bytes(tmp_path: Path) -> None:
 
     known = SourceFile(path="old.csv", bytes=1, sha256=file_sha256(path))
     gone = SourceFile(path="gone.csv", bytes=1, sha256="0")
-    manifest = Manifest.model_construct(sources=[known, gone])
+    manifest = Manifest.model_construct(sources=[known, gone], config={})
     found = sort_files(DataConfig(source=str(tmp_path)), tmp_path, manifest)
     assert found == (["b.csv"], ["a.csv"], ["gone.csv"])
+
+
+def test_titles_are_no_files_of_the_log(tmp_path: Path) -> None:
+    """Titles that changed are not missing from the log, and a log that is called as they are is no titles file."""
+    log = write(tmp_path / "log" / "items.csv", CSV)
+    titles = write(tmp_path / "items.csv", "item_id,title\nx,X\n")
+    sources = [SourceFile(path="items.csv", bytes=1, sha256=file_sha256(path)) for path in (log, titles)]
+    manifest = Manifest.model_construct(sources=sources, config={"titles": "items.csv"})
+    config = DataConfig(source=str(log.parent), items=str(titles))
+    assert sort_files(config, tmp_path, manifest) == ([], ["items.csv"], [])
+    write(titles, "item_id,title\nx,another\n")
+    assert sort_files(config, tmp_path, manifest) == ([], ["items.csv"], [])
+    log.rename(log.with_name("b.csv"))
+    write(log.with_name("b.csv"), CSV + "c,z,3\n")
+    assert sort_files(config, tmp_path, manifest) == (["b.csv"], [], ["items.csv"])
