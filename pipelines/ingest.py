@@ -214,7 +214,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         bad = [plan.staged / unit.key / "bad.arrow" for unit, r in zip(plan.units, read, strict=True) if r["bad"]]
         _write_quarantine(bad, staging / QUARANTINE_FILE)
     check_named_columns(config, plan, read)
-    job = _with_pieces(job, read)
+    job = _with_pieces(job, read)._replace(pieces_key=done.name)
     if job.rules.split == "temporal" and job.pieces:
         job = _with_cuts(job, run)
     items = run.map("items", partial(tasks.merge_items, job), job.layers.num_partitions if job.pieces else 0, done)

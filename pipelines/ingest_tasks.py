@@ -80,6 +80,7 @@ class IngestJob(NamedTuple):
     unit: str  # of timestamps that are numbers
     rules: Rules
     pieces: tuple[tuple[str, int, int], ...] = ()  # (unit's key, number in it, rows), in the order of the log
+    pieces_key: str = ""  # of what the pieces are made from: another run's codes are not these
     partition_starts: tuple[int, ...] = ()  # code of each item partition's first item
     num_items: int = 0
     event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's code
@@ -197,12 +198,23 @@ def merge_items(job: IngestJob, partition: int) -> Result:
 
 
 def _item_codes(job: IngestJob, piece: int) -> npt.NDArray[np.int32]:
-    """The run's code of each of a piece's own items."""
-    parts = [
-        read_batch_again(job.work("codes", partition), piece)["code"].to_numpy() + np.int32(start)
-        for partition, start in enumerate(job.partition_starts)
-    ]
-    return np.concatenate(parts)
+    """The run's code of each of a piece's own items: a map of a file that the first task to ask leaves for the others.
+
+    Else every bucket would open every partition's file for every piece: the cube of the log's size.
+    """
+    path = job.folder / "work" / f"codes-{job.pieces_key}-{piece:05d}.bin"
+    try:
+        return np.memmap(path, np.int32, "r")
+    except FileNotFoundError:
+        parts = [
+            read_batch_again(job.work("codes", partition), piece)["code"].to_numpy() + np.int32(start)
+            for partition, start in enumerate(job.partition_starts)
+        ]
+        codes = np.concatenate(parts)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        codes.tofile(draft)
+        os.replace(draft, path)
+        return codes
 
 
 def _read_bucket(job: IngestJob, bucket: int) -> tuple[Events, pa.Array, npt.NDArray[np.uint64]]:
