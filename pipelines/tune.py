@@ -31,7 +31,7 @@ from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.shown import shown_uri
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
-from pipelines.train import check_trainable, run_name, run_training
+from pipelines.train import run_name, run_training
 from pipelines.trial import TrialInput, run_trial
 from pipelines.trial_runs import TrialRuns
 
@@ -94,9 +94,8 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
     if "dataset" in search.memo:
         return Dataset(search.memo["dataset"])
     dataset, _ = obtain_dataset(search.config.data, home, out, timer)
-    check_trainable(dataset)
-    if not dataset.manifest.valid_events:
-        raise InputError(f"{dataset.folder}: nothing to validate with; give a longer log")
+    if dataset.manifest.train_events < 2 or not dataset.manifest.valid_events:
+        raise InputError(f"{dataset.folder}: nothing to train on or to validate with; give a longer log")
     resolve_model(search.config.model, dataset.manifest)  # before a trial is made, each of which would fail by it
     search.note(dataset=str(dataset.folder.absolute()))
     return dataset

@@ -135,7 +135,7 @@ def test_one_worker_and_two_give_the_same_figures(runs: Runs) -> None:
 def test_the_run_has_params_and_tags(runs: Runs) -> None:
     run = runs.run(runs.two_workers)
     assert run.info.status == "FINISHED"
-    config = flatten(settings(runs.home)) | {"model.norm": "batch"}  # what `auto` came to
+    config = flatten(settings(runs.home)) | {"model.norm": "layer"}  # what `auto` came to
     uri = runs.two_workers["tracking_uri"]
     assert run.data.params == {key: param_text(value) for key, value in config.items()} | {"tracking.uri": uri}
     tags = run.data.tags
