@@ -163,7 +163,7 @@ CASES = [
     Case(
         "nothing_to_learn_from",
         "train",
-        "--data.source {tmp}/log.csv",
+        "--home {tmp}/home --data.source {tmp}/log.csv",
         ("no user has two events on known items in the training part; give a longer log, or another data.split",),
         {"log.csv": HEADER + "".join(f"u{user},i{item},{item},1\n" for user in range(4) for item in range(3))},
     ),
@@ -319,7 +319,7 @@ PROCESSES = [
     Case(
         "file_missing",
         "ingest",
-        "--data.source {tmp}/log.csv",
+        "--home {tmp}/home --data.source {tmp}/log.csv",
         ("--data.source {tmp}/log.csv: no such file or folder", "give a log's path, or movielens-100k for the sample"),
     ),
     Case(
