@@ -161,13 +161,6 @@ CASES = [
         options="--data.min_user_events 5",
     ),
     Case(
-        "nothing_to_learn_from",
-        "train",
-        "--home {tmp}/home --data.source {tmp}/log.csv",
-        ("no user has two events on known items in the training part; give a longer log, or another data.split",),
-        {"log.csv": HEADER + "".join(f"u{user},i{item},{item},1\n" for user in range(4) for item in range(3))},
-    ),
-    Case(
         "dataset_without_manifest",
         "train",
         "--data.dataset {tmp}",

@@ -53,7 +53,7 @@ def test_padding_equals_that_of_the_scorer(columns: Columns) -> None:
     assert torch.equal(padded, left_pad(histories, 16).items)
     assert padded[:, -3:].tolist() == [histories[0].items[-3:].tolist(), [0, 0, 0], histories[2].items.tolist()]
     nothing = pad_rows(Columns(np.zeros(0, np.int32)), np.zeros(3, np.int64), np.array([0, 1]), 16)
-    assert torch.equal(nothing.items, torch.zeros(2, 8, dtype=torch.int64))
+    assert torch.equal(nothing.items, torch.zeros(2, 1, dtype=torch.int64))
     owner, places = flat_places(OFFSETS[rows], OFFSETS[rows + 1])
     assert owner.tolist() == [0] * 40 + [2] * 3
     assert np.array_equal(columns.items[places], concatenate(histories).items)
