@@ -167,8 +167,10 @@ class Dataset:
             before = np.concatenate([[0], np.cumsum(known)])  # readable events before each event
             ratings = histories.columns.ratings
             rows = np.repeat(np.arange(len(histories.user_ids)), np.diff(histories.offsets))
-            drawn = np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)
-            for place in np.flatnonzero((parts == PART_NUMBERS[part]) & drawn[rows]).tolist():
+            is_asked = parts == PART_NUMBERS[part]
+            if share < 1:
+                is_asked &= np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)[rows]
+            for place in np.flatnonzero(is_asked).tolist():
                 row = rows[place]
                 history = readable.take(slice(before[histories.offsets[row]], before[place]))
                 rating = np.nan if ratings is None else float(ratings[place])

@@ -214,7 +214,8 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         bad = [plan.staged / unit.key / "bad.arrow" for unit, r in zip(plan.units, read, strict=True) if r["bad"]]
         _write_quarantine(bad, staging / QUARANTINE_FILE)
     check_named_columns(config, plan, read)
-    job = _with_pieces(job, read)._replace(pieces_key=done.name)
+    log_types = event_type_names(read)
+    job = _with_pieces(job, read, log_types)._replace(pieces_key=done.name)
     if job.rules.split == "temporal" and job.pieces:
         job = _with_cuts(job, run)
     items = run.map("items", partial(tasks.merge_items, job), job.layers.num_partitions if job.pieces else 0, done)
@@ -251,7 +252,6 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     for name, mean, std in zip(job.layers.features, measured.mean, measured.std, strict=True):
         if not np.isfinite([mean, std]).all():
             raise InputError(f"data.columns.features: {name} has numbers too large to standardize; leave it out")
-    log_types = event_type_names(read)
     event_types = features.order_event_types(
         event_type_counts(log_types, finish, "train_event_types"), plan.known_event_types
     )
@@ -294,11 +294,10 @@ def _read(job: tasks.IngestJob, plan: Plan, run: _Run) -> list[tasks.Result]:
     return [*plan.read_before, *fresh]
 
 
-def _with_pieces(job: tasks.IngestJob, read: list[tasks.Result]) -> tasks.IngestJob:
-    """Pieces in the order of the log; codes of event types by name, each piece's own numbers mapped to them."""
-    names = event_type_names(read)
-    check_event_types(len(names))
-    code = {name: place for place, name in enumerate(names)}
+def _with_pieces(job: tasks.IngestJob, read: list[tasks.Result], log_types: list[str]) -> tasks.IngestJob:
+    """Pieces in the order of the log; each piece's own numbers of event types mapped to their codes in `log_types`."""
+    check_event_types(len(log_types))
+    code = {name: place for place, name in enumerate(log_types)}
     pieces: list[tuple[str, int, int]] = []
     maps: list[tuple[int, ...]] = []
     for unit, result in zip(job.units, read, strict=True):

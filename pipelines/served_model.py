@@ -24,10 +24,10 @@ class InterestModel(PythonModel):
     give each of them.
 
     params: `k` [10], the items of a list. `remove_seen` [as the model was measured]: leave out what is in the history.
-    `explain` [false]: say why the first item of each list is there, in four more
-    columns, all in units of the score and empty where the list is the popular items: `granularities`, finest first, and
-    `granularity_scores`, what each adds to the score (biases add the rest); `events`, the items of the last events (20
-    at most), oldest first, and `event_scores`, by how much the score would fall without that event.
+    `explain` [false]: say why the first item of each list is there, in four more columns, all in units of the score and
+    empty where the list is the popular items: `granularities`, finest first, and `granularity_scores`, what each adds
+    to the score (biases add the rest); `events`, the items of the last events (20 at most), oldest first, and
+    `event_scores`, by how much the score would fall without that event.
     """
 
     def load_context(self, context: Any) -> None:
