@@ -111,7 +111,8 @@ class Run:
     def _line(self, event: Logged | Validated) -> str:
         place = f"  {self.trainer.progress.elapsed_s:7.0f} s, epoch {event.epoch:6.1f}"
         if isinstance(event, Validated):
-            return f"{place}: validation {self.metric} {event.metrics[self.metric]:.4f}"
+            measured = f"validation {self.metric} {event.metrics[self.metric]:.4f}" if event.metrics else "saved"
+            return f"{place}: {measured}"
         return f"{place}: loss {event.loss:.4f}, {event.events_s:,.0f} positions/s"
 
     def _body_flops(self) -> float:
@@ -146,7 +147,10 @@ class Run:
 def fit(
     dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None = None, workers: int = 1
 ) -> dict[str, Any]:
-    """Train, choose by validation, test once. measure: more to be told of the best model, beside the test."""
+    """Train, choose by validation (with train.include_valid, keep the last weights), test once.
+
+    measure: more to be told of the best model, beside the test.
+    """
     done = folder / RESULT_FILE
     if done.is_file():
         print(f"  as measured before: {done}", file=sys.stderr)

@@ -413,6 +413,11 @@ class TrainConfig(Section):
         description="share of the earlier model's matrices that a warm start keeps; the rest is a random start",
     )
     validate_every_epochs: int = Field(3, ge=1, description="epochs from one validation and checkpoint to the next")
+    include_valid: bool = Field(
+        False,
+        description="train on the validation part too, once settings are chosen: nothing is validated, and the last "
+        "weights are kept",
+    )
 
     @model_validator(mode="after")
     def _shares_fit(self) -> "TrainConfig":
@@ -716,6 +721,15 @@ class TuneJobConfig(TrainJobConfig):
     @model_validator(mode="after")
     def _trials_rank(self) -> "TuneJobConfig":
         _check_ranks(self.model)
+        return self
+
+    @model_validator(mode="after")
+    def _trials_validate(self) -> "TuneJobConfig":
+        if self.train.include_valid:
+            raise ValueError(
+                "train.include_valid leaves a search nothing to choose by; turn it off, and train the found settings "
+                "with it by jobs/train.py"
+            )
         return self
 
 

@@ -50,9 +50,9 @@ class Histories:
         behind = (position >= np.repeat(self.train_end, lengths)).astype(np.int8)
         return behind + (position >= np.repeat(self.valid_end, lengths))
 
-    def training(self) -> "Histories":
-        """The events that a model trains on: those of the training part on known items."""
-        keep = (self.part_of == TRAIN) & (self.columns.items != UNKNOWN)
+    def training(self, include_valid: bool = False) -> "Histories":
+        """The events that a model trains on: those of the training part, or up to the test part, on known items."""
+        keep = (self.part_of <= (VALID if include_valid else TRAIN)) & (self.columns.items != UNKNOWN)
         offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         lengths = np.diff(offsets)
         return Histories(self.user_ids, offsets, self.columns.take(keep), lengths, lengths)
@@ -104,17 +104,18 @@ class Dataset:
 
     @property
     def _trains_on_prefixes(self) -> bool:
-        """Whether a history's first train_end events are what it trains on, all of them on known items."""
+        """Whether what a history trains on is its first events, all of them on known items."""
         return self.manifest.split.kind != "random" and self.manifest.cold_items == 0
 
-    def train_lengths(self) -> list[IntArray]:
-        """Events of each history to train on, an array a shard."""
+    def train_lengths(self, include_valid: bool = False) -> list[IntArray]:
+        """Events of each history to train on, an array a shard; include_valid: of the validation part too."""
         if not self._trains_on_prefixes:
-            return [self.read_training(shard).train_end for shard in range(self.num_shards)]
+            return [
+                self.read_training(shard, include_valid=include_valid).train_end for shard in range(self.num_shards)
+            ]
+        end = "valid_end" if include_valid else "train_end"
         return [
-            pq.read_table(self.folder / shard.file, columns=["train_end"], partitioning=None)["train_end"]
-            .to_numpy()
-            .astype(np.int64)
+            pq.read_table(self.folder / shard.file, columns=[end], partitioning=None)[end].to_numpy().astype(np.int64)
             for shard in self.manifest.shards
         ]
 
@@ -135,10 +136,12 @@ class Dataset:
             parts=table["parts"].combine_chunks().values.to_numpy() if "parts" in names else None,
         )
 
-    def read_training(self, shard: int, columns: Collection[OptionalColumn] = ()) -> Histories:
-        """A shard's histories to train on: the first train_lengths() events of each row."""
+    def read_training(
+        self, shard: int, columns: Collection[OptionalColumn] = (), include_valid: bool = False
+    ) -> Histories:
+        """A shard's histories to train on: the first train_lengths(include_valid) events of each row."""
         histories = self.read(shard, columns)
-        return histories if self._trains_on_prefixes else histories.training()
+        return histories if self._trains_on_prefixes else histories.training(include_valid)
 
     def train_events(self, columns: Collection[OptionalColumn] = ()) -> Iterator[Histories]:
         """Each shard's events to train on, without the others."""

@@ -104,13 +104,15 @@ class Trainer:
         self.progress = Progress(horizon_epochs=float(config.epochs))
         self.rank, self.world_size = rank_and_world()
         self.columns = read_columns(model.config)
-        self._read = partial(dataset.read_training, columns=self.columns)
-        self._lengths = dataset.train_lengths()
+        self._read = partial(dataset.read_training, columns=self.columns, include_valid=config.include_valid)
+        self._lengths = dataset.train_lengths(config.include_valid)
 
     def run(
         self, validate: Callable[[], dict[str, float]], metric: str, log_every: int
     ) -> Iterator[Logged | Validated]:
         """Train to the horizon. `validate` is called on every rank; the best is by `metric`, ties to the earlier.
+
+        With train.include_valid it is not called, for its part is trained on: the last weights are the best.
 
         Raises InputError, on every rank at the same step, where the loss is no number any more.
         """
@@ -157,11 +159,11 @@ class Trainer:
                 self._check_loss(window.mean_loss(), rate)  # else the ruin would be validated, saved and registered
                 paused = time.perf_counter()
                 with self._averaged():
-                    metrics = validate()
+                    metrics = {} if config.include_valid else validate()
                 window.skip(time.perf_counter() - paused)
                 progress.elapsed_s = time.perf_counter() - started
                 epoch = min(float(progress.epoch), progress.horizon_epochs)
-                is_best = is_better(metric, metrics[metric], progress.best_valid.get(metric))
+                is_best = not metrics or is_better(metric, metrics[metric], progress.best_valid.get(metric))
                 if is_best:
                     progress.best_valid, progress.best_epoch = metrics, epoch
                 yield Validated(progress.step, epoch, metrics, is_best, is_last, progress.elapsed_s)

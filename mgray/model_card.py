@@ -25,13 +25,22 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
     split = manifest.split
-    cut = f", up to {_day(split.valid_from)}" if split.valid_from is not None else ", all but each user's last two"
+    include_valid = config.train.include_valid
+    trained = manifest.train_events + (manifest.valid_events if include_valid else 0)
+    if split.kind == "random":
+        cut = ", drawn at random"
+    elif split.kind == "leave_one_out":
+        cut = f", all but each user's {'last' if include_valid else 'last two'}"
+    else:
+        until = split.test_from if include_valid else split.valid_from
+        assert until is not None, "a temporal split has cuts"
+        cut = f", up to {_day(until)}"
     start = config.train.warm_start or "random weights"
     files = ", ".join(source.path for source in manifest.sources[:5])
     more = f" and {len(manifest.sources) - 5} more" if len(manifest.sources) > 5 else ""
     return (
         f"{manifest.rows['written']:,} events of {manifest.users:,} users from {_day(manifest.first_timestamp)} to "
-        f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {manifest.train_events:,} train{cut}; "
+        f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {trained:,} train{cut}; "
         f"{manifest.items:,} items. Dataset `{manifest.fingerprint[:16]}`. Started from {start}."
     )
 

@@ -219,7 +219,12 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
             "so its ranking says little of the next item, and cannot be compared with that of another split."
         )
     share = valid_share(config.evaluate, manifest.users)
-    if share < 1:
+    if config.train.include_valid:
+        notes.append(
+            "The model trained on the validation part too (train.include_valid), the baselines on the training part "
+            "alone; the model saved is the last one, chosen by no figure."
+        )
+    elif share < 1:
         notes.append(
             f"Validation during training was by about {share:.1%} of the users (evaluate.max_valid_users), drawn by a "
             "hash of their ids; the figures above are by all."

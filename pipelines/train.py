@@ -64,9 +64,9 @@ def check_trained(result: dict[str, Any]) -> None:
         raise InputError(result[INPUT_ERROR])
 
 
-def check_trainable(dataset: Dataset) -> None:
+def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
     """Raises InputError where there is nothing to learn from: a next item needs two training events of one user."""
-    if not any((lengths >= 2).any() for lengths in dataset.train_lengths()):
+    if not any((lengths >= 2).any() for lengths in dataset.train_lengths(include_valid)):
         raise InputError(
             f"{dataset.folder}: no user has two events on known items in the training part; give a longer log, or "
             "another data.split"
@@ -153,7 +153,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     plan = cluster.plan_workers(config.scale)
     check_warm_start(config, uri)
     dataset, reused = obtain_dataset(config.data, home, out, timer)
-    check_trainable(dataset)
+    check_trainable(dataset, config.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
     config = config.model_copy(update={"model": resolve_model(config.model, manifest)})

@@ -231,7 +231,7 @@ class RankRun:
             "events_s": self.logged.events_s,
             "remaining_s": self.logged.remaining_s,
             "metric": self.valid.chief_metric,
-            "valid": self.curve[-1]["valid"][self.valid.chief_metric] if self.curve else None,
+            "valid": self.curve[-1]["valid"].get(self.valid.chief_metric) if self.curve else None,
         }
         self.board.post.remote(state)
 

@@ -25,6 +25,8 @@ from mgray.schema import (
     VALID,
 )
 
+TEMPORAL_CUTS = (0.8, 0.9)  # shares of the events before the validation and the test part
+
 
 def write_dataset(
     folder: Path, log: pl.DataFrame, num_shards: int = 2, split: SplitKind = "leave_one_out", min_item_count: int = 1
@@ -56,7 +58,8 @@ def write_dataset(
     lengths = np.bincount(users.codes)
     events = events.take(histories.order_events(events.user, events.time))
     offsets = histories.user_offsets(events.user, len(lengths))
-    ends = histories.split_ends(offsets, events.time, split)
+    cuts = np.quantile(events.time, TEMPORAL_CUTS).tolist() if split == "temporal" else [None, None]
+    ends = histories.split_ends(offsets, events.time, split, *cuts)
     parts = (
         histories.random_parts(offsets, events.time, users.hashes)
         if split == "random"
@@ -131,7 +134,7 @@ def write_dataset(
             ),
             "shards": shards,
             "quarantine_file": None,
-            "split": Split(kind=split, valid_from=None, test_from=None),
+            "split": Split(kind=split, valid_from=cuts[0], test_from=cuts[1]),
         }
     )
     commit(manifest, folder)

@@ -1,5 +1,6 @@
 """A dataset version gives its columns, training parts and queries as they were written."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from mgray.batch import feed, plan_epoch
 from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
 from mgray.dataset import Dataset
+from mgray.histories import SplitKind
 from mgray.inputs import InputSpec
 from mgray.raw_history import HistoryEncoder
-from mgray.schema import TRAIN, UNKNOWN
+from mgray.schema import TRAIN, UNKNOWN, VALID
+from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 
 # One user whose items are a b c d e, one whose are a a b c.
@@ -103,6 +106,8 @@ def test_cold_items_of_the_training_part_are_skipped(tmp_path: Path) -> None:
     assert training.columns.items.tolist() == [1, 1, 1]
     assert training.columns.times.tolist() == [10, 1, 2]
     assert dataset.train_lengths()[0].tolist() == np.diff(training.offsets).tolist() == [1, 2]
+    # Of u's d and v's b, which validate, neither has a number: nothing comes to them.
+    assert [lengths.tolist() for lengths in dataset.train_lengths(include_valid=True)] == [[1, 2]]
     (step,) = feed(dataset.read_training, plan_epoch(dataset.train_lengths(), 0, 0, 100, 100), 0, 0, 0, 1)
     assert step.batch.inputs.items[:, -1].tolist() == step.batch.targets[:, -1].tolist() == [1]
 
@@ -123,6 +128,8 @@ def test_a_random_split_trains_on_its_training_events_only(tmp_path: Path) -> No
         histories, training = dataset.read(shard, ("times",)), dataset.read_training(shard, ("times",))
         assert histories.parts is not None
         assert np.array_equal(training.columns.times, histories.columns.times[histories.parts == TRAIN])
+        more = dataset.read_training(shard, ("times",), include_valid=True)
+        assert np.array_equal(more.columns.times, histories.columns.times[histories.parts <= VALID])
     train_times = np.concatenate([h.columns.times for h in dataset.train_events(("times",))])
     queries = list(dataset.queries("test", ("times", "ratings")))
     assert len(queries) == dataset.manifest.test_events
@@ -137,3 +144,22 @@ def test_columns_are_taken_and_joined_together() -> None:
     joined = concatenate([columns, columns.take(slice(1))])
     assert (joined.items.tolist(), joined.times.tolist()) == ([1, 2, 3, 1], [1, 2, 3, 1])
     assert len(concatenate([])) == 0
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_training_may_go_up_to_the_test_part(tmp_path: Path, split: SplitKind) -> None:
+    dataset = write_dataset(tmp_path / "v", make_log(20, 10), split=split)
+    up_to_test = dataset.manifest.train_events + dataset.manifest.valid_events
+    assert sum(int(lengths.sum()) for lengths in dataset.train_lengths()) == dataset.manifest.train_events
+    assert sum(int(lengths.sum()) for lengths in dataset.train_lengths(include_valid=True)) == up_to_test
+    lengths = dataset.train_lengths(include_valid=True)
+    groups = plan_epoch(lengths, 0, 0, 100, 100)
+    steps = list(feed(partial(dataset.read_training, include_valid=True), groups, 0, 0, 0, 1))
+    targets = np.sort(np.concatenate([step.batch.targets[step.batch.targets > 0].numpy() for step in steps]))
+    expected = []
+    for shard in range(dataset.num_shards):
+        histories = dataset.read(shard)
+        for row in range(len(histories.user_ids)):
+            before = histories.row(row).items[: histories.valid_end[row]]
+            expected.extend(before[1:].tolist())
+    assert targets.tolist() == sorted(expected)

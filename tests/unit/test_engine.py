@@ -76,6 +76,21 @@ def test_runs_whole_epochs_and_validates_at_the_end(dataset: Dataset) -> None:
     assert trainer.progress.events == expected
 
 
+def test_the_validation_part_can_be_trained_on(dataset: Dataset) -> None:
+    """Nothing is validated then, and the last weights are the best."""
+    config = {"epochs": 4, "validate_every_epochs": 3, "include_valid": True}
+    trainer = make_trainer(dataset, TRAIN.model_copy(update=config))
+
+    def validate() -> dict[str, float]:
+        raise AssertionError("the validation part is trained on")
+
+    validated = [event for event in trainer.run(validate, "ndcg@10", 5) if isinstance(event, Validated)]
+    assert [(event.epoch, event.metrics, event.is_best) for event in validated] == [(3, {}, True), (4, {}, True)]
+    assert trainer.progress.best_epoch == 4
+    manifest = dataset.manifest
+    assert trainer.progress.events == 4 * (manifest.train_events + manifest.valid_events - manifest.users)
+
+
 def test_two_runs_of_a_seed_are_the_same(dataset: Dataset) -> None:
     first, second = make_trainer(dataset), make_trainer(dataset)
     losses = [[e.loss for e in run(trainer) if isinstance(e, Logged)] for trainer in (first, second)]

@@ -1,10 +1,12 @@
-"""The card says what the model reads."""
+"""The card says what the model reads and what it was trained on."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
+from mgray.histories import SplitKind
 from mgray.model_card import model_card
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
@@ -22,3 +24,26 @@ def test_it_names_the_inputs(tmp_path: Path, inputs: tuple | str, read: str) -> 
     config = TrainJobConfig(model=ModelConfig(inputs=inputs))
     trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
     assert read in model_card(config, manifest, trained, {})
+
+
+@pytest.mark.parametrize(
+    ("split", "include_valid", "told"),
+    [
+        ("leave_one_out", False, "train, all but each user's last two;"),
+        ("leave_one_out", True, "train, all but each user's last;"),
+        ("temporal", False, "train, up to {valid};"),
+        ("temporal", True, "train, up to {test};"),
+        ("random", False, "train, drawn at random;"),
+    ],
+)
+def test_it_says_what_was_trained_on(tmp_path: Path, split: SplitKind, include_valid: bool, told: str) -> None:
+    manifest = write_dataset(tmp_path / "v", make_log(20, 10), split=split).manifest
+    config = TrainJobConfig(train=TrainConfig(include_valid=include_valid))
+    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
+    days = {
+        name: datetime.fromtimestamp(cut, UTC).strftime("%Y-%m-%d %H:%M")
+        for name, cut in {"valid": manifest.split.valid_from, "test": manifest.split.test_from}.items()
+        if cut is not None
+    }
+    events = manifest.train_events + (manifest.valid_events if include_valid else 0)
+    assert f"of these {events:,} {told.format(**days)}" in model_card(config, manifest, trained, {})

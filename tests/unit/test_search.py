@@ -123,6 +123,7 @@ def test_settings_of_a_search(tmp_path: Path) -> None:
         (["--search.metric", "auc"], "search.metric"),
         (["--search.grace_epochs", "9", "--train.epochs", "3"], "more than a trial's 3 epochs"),
         (["--search.algorithm", "grid"], "search.algorithm"),
+        (["--train.include_valid", "true"], "train.include_valid leaves a search nothing to choose by"),
     ]:
         with pytest.raises(InputError) as raised:
             parse_args(TuneJobConfig, "jobs/tune.py", argv)
