@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mgray.config import DataConfig
-from mgray.errors import InputError
 from mgray.manifest import Manifest, SourceFile
-from pipelines.sources import LogFile, open_random, resolve
+from pipelines.sources import LogFile, open_random, read_error, resolve
 
 HASHING_THREADS = 4
 CHUNK_BYTES = 4 << 20
@@ -49,5 +48,5 @@ def _sha256(file: LogFile) -> str:
             while chunk := raw.read(CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:
-        raise InputError(f"{file.path}: cannot be read ({error}); mend that") from error
+        raise read_error(file, error, "cannot be read") from error
     return digest.hexdigest()
