@@ -81,6 +81,9 @@ def ingest(
 
     append: of the log, read only files that the newest version of the output place (or the version in the folder given)
     was not made from, and keep that version's numbers of items and event types; without such a version, all are read.
+    A file is known by its bytes, so a copy under another name is not read. The result is a full ingest's but for the
+    numbers of new items, and for the order between equal times of one user where a new file's name sorts before an
+    old one's: what is appended comes later.
     Ray must be initialized. Raises InputError for anything wrong in the log, the settings or the output place; then
     nothing is committed, and versions committed before are as they were.
     """

@@ -154,6 +154,44 @@ def test_appending_twice(tmp_path: Path, log: Path, run_ingest: Callable) -> Non
         assert (again.path, again.manifest) == (third.path, third.manifest)
 
 
+def test_a_copy_is_skipped_and_a_name_may_sort_first(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    """Without the rule of duplicates every row that is read twice shows."""
+    settings = {"clean": {"duplicates": False}}
+    start = run_ingest(only(log, tmp_path / "bc", "b", "c"), **settings)
+    before = numbers(start)
+    new = only(log, tmp_path / "new", "a")
+    shutil.copy(log / "b.csv", new / "z.csv")
+    more = run_ingest(new, append=True, **settings)
+    full = run_ingest(log, home=tmp_path / "other", **settings)
+    assert "dropped_duplicates" not in more.manifest.rows
+    assert logical(more) == logical(full)
+    assert {item: number for item, number in numbers(more).items() if item in before} == before
+    assert [source.path for source in more.manifest.sources] == ["b.csv", "c.csv", "a.csv"]
+    (new / "a.csv").unlink()
+    assert run_ingest(new, append=True, **settings).path == more.path, "a copy alone is nothing new"
+    # it is what was ingested before that a file can be a copy of: within one ingest both are read
+    shutil.copy(log / "b.csv", log / "z.csv")
+    both = run_ingest(log, home=tmp_path / "other", **settings)
+    copied = len((log / "b.csv").read_text().splitlines()) - 1
+    assert both.manifest.rows["read"] == full.manifest.rows["read"] + copied
+
+
+def test_between_equal_times_what_is_appended_comes_later(tmp_path: Path, run_ingest: Callable) -> None:
+    """A full ingest goes by the files' names there, so it is another dataset where a new name sorts first."""
+
+    def write(name: str, items: str, times: list[float]) -> Path:
+        rows = [Event("u", item, time) for item, time in zip(items, times, strict=True)]
+        return write_csv(tmp_path / "log" / f"{name}.csv", rows).parent
+
+    log = write("b", "pqrpq", [1.0, 2.0, 2.0, 8.0, 9.0])
+    run_ingest(log)
+    more = run_ingest(write("a", "xy", [2.0, 2.0]), append=True)
+    full = run_ingest(log, home=tmp_path / "other")
+    assert decode(more)["u"].items == list("pqrxypq")
+    assert decode(full)["u"].items == list("pxyqrpq")
+    assert decode(more)["u"].times == decode(full)["u"].times
+
+
 def test_titles_of_an_append(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
     items = tmp_path / "items.csv"
     items.write_text("item_id,title\ni1,One\n")
