@@ -16,7 +16,7 @@ from pyarrow import fs
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines.filesystems import connect, parse_uri
-from pipelines.new_files import sort_files
+from pipelines.new_files import digest_log, sort_files
 from pipelines.sources import Source, open_random, open_stream, read_layout, read_titles, resolve
 from tests import google_storage, s3_storage
 
@@ -143,7 +143,7 @@ def test_titles_of_s3_are_copied(s3: str, tmp_path: Path) -> None:
 
 
 def test_new_files_of_s3(s3: str, tmp_path: Path) -> None:
-    found = sort_files(DataConfig(source="s3://bucket/logs/202?/*.csv*"), tmp_path, None)
+    found = sort_files(digest_log(DataConfig(source="s3://bucket/logs/202?/*.csv*"), tmp_path), None)
     assert found.new == ["2024/b c#%20?.csv", "2025/ü.csv.zst"]
 
 
