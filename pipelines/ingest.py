@@ -50,6 +50,7 @@ from pipelines.ingest_summary import (
 )
 from pipelines.lock import HeldError, hold
 from pipelines.memory import keep_freed_memory
+from pipelines.new_files import Log
 from pipelines.progress import PhaseProgress, Timer, console
 from pipelines.sources import check_apart
 from pipelines.staging import check_event_types
@@ -76,11 +77,16 @@ def ingest(
     progress: Progress | None = None,
     range_bytes: int = RANGE_BYTES,
     append: bool | Path = False,
+    log: Log | None = None,
 ) -> IngestResult:
     """The dataset version of a log: committed now, or the one that the same log and settings made before.
 
     append: of the log, read only files that the newest version of the output place (or the version in the folder given)
     was not made from, and keep that version's numbers of items and event types; without such a version, all are read.
+    A file is known by its bytes, so a copy under another name is not read. The result is a full ingest's but for the
+    numbers of new items, and for the order between equal times of one user where a new file's name sorts before an
+    old one's: what is appended comes later.
+    log: data.source, where the caller found and digested it.
     Ray must be initialized. Raises InputError for anything wrong in the log, the settings or the output place; then
     nothing is committed, and versions committed before are as they were.
     """
@@ -92,7 +98,7 @@ def ingest(
     out = resolve_out(config, home)
     check_apart(config, out)
     check_writable(out, "--data.out")
-    plan = make_plan(config, home, out, run, range_bytes, append)
+    plan = make_plan(config, home, out, run, range_bytes, append, log)
     folder = out / plan.key[:16]
     found = _reusable(folder, plan, config)
     if found is not None:
@@ -392,7 +398,7 @@ def describe(found: IngestResult) -> str:
 
 
 def obtain_dataset(
-    data: DataConfig, home: Path, out: Console, timer: Timer, append: bool | Path = False
+    data: DataConfig, home: Path, out: Console, timer: Timer, append: bool | Path = False, log: Log | None = None
 ) -> tuple[Dataset, bool]:
     """The dataset version that a job works on, and whether it was there already; says so on stderr."""
     if data.split == "random" and data.dataset is None:
@@ -400,7 +406,7 @@ def obtain_dataset(
             "data.split: random has no order in time, which predicting the next item needs; choose another"
         )
     with timer.phase("ingest"), PhaseProgress(out) as progress:
-        found = ingest(data, home, progress.update, append=append)
+        found = ingest(data, home, progress.update, append=append, log=log)
     out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     return Dataset(found.path), found.reused
 

@@ -29,6 +29,11 @@ class Base(NamedTuple):
     def layout(self) -> dict[str, int]:
         return {name: self.manifest.config[name] for name in ("num_shards", "num_partitions")}
 
+    @property
+    def sha256(self) -> set[str]:
+        """Of the log files that it was made from."""
+        return {record.sha256 for record in log_records(self.manifest)}
+
     def is_made_of(self, records: list[dict[str, Any]]) -> bool:
         return records == [record.model_dump() for record in self.manifest.sources]
 
@@ -117,8 +122,8 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 
 def _new_files(base: Base, source: Source, sources: list[dict[str, Any]]) -> list[int]:
-    """Places of the files that the base was not made from. A file that changed since is an error."""
-    known = {record.sha256 for record in log_records(base.manifest)}
+    """Places of the files that the base was not made from, so not of a copy of one. One that changed is an error."""
+    known = base.sha256
     names = {record.path for record in log_records(base.manifest)}
     new = []
     for place, record in enumerate(sources):

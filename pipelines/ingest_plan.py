@@ -16,12 +16,13 @@ from mgray.errors import InputError
 from mgray.manifest import digest, file_sha256
 from mgray.schema import SCHEMA_VERSION
 from pipelines import ingest_tasks as tasks
-from pipelines.ingest_append import find_base, take_over
+from pipelines.ingest_append import Base, find_base, take_over
 from pipelines.ingest_tasks import Rules, Unit
 from pipelines.lock import is_held
+from pipelines.new_files import Log
 from pipelines.progress import Timer
 from pipelines.readers import Range
-from pipelines.sources import Layout, LogFile, read_titles, resolve
+from pipelines.sources import Layout, LogFile, Source, read_titles, resolve
 from pipelines.staging import STAGED_FOLDER, Layers, key_fingerprint
 from pipelines.versions import remove_abandoned
 
@@ -106,22 +107,23 @@ class Plan(NamedTuple):
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_bytes: int, append: bool | Path) -> Plan:
-    """Raises InputError for a source, a setting or a base version that does not do."""
+def make_plan(
+    config: DataConfig,
+    home: Path,
+    out: Path,
+    run: Runner,
+    range_bytes: int,
+    append: bool | Path,
+    log: Log | None = None,
+) -> Plan:
+    """log: data.source, where the caller found it. Raises InputError for a source, setting or base that does not do."""
     shown = config.source if isinstance(config.source, str) else ", ".join(config.source)
     with run.timer.phase("resolve"):
-        source = resolve(config, home)
+        source = resolve(config, home) if log is None else log.source
         titles = read_titles(source.titles_file) if source.titles_file else None
     packed = {file.name for file in source.files if file.compression or file.format == "parquet"}
     log_bytes = sum(file.bytes * (PACKED_FACTOR if file.name in packed else 1) for file in source.files)
     range_bytes = max(range_bytes, log_bytes // MAX_RANGES)
-    batches = _batches(source.files, range_bytes)
-    scans = run.map("scan", partial(_scan, batches, config, range_bytes), len(batches))
-    files = [one for scanned in scans for one in scanned["files"]]
-    sources = [
-        {"path": file.name, "bytes": one["bytes"], "sha256": one["sha256"]}
-        for file, one in zip(source.files, files, strict=True)
-    ]
     privacy, key, forgotten = _privacy(config.privacy)
     settings = config.model_dump(
         include={"columns", "clean", "min_user_events", "min_item_count", "split", "valid_from", "test_from"},
@@ -129,6 +131,11 @@ def make_plan(config: DataConfig, home: Path, out: Path, run: Runner, range_byte
     )
     settings |= {"privacy": privacy}
     base = find_base(config, out, settings, append)
+    files = _scan_log(config, source, run, range_bytes, base, log)
+    sources = [
+        {"path": file.name, "bytes": one["bytes"], "sha256": one["sha256"]}
+        for file, one in zip(source.files, files, strict=True)
+    ]
     settings |= _layout(config, log_bytes) if base is None else base.layout
     layers = Layers(settings["num_shards"], settings["num_partitions"], config.columns.features, key, forgotten)
     staged = out / STAGED_FOLDER
@@ -209,6 +216,25 @@ def _batches(files: tuple[LogFile, ...], range_bytes: int) -> list[tuple[LogFile
         batches[-1].append(file)
         size += file.bytes
     return [tuple(batch) for batch in batches]
+
+
+def _scan_log(
+    config: DataConfig, source: Source, run: Runner, range_bytes: int, base: Base | None, log: Log | None
+) -> list[dict[str, Any]]:
+    """Size, digest, layout and ranges of each file.
+
+    Nothing reads a file again that the base was made from, as a caller's digest tells: it has the first two alone.
+    """
+    digests: tuple[str | None, ...] = (None,) * len(source.files) if log is None or base is None else log.sha256
+    known = base.sha256 if base is not None else set()
+    to_scan = tuple(file for file, sha256 in zip(source.files, digests, strict=True) if sha256 not in known)
+    batches = _batches(to_scan, range_bytes)
+    scans = run.map("scan", partial(_scan, batches, config, range_bytes), len(batches))
+    scanned = (one for result in scans for one in result["files"])
+    return [
+        {"bytes": file.bytes, "sha256": sha256} if sha256 in known else next(scanned)
+        for file, sha256 in zip(source.files, digests, strict=True)
+    ]
 
 
 def _scan(batches: list[tuple[LogFile, ...]], config: DataConfig, range_bytes: int, index: int) -> tasks.Result:

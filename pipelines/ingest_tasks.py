@@ -27,7 +27,7 @@ from mgray.histories import Events
 from mgray.ids import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
 from pipelines.readers import READ_ERRORS, Block, Range, read_range, scan
-from pipelines.sources import Layout, LogFile, read_error, read_layout
+from pipelines.sources import Layout, LogFile, layout_error, read_error, read_layout
 from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_batch_again, read_done, write_batches
 from pipelines.versions import place_error
 
@@ -132,7 +132,7 @@ def scan_files(files: tuple[LogFile, ...], columns: Any, range_bytes: int) -> Re
         try:
             one = scan(file, layout, range_bytes)
         except READ_ERRORS as error:
-            raise InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {_SHARED}") from error
+            raise layout_error(file, error) from error
         found.append({"bytes": one.bytes, "sha256": one.sha256, "layout": layout._asdict(), "ranges": one.ranges})
     return {"files": found, "bytes": sum(one["bytes"] for one in found)}
 

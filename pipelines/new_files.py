@@ -6,12 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mgray.config import DataConfig
-from mgray.errors import InputError
 from mgray.manifest import Manifest, SourceFile
-from pipelines.sources import LogFile, open_random, resolve
+from pipelines.sources import LogFile, Source, open_random, read_error, resolve
 
 HASHING_THREADS = 4
 CHUNK_BYTES = 4 << 20
+
+
+class Log(NamedTuple):
+    """A log as it was found: a caller that digested it hands it on to ingest, which need not look again."""
+
+    source: Source
+    sha256: tuple[str, ...]  # of each of the source's files
 
 
 class Files(NamedTuple):
@@ -25,16 +31,20 @@ class Files(NamedTuple):
         return {"new": self.new, "known": len(self.known), "missing": self.missing}
 
 
-def sort_files(config: DataConfig, home: Path, manifest: Manifest | None) -> Files:
-    """Which files of data.source the champion's dataset was not made from. Raises InputError as ingest does."""
+def digest_log(config: DataConfig, home: Path) -> Log:
+    """Finds the files of data.source and reads each. Raises InputError as ingest does."""
     source = resolve(config, home)
     with ThreadPoolExecutor(HASHING_THREADS) as pool:
-        digests = list(pool.map(_sha256, source.files))
+        return Log(source, tuple(pool.map(_sha256, source.files)))
+
+
+def sort_files(log: Log, manifest: Manifest | None) -> Files:
+    """Which files of the log the champion's dataset was not made from."""
     past = {record.sha256: record.path for record in log_records(manifest)} if manifest else {}
-    names = [file.name for file in source.files]
-    new = [name for name, sha in zip(names, digests, strict=True) if sha not in past]
-    missing = sorted(name for sha, name in past.items() if sha not in digests)
-    return Files(new, [name for name in names if name not in new], missing)
+    found = [(file.name, sha256) for file, sha256 in zip(log.source.files, log.sha256, strict=True)]
+    new = [name for name, sha256 in found if sha256 not in past]
+    known = [name for name, sha256 in found if sha256 in past]
+    return Files(new, known, sorted(past[sha256] for sha256 in past.keys() - set(log.sha256)))
 
 
 def log_records(manifest: Manifest) -> list[SourceFile]:
@@ -49,5 +59,5 @@ def _sha256(file: LogFile) -> str:
             while chunk := raw.read(CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:
-        raise InputError(f"{file.path}: cannot be read ({error}); mend that") from error
+        raise read_error(file, error, "cannot be read") from error
     return digest.hexdigest()

@@ -25,7 +25,7 @@ from mgray.warm_start import FREE_TO_CHANGE
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.lock import Lock, retrain_lock
-from pipelines.new_files import Files, sort_files
+from pipelines.new_files import Files, Log, digest_log, sort_files
 from pipelines.progress import Timer, console
 from pipelines.registry import (
     DECISION_TAG,
@@ -92,7 +92,8 @@ class _Retraining:
         registry = self._open()
         with self.timer.phase("find"):
             champion = self._champion(registry) if registry else None
-            files = self._files(champion)
+            log = digest_log(self.config.data, self.home) if self.config.data.dataset is None else None
+            files = self._files(champion, log)
         base = {
             "dry_run": self.dry,
             "tracking_uri": shown_uri(self.uri),
@@ -107,7 +108,7 @@ class _Retraining:
             self.say(f"{len(files.missing)} files of the champion's data are no longer in the log: {files.missing[:5]}")
         with self.timer.phase("ray_start"):
             cluster.connect()
-        dataset, drift, reused = self._data(champion, files.missing)
+        dataset, drift, reused = self._data(champion, files.missing, log)
         is_temporary = self.dry and self.config.data.dataset is None
         base |= {
             "dataset": {
@@ -170,16 +171,19 @@ class _Retraining:
         folder, _, _ = tracking.fetch_model(version.uri, registry.uri, self.scratch / "champion")
         return _Champion(version, registry.manifest(version), folder, Recommender(folder))
 
-    def _files(self, champion: _Champion | None) -> Files:
+    def _files(self, champion: _Champion | None, log: Log | None) -> Files:
         manifest = champion.manifest if champion else None
-        if self.config.data.dataset is None:
-            return sort_files(self.config.data, self.home, manifest)
+        if log is not None:
+            return sort_files(log, manifest)
+        assert self.config.data.dataset is not None
         given = Dataset(self.config.data.dataset).manifest
         names = [source.path for source in given.sources]
         is_new = manifest is None or manifest.fingerprint != given.fingerprint
         return Files(names if is_new else [], [] if is_new else names, [])
 
-    def _data(self, champion: _Champion | None, missing: list[str]) -> tuple[Dataset, Drift | None, bool]:
+    def _data(
+        self, champion: _Champion | None, missing: list[str], log: Log | None
+    ) -> tuple[Dataset, Drift | None, bool]:
         """The dataset of all files, and how far its new events are from the champion's data.
 
         Files that the champion's data was made from are not read again where its staged events are still there.
@@ -188,7 +192,7 @@ class _Retraining:
         past = dataset_folder(champion.manifest, self.datasets) if champion and champion.manifest else None
         # Without a file that the champion knew, or with that file changed, the log is another: all of it is read.
         base = past if past and not missing else False
-        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer, append=base)
+        dataset, reused = obtain_dataset(data, self.home, self.out, self.timer, base, log)
         if champion is None:
             return dataset, None, reused
         with self.timer.phase("drift"):

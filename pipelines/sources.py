@@ -30,6 +30,7 @@ __all__ = [
     "Source",
     "check_apart",
     "fetch_movielens",
+    "layout_error",
     "log_format",
     "open_random",
     "open_stream",
@@ -293,13 +294,19 @@ def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
             header, start, line = _header(first, file.format, columns.header)
             found = _json_keys(first) if file.format == "jsonl" else header
     except (OSError, EOFError, pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
-        raise read_error(file, error, f"not readable as {file.format}") from error
+        raise layout_error(file, error) from error
     if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
         raise InputError(
             f"{file.path}: data.columns.header names the columns of logs without a header line, and a {file.format} "
             "file names its own; leave it out"
         )
     return Layout(_map_columns(file, found, columns), header, start, line)
+
+
+def layout_error(file: LogFile, error: Exception) -> InputError:
+    """Of a file whose columns or ranges are not found: Parquet has both in its footer."""
+    problem = f"not readable as {file.format}"
+    return read_error(file, error, problem + (": its footer is not valid" if file.format == "parquet" else ""))
 
 
 def read_error(file: LogFile, error: Exception, problem: str) -> InputError:

@@ -65,15 +65,17 @@ def mlflow_apart() -> Iterator[None]:
 def run_ingest(ray_local: None, tmp_path: Path) -> Callable:
     """ingest(source, **data settings) with a HOME of the test's own."""
     from pipelines.ingest import RANGE_BYTES, IngestResult, ingest
+    from pipelines.new_files import Log
 
     def run(
         source: Path,
         range_bytes: int = RANGE_BYTES,
         home: Path | None = None,
         append: bool = False,
+        log: Log | None = None,
         **settings: object,
     ) -> IngestResult:
         config = DataConfig.model_validate({"source": str(source), "num_shards": 2} | settings)
-        return ingest(config, home or tmp_path / "home", None, range_bytes, append)
+        return ingest(config, home or tmp_path / "home", None, range_bytes, append, log)
 
     return run

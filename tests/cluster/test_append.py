@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from mgray.config import DataConfig
 from mgray.errors import InputError
-from mgray.manifest import MANIFEST_FILE
+from mgray.manifest import MANIFEST_FILE, file_sha256
+from pipelines.new_files import digest_log
 from tests.plain_ingest import Event, decode, digests, draw_log, logical, numbers, vocabulary, write_csv
 
 ROWS = draw_log(seed=7, num_events=2400, num_users=400, num_items=150)  # 6 events a user: many are too short at first
@@ -152,6 +154,62 @@ def test_appending_twice(tmp_path: Path, log: Path, run_ingest: Callable) -> Non
         again = run_ingest(source, append=True)
         assert again.reused
         assert (again.path, again.manifest) == (third.path, third.manifest)
+
+
+def test_a_copy_is_skipped_and_a_name_may_sort_first(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    """Without the rule of duplicates every row that is read twice shows."""
+    settings = {"clean": {"duplicates": False}}
+    start = run_ingest(only(log, tmp_path / "bc", "b", "c"), **settings)
+    before = numbers(start)
+    new = only(log, tmp_path / "new", "a")
+    shutil.copy(log / "b.csv", new / "z.csv")
+    more = run_ingest(new, append=True, **settings)
+    full = run_ingest(log, home=tmp_path / "other", **settings)
+    assert "dropped_duplicates" not in more.manifest.rows
+    assert logical(more) == logical(full)
+    assert {item: number for item, number in numbers(more).items() if item in before} == before
+    assert [source.path for source in more.manifest.sources] == ["b.csv", "c.csv", "a.csv"]
+    (new / "a.csv").unlink()
+    assert run_ingest(new, append=True, **settings).path == more.path, "a copy alone is nothing new"
+    # it is what was ingested before that a file can be a copy of: within one ingest both are read
+    shutil.copy(log / "b.csv", log / "z.csv")
+    both = run_ingest(log, home=tmp_path / "other", **settings)
+    copied = len((log / "b.csv").read_text().splitlines()) - 1
+    assert both.manifest.rows["read"] == full.manifest.rows["read"] + copied
+
+
+def test_what_the_caller_digested_is_not_opened_again(tmp_path: Path, log: Path, run_ingest: Callable) -> None:
+    """Retraining reads the log to see what is new; the ingest that follows reads the new files alone."""
+    full = run_ingest(log, home=tmp_path / "other")
+    run_ingest(only(log, tmp_path / "ab", "a", "b"))
+    found = digest_log(DataConfig(source=str(log)), tmp_path)
+    (log / "a.csv").unlink()
+    (log / "b.csv").write_text("not what was digested")
+    more = run_ingest(log, append=True, log=found)
+    assert logical(more) == logical(full)
+    assert more.manifest.sources == full.manifest.sources
+    # of a new file the digest on record is that of the bytes that were read
+    path = write_csv(tmp_path / "d" / "d.csv", ROWS[:50])
+    found = digest_log(DataConfig(source=str(path)), tmp_path)
+    write_csv(path, ROWS[50:100])
+    last = run_ingest(path, append=True, log=found).manifest.sources[-1]
+    assert (last.path, last.sha256) == ("d.csv", file_sha256(path))
+
+
+def test_between_equal_times_what_is_appended_comes_later(tmp_path: Path, run_ingest: Callable) -> None:
+    """A full ingest goes by the files' names there, so it is another dataset where a new name sorts first."""
+
+    def write(name: str, items: str, times: list[float]) -> Path:
+        rows = [Event("u", item, time) for item, time in zip(items, times, strict=True)]
+        return write_csv(tmp_path / "log" / f"{name}.csv", rows).parent
+
+    log = write("b", "pqrpq", [1.0, 2.0, 2.0, 8.0, 9.0])
+    run_ingest(log)
+    more = run_ingest(write("a", "xy", [2.0, 2.0]), append=True)
+    full = run_ingest(log, home=tmp_path / "other")
+    assert decode(more)["u"].items == list("pqrxypq")
+    assert decode(full)["u"].items == list("pxyqrpq")
+    assert decode(more)["u"].times == decode(full)["u"].times
 
 
 def test_titles_of_an_append(tmp_path: Path, log: Path, run_ingest: Callable) -> None:

@@ -136,8 +136,15 @@ def test_3_a_dry_run_changes_nothing(shop: Shop, capsys: pytest.CaptureFixture) 
     assert shop.runs() == runs
 
 
-def test_4_a_refused_challenger_is_kept_back_with_reasons(shop: Shop, capsys: pytest.CaptureFixture) -> None:
+def test_4_a_refused_challenger_is_kept_back_with_reasons(
+    shop: Shop, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    (shop.logs / "notes.txt").touch()
     line = shop.run(capsys, gate__min_improvement=10)
+    left_out = [message for message in caplog.messages if "left out" in message]
+    assert len(left_out) == 1, "once, though the log is looked at for new files and then ingested"
+    assert "notes.txt" in left_out[0]
+    (shop.logs / "notes.txt").unlink()
     assert (line["action"], line["champion"]["version"], line["challenger"]["version"]) == ("kept", "1", "2")
     assert line["files"]["new"] == ["day-1.csv"]
     assert "must be above +10.0000: refused" in line["reasons"][0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -184,6 +185,11 @@ def test_the_run_has_its_artifacts(runs: Runs) -> None:
     assert {entry.path for entry in runs.client.list_artifacts(result["run_id"])} >= {"report.html", "manifest.json"}
     manifest = mlflow.artifacts.load_dict(f"runs:/{result['run_id']}/manifest.json")
     assert manifest["fingerprint"] == result["dataset"]["fingerprint"]
+    page = mlflow.artifacts.load_text(f"runs:/{result['run_id']}/ingest/report.html")
+    assert page == (Path(result["dataset"]["path"]) / "report.html").read_text(encoding="utf-8")
+    pictures = re.findall(r'<svg [^>]*aria-label="([^"]*)"', page)
+    assert pictures == ["Events over time", "Users by history length, and share of events by item popularity"]
+    assert "Nothing was dropped" in page
 
 
 def test_the_first_model_is_champion_and_the_last_challenger(runs: Runs) -> None:

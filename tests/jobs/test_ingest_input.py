@@ -85,7 +85,7 @@ CASES = [
     Case(
         "parquet_footer_broken",
         "--data.source {tmp}/log.parquet",
-        ("{tmp}/log.parquet: not readable as parquet", "mend or remove the file"),
+        ("{tmp}/log.parquet: not readable as parquet: its footer is not valid", "mend or remove the file"),
     ),
     Case("only_empty_files", "--data.source {tmp}/empty", ("{tmp}/empty: the log is empty (no bytes)", "with events")),
     Case(

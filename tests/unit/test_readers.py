@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from pipelines import readers
+from pipelines import ingest_tasks, readers
 from pipelines.readers import BOM, READ_ERRORS, Block, read_range, scan
 from pipelines.records import TORN
 from pipelines.sources import COMPRESSIONS, Compression, Format, Layout, LogFile, read_layout, resolve
@@ -627,6 +628,9 @@ def test_parquet_columns_read_alike_beside_a_bad_row(
     assert [row for row, *_ in bad] == [4]
 
 
+BROKEN_FOOTER = r"not readable as parquet: its footer is not valid \(.*\); mend or remove the file"
+
+
 def test_parquet_without_rows_and_broken_parquet(tmp_path: Path) -> None:
     assert read_parquet(tmp_path / "log.parquet", user_id=pa.array([], pa.int64())) == Rows([], [])
     for values in (pa.array([b"a", b"\xff"]), pa.array([1, 2], pa.duration("s")), pa.array([1, 2], pa.float16())):
@@ -641,8 +645,33 @@ def test_parquet_without_rows_and_broken_parquet(tmp_path: Path) -> None:
         file = LogFile(str(path), path.name, len(data), "parquet", None)
         with pytest.raises(READ_ERRORS):
             read(file, layout)
-        with pytest.raises(InputError, match="not readable as parquet"):
+        with pytest.raises(InputError, match=f"{name}.parquet: {BROKEN_FOOTER}"):
             read_layout(file, ColumnsConfig())
+
+
+def test_a_footer_that_breaks_while_files_are_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan's own find is told as the layout's: the file's fault, not the storage's. That stays with a lost file."""
+    read_parquet(tmp_path / "log.parquet", user_id=[1, 2])
+    path = tmp_path / "log.parquet"
+    file = LogFile(str(path), path.name, path.stat().st_size, "parquet", None)
+
+    def scan_after(harm: Callable[[], object]) -> str:
+        def read_and_harm(file: LogFile, columns: ColumnsConfig) -> Layout:
+            layout = read_layout(file, columns)
+            harm()
+            return layout
+
+        monkeypatch.setattr(ingest_tasks, "read_layout", read_and_harm)
+        with pytest.raises(InputError) as caught:
+            ingest_tasks.scan_files((file,), ColumnsConfig(), WHOLE)
+        return str(caught.value)
+
+    whole = path.read_bytes()
+    assert re.fullmatch(f"{path}: {BROKEN_FOOTER}", scan_after(lambda: path.write_bytes(whole[: len(whole) // 2])))
+    path.write_bytes(whole)
+    told = scan_after(path.unlink)
+    assert "No such file" in told
+    assert told.endswith("the log must be on storage that every node sees under the same path, and may read")
 
 
 def test_stray_quotes_do_not_hide_the_lines_between_them(tmp_path: Path) -> None:

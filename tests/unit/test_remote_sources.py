@@ -8,19 +8,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import polars as pl
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines.filesystems import connect, parse_uri
-from pipelines.new_files import sort_files
+from pipelines.new_files import digest_log, sort_files
 from pipelines.sources import Source, open_random, open_stream, read_layout, read_titles, resolve
-from tests import google_storage
+from tests import google_storage, s3_storage
 
 CSV = b"user_id,item_id,timestamp\na,x,1\nb,y,2\n"
 COLUMNS = ColumnsConfig()
@@ -45,17 +43,8 @@ OBJECTS = {
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
-    s3 = boto3.client("s3", endpoint_url=url, **keys)
-    s3.create_bucket(Bucket="bucket")
-    for key, data in OBJECTS.items():
-        s3.put_object(Bucket="bucket", Key=key, Body=data)
-    yield url
-    server.stop()
+    with s3_storage.serve("bucket", OBJECTS) as url:
+        yield url
 
 
 @pytest.fixture
@@ -67,9 +56,8 @@ def s3(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def _set_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in s3_storage.KEYS.items():
+        monkeypatch.setenv(name, value)
 
 
 def find(*sources: str, home: Path = Path("/nowhere"), items: str | None = None) -> Source:
@@ -155,7 +143,7 @@ def test_titles_of_s3_are_copied(s3: str, tmp_path: Path) -> None:
 
 
 def test_new_files_of_s3(s3: str, tmp_path: Path) -> None:
-    found = sort_files(DataConfig(source="s3://bucket/logs/202?/*.csv*"), tmp_path, None)
+    found = sort_files(digest_log(DataConfig(source="s3://bucket/logs/202?/*.csv*"), tmp_path), None)
     assert found.new == ["2024/b c#%20?.csv", "2025/ü.csv.zst"]
 
 

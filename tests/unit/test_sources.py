@@ -19,7 +19,7 @@ from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from mgray.manifest import Manifest, SourceFile, file_sha256
 from pipelines import presets
-from pipelines.new_files import sort_files
+from pipelines.new_files import digest_log, sort_files
 from pipelines.readers import Range, read_range, scan
 from pipelines.records import json_columns, separated_columns, split_records
 from pipelines.sources import (
@@ -718,13 +718,13 @@ def test_files_are_closed(tmp_path: Path) -> None:
 def test_new_files_are_told_by_their_bytes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", CSV + "z" * (5 << 20))
     write(tmp_path / "b.csv", CSV)
-    found = sort_files(DataConfig(source=str(tmp_path)), tmp_path, None)
+    found = sort_files(digest_log(DataConfig(source=str(tmp_path)), tmp_path), None)
     assert found == (["a.csv", "b.csv"], [], [])
 
     known = SourceFile(path="old.csv", bytes=1, sha256=file_sha256(path))
     gone = SourceFile(path="gone.csv", bytes=1, sha256="0")
     manifest = Manifest.model_construct(sources=[known, gone], config={})
-    found = sort_files(DataConfig(source=str(tmp_path)), tmp_path, manifest)
+    found = sort_files(digest_log(DataConfig(source=str(tmp_path)), tmp_path), manifest)
     assert found == (["b.csv"], ["a.csv"], ["gone.csv"])
 
 
@@ -735,9 +735,9 @@ def test_titles_are_no_files_of_the_log(tmp_path: Path) -> None:
     sources = [SourceFile(path="items.csv", bytes=1, sha256=file_sha256(path)) for path in (log, titles)]
     manifest = Manifest.model_construct(sources=sources, config={"titles": "items.csv"})
     config = DataConfig(source=str(log.parent), items=str(titles))
-    assert sort_files(config, tmp_path, manifest) == ([], ["items.csv"], [])
+    assert sort_files(digest_log(config, tmp_path), manifest) == ([], ["items.csv"], [])
     write(titles, "item_id,title\nx,another\n")
-    assert sort_files(config, tmp_path, manifest) == ([], ["items.csv"], [])
+    assert sort_files(digest_log(config, tmp_path), manifest) == ([], ["items.csv"], [])
     log.rename(log.with_name("b.csv"))
     write(log.with_name("b.csv"), CSV + "c,z,3\n")
-    assert sort_files(config, tmp_path, manifest) == (["b.csv"], [], ["items.csv"])
+    assert sort_files(digest_log(config, tmp_path), manifest) == (["b.csv"], [], ["items.csv"])
