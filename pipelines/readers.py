@@ -33,7 +33,8 @@ PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in
 UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 BOM = b"\xef\xbb\xbf"
-READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid)
+# pyarrow takes some damage for a type of column that it does not know
+READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
 
 class Range(NamedTuple):

@@ -293,7 +293,7 @@ def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
                 return _empty_layout(file, columns)
             header, start, line = _header(first, file.format, columns.header)
             found = _json_keys(first) if file.format == "jsonl" else header
-    except (OSError, EOFError, pa.ArrowInvalid, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, csv.Error) as error:
         raise layout_error(file, error) from error
     if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
         raise InputError(

@@ -649,6 +649,28 @@ def test_parquet_without_rows_and_broken_parquet(tmp_path: Path) -> None:
             read_layout(file, ColumnsConfig())
 
 
+@pytest.mark.parametrize("flip", [0x01, 0x10, 0x80, 0xFF])
+def test_any_damaged_byte_of_a_footer_is_one_clear_line(tmp_path: Path, flip: int) -> None:
+    """Some damage still reads as a schema, some as one that pyarrow does not know; all else is told."""
+    read_parquet(tmp_path / "log.parquet", user_id=[1, 2])
+    whole = (tmp_path / "log.parquet").read_bytes()
+    path = tmp_path / "damaged.parquet"
+    file = LogFile(str(path), path.name, len(whole), "parquet", None)
+    told = 0
+    for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
+        try:
+            layout = read_layout(file, ColumnsConfig())
+            scan(file, layout, 1 << 20)
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ")
+            assert "\n" not in str(error)
+            told += 1
+        except READ_ERRORS:
+            told += 1
+    assert told > 100
+
+
 def test_a_footer_that_breaks_while_files_are_scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan's own find is told as the layout's: the file's fault, not the storage's. That stays with a lost file."""
     read_parquet(tmp_path / "log.parquet", user_id=[1, 2])
