@@ -46,6 +46,7 @@ class ModelInfo(BaseModel):
     dataset_fingerprint: str
     inputs: InputSpec = InputSpec()
     remove_seen: bool = True  # what it was measured with, and does unless told otherwise
+    include_valid: bool = False  # whether it trained on the dataset's validation part too
     mgray_version: str = __version__
 
 

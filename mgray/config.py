@@ -416,7 +416,7 @@ class TrainConfig(Section):
     include_valid: bool = Field(
         False,
         description="train on the validation part too, once settings are chosen: nothing is validated, and the last "
-        "weights are kept",
+        "weights are kept; validation says little of such a model, nor of a warm start from it on the same data",
     )
 
     @model_validator(mode="after")

@@ -102,20 +102,23 @@ class Dataset:
         """Training events of each item, [V + 1]; index 0 (padding) is 0."""
         return np.concatenate([[0], np.asarray(self._vocabulary["num_train_events"], dtype=np.int64)])
 
-    @property
-    def _trains_on_prefixes(self) -> bool:
-        """Whether what a history trains on is its first events, all of them on known items."""
-        return self.manifest.split.kind != "random" and self.manifest.cold_items == 0
+    def _trains_on_prefixes(self, include_valid: bool) -> bool:
+        """Whether what a history trains on is its first events, all of them on known items.
+
+        The validation part may hold items that never train, which no count in the manifest tells.
+        """
+        return self.manifest.split.kind != "random" and self.manifest.cold_items == 0 and not include_valid
 
     def train_lengths(self, include_valid: bool = False) -> list[IntArray]:
         """Events of each history to train on, an array a shard; include_valid: of the validation part too."""
-        if not self._trains_on_prefixes:
+        if not self._trains_on_prefixes(include_valid):
             return [
                 self.read_training(shard, include_valid=include_valid).train_end for shard in range(self.num_shards)
             ]
-        end = "valid_end" if include_valid else "train_end"
         return [
-            pq.read_table(self.folder / shard.file, columns=[end], partitioning=None)[end].to_numpy().astype(np.int64)
+            pq.read_table(self.folder / shard.file, columns=["train_end"], partitioning=None)["train_end"]
+            .to_numpy()
+            .astype(np.int64)
             for shard in self.manifest.shards
         ]
 
@@ -141,7 +144,7 @@ class Dataset:
     ) -> Histories:
         """A shard's histories to train on: the first train_lengths(include_valid) events of each row."""
         histories = self.read(shard, columns)
-        return histories if self._trains_on_prefixes else histories.training(include_valid)
+        return histories if self._trains_on_prefixes(include_valid) else histories.training(include_valid)
 
     def train_events(self, columns: Collection[OptionalColumn] = ()) -> Iterator[Histories]:
         """Each shard's events to train on, without the others."""

@@ -26,9 +26,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
     split = manifest.split
     include_valid = config.train.include_valid
-    trained = manifest.train_events + (manifest.valid_events if include_valid else 0)
+    trained = f"{manifest.train_events:,}"
+    if include_valid:  # events on items that are in no training event are left out
+        trained = f"up to {manifest.train_events + manifest.valid_events:,}"
     if split.kind == "random":
-        cut = ", drawn at random"
+        cut = ", drawn at random" + (" (validation part included)" if include_valid else "")
     elif split.kind == "leave_one_out":
         cut = f", all but each user's {'last' if include_valid else 'last two'}"
     else:
@@ -40,7 +42,7 @@ def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
     more = f" and {len(manifest.sources) - 5} more" if len(manifest.sources) > 5 else ""
     return (
         f"{manifest.rows['written']:,} events of {manifest.users:,} users from {_day(manifest.first_timestamp)} to "
-        f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {trained:,} train{cut}; "
+        f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {trained} train{cut}; "
         f"{manifest.items:,} items. Dataset `{manifest.fingerprint[:16]}`. Started from {start}."
     )
 

@@ -22,7 +22,10 @@ from mgray.errors import InputError
 DEFAULT_SPACE = Path(__file__).parent.parent / "jobs" / "configs" / "space.yaml"
 SECTIONS = ("model.", "train.")
 # What a search itself decides, or what would make its trials incomparable.
-NOT_SEARCHED = ("train.epochs", "train.max_time_s", "train.validate_every_epochs", "train.warm_start", "train.seed")
+NOT_SEARCHED = (
+    *("train.epochs", "train.max_time_s", "train.validate_every_epochs", "train.include_valid"),
+    *("train.warm_start", "train.seed"),
+)
 DRAWS_THAT_MAY_FIT = 64
 
 Point = dict[str, Any]

@@ -305,6 +305,11 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         folder, name, version = tracking.fetch_model(config.model, uri, Path(temporary))
         recommender = Recommender(folder)
+    if config.split == "valid" and recommender.info.include_valid:
+        out.print(
+            f"[yellow]{config.model} trained on the validation part of its dataset (train.include_valid): on the same "
+            "data, the figures say what it knows by heart[/]"
+        )
     cluster.connect()
     with PhaseProgress(out) as progress:
         found = ingest(config.data, home, progress.update)

@@ -68,8 +68,8 @@ def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
     """Raises InputError where there is nothing to learn from: a next item needs two training events of one user."""
     if not any((lengths >= 2).any() for lengths in dataset.train_lengths(include_valid)):
         raise InputError(
-            f"{dataset.folder}: no user has two events on known items in the training part; give a longer log, or "
-            "another data.split"
+            f"{dataset.folder}: no user has two events on known items to train on; give a longer log, or another "
+            "data.split"
         )
 
 

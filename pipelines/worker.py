@@ -131,6 +131,7 @@ class RankRun:
             dataset_fingerprint=self.dataset.manifest.fingerprint,
             inputs=self.dataset.input_spec(model),
             remove_seen=self.config.evaluate.remove_seen,
+            include_valid=self.config.train.include_valid,
         )
         # Drawn alike on every rank, so DDP's first broadcast changes nothing and one process gives the same weights.
         torch.manual_seed(self.config.train.seed)

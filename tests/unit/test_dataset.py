@@ -14,7 +14,7 @@ from mgray.dataset import Dataset
 from mgray.histories import SplitKind
 from mgray.inputs import InputSpec
 from mgray.raw_history import HistoryEncoder
-from mgray.schema import TRAIN, UNKNOWN, VALID
+from mgray.schema import PAD, TRAIN, UNKNOWN, VALID
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 
@@ -148,18 +148,32 @@ def test_columns_are_taken_and_joined_together() -> None:
 
 @pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
 def test_training_may_go_up_to_the_test_part(tmp_path: Path, split: SplitKind) -> None:
-    dataset = write_dataset(tmp_path / "v", make_log(20, 10), split=split)
-    up_to_test = dataset.manifest.train_events + dataset.manifest.valid_events
-    assert sum(int(lengths.sum()) for lengths in dataset.train_lengths()) == dataset.manifest.train_events
-    assert sum(int(lengths.sum()) for lengths in dataset.train_lengths(include_valid=True)) == up_to_test
+    """An item that is in the validation part alone has no number, and its event is left out."""
+    dataset = write_dataset(tmp_path / "v", log_with_a_valid_item(split), split=split)
+    assert dataset.manifest.cold_items == 0
+    before_test = [
+        histories.row(row).items[: histories.valid_end[row]]
+        for histories in map(dataset.read, range(dataset.num_shards))
+        for row in range(len(histories.user_ids))
+    ]
+    known = [items[items != UNKNOWN] for items in before_test]
+    assert sum(map(len, before_test)) - sum(map(len, known)) == 1
     lengths = dataset.train_lengths(include_valid=True)
-    groups = plan_epoch(lengths, 0, 0, 100, 100)
-    steps = list(feed(partial(dataset.read_training, include_valid=True), groups, 0, 0, 0, 1))
-    targets = np.sort(np.concatenate([step.batch.targets[step.batch.targets > 0].numpy() for step in steps]))
-    expected = []
-    for shard in range(dataset.num_shards):
-        histories = dataset.read(shard)
-        for row in range(len(histories.user_ids)):
-            before = histories.row(row).items[: histories.valid_end[row]]
-            expected.extend(before[1:].tolist())
-    assert targets.tolist() == sorted(expected)
+    assert sum(int(one.sum()) for one in lengths) == sum(map(len, known))
+    assert sum(int(one.sum()) for one in dataset.train_lengths()) == dataset.manifest.train_events
+    read = partial(dataset.read_training, include_valid=True)
+    steps = list(feed(read, plan_epoch(lengths, 0, 0, 100, 100), 0, 0, 0, 1))
+    targets = np.concatenate([step.batch.targets[step.batch.targets != PAD].numpy() for step in steps])
+    assert sorted(targets.tolist()) == sorted(np.concatenate([items[1:] for items in known]).tolist())
+
+
+def log_with_a_valid_item(split: SplitKind) -> pl.DataFrame:
+    log = make_log(20, 10).sort("user_id", "timestamp")
+    if split == "leave_one_out":
+        at = log["user_id"].to_list().index(log["user_id"][-1]) - 2  # the last but one of the last user but one
+    else:
+        late = log["timestamp"].to_numpy() >= np.quantile(log["timestamp"], 0.85)
+        at = int(np.flatnonzero(late)[np.argmin(log["timestamp"].to_numpy()[late])])
+    items = log["item_id"].to_list()
+    items[at] = "only-valid"
+    return log.with_columns(pl.Series("item_id", items))

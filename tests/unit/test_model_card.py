@@ -34,6 +34,7 @@ def test_it_names_the_inputs(tmp_path: Path, inputs: tuple | str, read: str) -> 
         ("temporal", False, "train, up to {valid};"),
         ("temporal", True, "train, up to {test};"),
         ("random", False, "train, drawn at random;"),
+        ("random", True, "train, drawn at random (validation part included);"),
     ],
 )
 def test_it_says_what_was_trained_on(tmp_path: Path, split: SplitKind, include_valid: bool, told: str) -> None:
@@ -45,5 +46,7 @@ def test_it_says_what_was_trained_on(tmp_path: Path, split: SplitKind, include_v
         for name, cut in {"valid": manifest.split.valid_from, "test": manifest.split.test_from}.items()
         if cut is not None
     }
-    events = manifest.train_events + (manifest.valid_events if include_valid else 0)
-    assert f"of these {events:,} {told.format(**days)}" in model_card(config, manifest, trained, {})
+    events = f"{manifest.train_events:,}"
+    if include_valid:  # less those on items that are in no training event
+        events = f"up to {manifest.train_events + manifest.valid_events:,}"
+    assert f"of these {events} {told.format(**days)}" in model_card(config, manifest, trained, {})

@@ -63,6 +63,7 @@ def test_what_the_space_does_not_hold_is_left_out_of_the_start() -> None:
         ({"model.widht": {"choice": [8]}}, "model.widht is no key to search (did you mean model.width?)"),
         ({"data.source": {"choice": ["a"]}}, "data.source is no key to search"),
         ({"train.epochs": {"choice": [1]}}, "train.epochs is not searched: it belongs to the search itself"),
+        ({"train.include_valid": {"choice": [False, True]}}, "train.include_valid is not searched"),
         ({"model.width": [8, 16]}, "give one of choice"),
         ({"model.width": {"choose": [8]}}, "'choose' is no kind of range"),
         ({"model.width": {"choice": []}}, "choice needs a list that is not empty"),

@@ -16,5 +16,5 @@ def test_nothing_to_learn_from(tmp_path: Path) -> None:
     log = make_log(20, 10)
     check_trainable(write_dataset(tmp_path / "enough", log))
     short = log.filter(pl.int_range(pl.len()).over("user_id") < 3)
-    with pytest.raises(InputError, match="no user has two events on known items in the training part"):
+    with pytest.raises(InputError, match="no user has two events on known items to train on"):
         check_trainable(write_dataset(tmp_path / "short", short))
