@@ -70,7 +70,7 @@ class Run:
         torch.manual_seed(config.train.seed)
         self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
         self.rank, world_size = rank_and_world()
-        objective: nn.Module = Objective(self.model, config.train, CPU)
+        objective: nn.Module = Objective(self.model, config.train, CPU, config.evaluate.remove_seen)
         if world_size > 1:
             objective = DistributedDataParallel(objective)
         self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)

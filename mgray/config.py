@@ -367,6 +367,11 @@ class TrainConfig(Section):
     label_smoothing: float = Field(
         0.0, ge=0.0, lt=1.0, description="share of a target's probability spread over its candidates, in softmax losses"
     )
+    exclude_seen: Literal["auto"] | bool = Field(
+        "auto",
+        description="items that the user already has are no negatives, so that the model need not learn to rank them "
+        "low; auto: where evaluate.remove_seen takes them out of the ranking, and label_smoothing is 0",
+    )
     rating_weight: float = Field(
         1.0, gt=0, description="weight of the rating's squared error beside the next item's loss, of model.outputs both"
     )
@@ -433,6 +438,8 @@ class TrainConfig(Section):
             raise ValueError(f"{chosen[0]} needs loss: sampled_softmax, which knows how often an item is drawn")
         if self.hard_negatives and len(chosen) > 1:
             raise ValueError(f"hard_negatives are drawn from a uniform pool; turn {chosen[0]} off")
+        if self.label_smoothing and self.exclude_seen is True:
+            raise ValueError("label_smoothing spreads over all candidates; turn it or exclude_seen off")
         if self.label_smoothing and self.loss == "gbce":
             raise ValueError("label_smoothing needs a softmax loss; turn it off, or choose another loss")
         return self

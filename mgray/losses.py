@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgray.negatives import Negatives
+from mgray.negatives import Negatives, Seen
 from mgray.schema import PAD
 
 CHUNK_LOGITS = {"cpu": 2**20, "cuda": 2**26}  # logits held at once: 2 MiB of bf16 fit a core's caches; a GPU is filled
@@ -74,12 +74,20 @@ def _slices(length: int, size: int) -> list[slice]:
 class _Candidates:
     """The C items that all targets are scored against, in blocks of at most MAX_COLUMNS."""
 
-    def __init__(self, embedding: Tensor, targets: Tensor, negatives: Negatives | None, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        embedding: Tensor,
+        targets: Tensor,
+        negatives: Negatives | None,
+        dtype: torch.dtype,
+        seen: Seen | None = None,
+    ) -> None:
         num_items, device = len(embedding) - 1, embedding.device
-        self.dtype = dtype
+        self.dtype, self.seen = dtype, seen
         if negatives is None:
             self.rows, self.table, self.weight, ratio = None, embedding[PAD + 1 :], 1.0, None
             self.column = targets - 1  # [T] the candidate that is the target, or -1
+            self.seen_column = None if seen is None else seen.items - 1
             self.gradient = torch.zeros_like(embedding, dtype=torch.float32)
             self.table_gradient = self.gradient[PAD + 1 :]
         else:
@@ -88,6 +96,7 @@ class _Candidates:
             column_of = torch.full((num_items + 1,), -1, dtype=torch.int64, device=device)
             column_of[negatives.items] = torch.arange(len(negatives.items), device=device)
             self.column = column_of[targets]
+            self.seen_column = None if seen is None else column_of[seen.items]
             self.gradient = self.table_gradient = torch.zeros_like(self.table, dtype=torch.float32)
         self.bits = None if ratio is None else ratio * LOG2_E  # [C] log2 of each one's weight over `weight`
         self.blocks = _slices(len(self.table), MAX_COLUMNS)
@@ -108,11 +117,14 @@ class _Candidates:
     def block(self, block: slice) -> Tensor:
         return self.table[block].to(self.dtype)
 
-    def hits(self, rows: slice, block: slice) -> tuple[Tensor, Tensor]:
-        """Where, within a chunk, a candidate is the row's own target."""
-        column = self.column[rows] - block.start
-        inside = ((column >= 0) & (column < block.stop - block.start)).nonzero()[:, 0]
-        return inside, column[inside]
+    def excluded(self, rows: slice, block: slice) -> Tensor:
+        """Where, in a chunk's flat logits, a candidate is the row's own target or was seen by then, int64."""
+        width, column = block.stop - block.start, self.column[rows] - block.start
+        inside = ((column >= 0) & (column < width)).nonzero()[:, 0]
+        own = inside * width + column[inside]
+        if self.seen is None or self.seen_column is None:
+            return own
+        return torch.cat([own, self.seen.places(self.seen_column, rows, block)])
 
 
 def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candidates: _Candidates) -> _Gradients:
@@ -127,29 +139,31 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
     grad_interest, grad_own = torch.empty_like(interest), torch.empty_like(own)
     buffer = candidates.buffer(len(interest))
 
-    def logits(part: Tensor, block: slice) -> Tensor:
+    def logits(part: Tensor, rows: slice, block: slice) -> Tensor:
         table, out = candidates.block(block).T, buffer[: len(part) * (block.stop - block.start)].view(len(part), -1)
         if candidates.bits is None:
-            return torch.mm(part, table, out=out)
-        return torch.addmm(candidates.bits[block].to(candidates.dtype), part, table, out=out)
+            torch.mm(part, table, out=out)
+        else:
+            torch.addmm(candidates.bits[block].to(candidates.dtype), part, table, out=out)
+        # Before the highest is looked for: what is left out may be far above all else.
+        out.view(-1).index_fill_(0, candidates.excluded(rows, block), -torch.inf)
+        return out
 
-    def powers(logit: Tensor, highest: Tensor, rows: slice, block: slice) -> Tensor:
-        weights = logit.exp2_() if bounded else (logit.float() - highest[:, None]).exp2_().to(candidates.dtype)
-        weights[candidates.hits(rows, block)] = 0  # an accidental hit is the target, which is counted already
-        return weights
+    def powers(logit: Tensor, highest: Tensor) -> Tensor:
+        return logit.exp2_() if bounded else (logit.float() - highest[:, None]).exp2_().to(candidates.dtype)
 
     for rows in _slices(len(interest), candidates.num_rows):
         part, first = scaled[rows], positive[rows]
         highest = torch.zeros_like(first) if bounded else first
         mass, pulled = (first - highest).exp2(), torch.zeros_like(interest[rows])
         for block in candidates.blocks:
-            logit = logits(part, block)
+            logit = logits(part, rows, block)
             if not bounded:
                 # One pass over the blocks: what was summed so far fades as a higher logit is found.
                 before, highest = highest, torch.maximum(highest, logit.amax(1).float())
                 fade = (before - highest).exp2()
                 mass, pulled = mass * fade, pulled * fade[:, None]
-            weights = powers(logit, highest, rows, block)
+            weights = powers(logit, highest)
             mass += weights.sum(1)
             pulled += weights @ candidates.block(block)
         total += (mass.log2() + highest - first).sum(dtype=torch.float64)
@@ -159,7 +173,7 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
         share = (interest[rows] / mass[:, None]).to(candidates.dtype)
         for block in candidates.blocks:
             if len(candidates.blocks) > 1:
-                weights = powers(logits(part, block), highest, rows, block)
+                weights = powers(logits(part, rows, block), highest)
             candidates.table_gradient[block] += weights.T @ share
     return _Gradients(total / LOG2_E, grad_interest, grad_own, candidates.gradient, candidates.rows)
 
@@ -188,7 +202,7 @@ def _binary_cross_entropy(
     for rows in _slices(len(interest), candidates.num_rows):
         for block in candidates.blocks:
             logits = (scaled[rows] @ candidates.block(block).T).float()
-            logits[candidates.hits(rows, block)] = -torch.inf
+            logits.view(-1).index_fill_(0, candidates.excluded(rows, block), -torch.inf)
             total += F.softplus(logits).sum(dtype=torch.float64)
             weights = logits.sigmoid_().to(candidates.dtype)
             grad_interest[rows] += weights @ candidates.block(block)
@@ -224,13 +238,15 @@ def softmax_loss(
     targets: Tensor,
     dtype: torch.dtype = torch.float32,
     label_smoothing: float = 0.0,
+    seen: Seen | None = None,
 ) -> Tensor:
-    """Sum of the cross-entropy over all V items.
+    """Sum of the cross-entropy over all V items, but for what was seen.
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, dtype: of the matrix products,
-    label_smoothing: share of the target's probability that is spread over all items -> [] float32.
+    label_smoothing: share of the target's probability that is spread over all items, not together with `seen`
+    -> [] float32.
     """
-    return _softmax(interest, embedding, targets, None, dtype, label_smoothing)
+    return _softmax(interest, embedding, targets, None, dtype, label_smoothing, seen)
 
 
 def sampled_softmax_loss(
@@ -240,15 +256,17 @@ def sampled_softmax_loss(
     negatives: Negatives,
     dtype: torch.dtype = torch.float32,
     label_smoothing: float = 0.0,
+    seen: Seen | None = None,
 ) -> Tensor:
     """Sum of the cross-entropy over the target and N distinct negatives, shared by all targets.
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, dtype: of the matrix products,
-    label_smoothing: share of the target's probability that is spread over the candidates -> [] float32. Each negative
-    counts as often as the items that it stands for (log-Q correction, Bengio & Senecal 2008), and one that is the
-    target itself is masked: with every item drawn, the loss is the full softmax.
+    label_smoothing: share of the target's probability that is spread over the candidates, not together with `seen`
+    -> [] float32. Each negative counts as often as the items that it stands for (log-Q correction, Bengio & Senecal
+    2008), and one that is the target itself, or was seen, is masked: with every item drawn, the loss is the full
+    softmax.
     """
-    return _softmax(interest, embedding, targets, negatives, dtype, label_smoothing)
+    return _softmax(interest, embedding, targets, negatives, dtype, label_smoothing, seen)
 
 
 def _softmax(
@@ -258,9 +276,13 @@ def _softmax(
     negatives: Negatives | None,
     dtype: torch.dtype,
     label_smoothing: float,
+    seen: Seen | None,
 ) -> Tensor:
+    # The mean score that smoothing asks for is of all candidates: without a bound where some are left out.
+    assert seen is None or label_smoothing == 0, "the config has one of them"
+
     def compute(interest: Tensor, embedding: Tensor) -> _Gradients:
-        return _cross_entropy(interest, embedding, targets, _Candidates(embedding, targets, negatives, dtype))
+        return _cross_entropy(interest, embedding, targets, _Candidates(embedding, targets, negatives, dtype, seen))
 
     loss: Tensor = _Fused.apply(interest, embedding, targets, compute)
     if label_smoothing == 0:
@@ -275,20 +297,21 @@ def gbce_loss(
     negatives: Negatives,
     calibration: float,
     dtype: torch.dtype = torch.float32,
+    seen: Seen | None = None,
 ) -> Tensor:
     """Sum of the generalized binary cross-entropy of gSASRec (Petrov & Macdonald 2023, arXiv 2308.07192), over N + 1.
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, negatives: N drawn uniformly, dtype: of the
     matrix products -> [] float32. calibration: the paper's t; the target's probability is raised to
     1 - t (1 - N / (V - 1)), so t = 0 is the plain BCE and t = 1 undoes the overconfidence that sampling causes. Unlike
-    there, a batch's targets share their negatives, and one that is the target itself is masked.
+    there, a batch's targets share their negatives, and one that is the target itself, or was seen, is masked.
     """
     num_items = len(embedding) - 1
     rate = min(1.0, len(negatives.items) / max(1, num_items - 1))
     power = 1 - calibration * (1 - rate)
 
     def compute(interest: Tensor, embedding: Tensor) -> _Gradients:
-        candidates = _Candidates(embedding, targets, negatives, dtype)
+        candidates = _Candidates(embedding, targets, negatives, dtype, seen)
         return _binary_cross_entropy(interest, embedding, targets, candidates, power)
 
     loss: Tensor = _Fused.apply(interest, embedding, targets, compute)

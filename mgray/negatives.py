@@ -34,6 +34,45 @@ class Negatives(NamedTuple):
         return Negatives(self.items.to(device), self.weight, ratio)
 
 
+class Seen(NamedTuple):
+    """Items that a user already has, which are no negatives of that user's later targets: items[e] is none of
+    begin[e] .. end[e] - 1 of the T targets.
+    """
+
+    items: Tensor  # [E] int64 in 1..V
+    begin: Tensor  # [E] int64
+    end: Tensor  # [E] int64
+
+    def every(self, step: int) -> "Seen":
+        """Of every step-th target alone."""
+        return Seen(self.items, (self.begin + step - 1) // step, (self.end + step - 1) // step)
+
+    def places(self, columns: Tensor, targets: slice, block: slice) -> Tensor:
+        """Where they are in the flat [targets, block] part of [T, C] scores, int64; an item seen twice is there twice.
+
+        columns: [E] int64, the candidate that each item is, or -1.
+        """
+        width, column = block.stop - block.start, columns - block.start
+        begin, end = self.begin.clamp(min=targets.start), self.end.clamp(max=targets.stop)
+        inside = ((begin < end) & (column >= 0) & (column < width)).nonzero()[:, 0]
+        count = (end - begin)[inside]
+        first = (begin[inside] - targets.start) * width + column[inside]
+        # An entry is a column's run of places, `width` apart; the runs follow each other in one range.
+        ends = count.cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+        offset = first - width * (ends - count)
+        return offset.repeat_interleave(count, output_size=total) + width * torch.arange(total, device=columns.device)
+
+
+def seen_items(items: Tensor, is_target: Tensor) -> Seen:
+    """What was seen at each target. items: [B, L] inputs, is_target: [B, L] bool, the positions that have one."""
+    before = is_target.flatten().cumsum(0)  # targets up to a position, and so the index of the next one's own
+    end = before.view(is_target.shape)[:, -1:].expand_as(items)
+    is_real = items != PAD
+    begin = before.view(is_target.shape) - is_target.long()
+    return Seen(items[is_real], begin[is_real], end[is_real])
+
+
 def draw_items(num_items: int, num_negatives: int, generator: torch.Generator) -> Tensor:
     """At most N distinct item numbers in 1..V, [N] int64, uniform; every item where N >= V."""
     if num_negatives >= num_items:
@@ -113,14 +152,21 @@ class MixedSampler:
 
 @torch.no_grad()
 def take_hardest(
-    pool: Negatives, num_negatives: int, hard_share: float, interest: Tensor, embedding: Tensor, targets: Tensor
+    pool: Negatives,
+    num_negatives: int,
+    hard_share: float,
+    interest: Tensor,
+    embedding: Tensor,
+    targets: Tensor,
+    seen: Seen | None = None,
 ) -> Negatives:
     """N of the pool: those that the model mistakes most for the target, and a uniform draw of the others.
 
     pool: M items in random order, all of one weight; interest: [T, D], embedding: [V + 1, D], targets: [T] int64.
     A mistake is measured by the probability that the model gives to an item among the pool and the target, summed over
-    POOL_POSITIONS positions. The hardest stand for themselves within the pool, each other for (M - H) / (N - H) of the
-    others: given the pool, the estimate is unbiased, for the uniform ones do not depend on which are hard.
+    POOL_POSITIONS positions, where what was seen is no mistake. The hardest stand for themselves within the pool, each
+    other for (M - H) / (N - H) of the others: given the pool, the estimate is unbiased, for the uniform ones do not
+    depend on which are hard.
     """
     size = len(pool.items)
     num_hard = min(round(hard_share * num_negatives), num_negatives - 1)
@@ -131,6 +177,11 @@ def take_hardest(
     sample, own = interest[::step].float(), targets[::step]
     positive = (sample * embedding[own]).sum(1, keepdim=True)
     logits = (sample @ embedding[pool.items].T).masked_fill(own[:, None] == pool.items, -torch.inf)
+    if seen is not None:
+        column_of = torch.full((len(embedding),), -1, dtype=torch.int64, device=logits.device)
+        column_of[pool.items] = torch.arange(size, device=logits.device)
+        places = seen.every(step).places(column_of[seen.items], slice(0, len(sample)), slice(0, size))
+        logits.view(-1).index_fill_(0, places, -torch.inf)
     mistaken = torch.cat([logits, positive], dim=1).softmax(1)[:, :-1].sum(0)
     order = mistaken.topk(num_hard).indices
     is_hard = torch.zeros(size, dtype=torch.bool, device=order.device)

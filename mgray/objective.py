@@ -9,7 +9,7 @@ from mgray import losses
 from mgray.config import TrainConfig
 from mgray.inputs import Inputs
 from mgray.model import MGDSC
-from mgray.negatives import Negatives, take_hardest
+from mgray.negatives import Negatives, Seen, seen_items, take_hardest
 from mgray.schema import PAD
 
 
@@ -35,6 +35,13 @@ def resolve_loss_precision(config: TrainConfig, device: torch.device) -> torch.d
     return resolve_precision(config.loss_precision, device)
 
 
+def resolve_exclude_seen(config: TrainConfig, ranking_removes_seen: bool) -> bool:
+    """`auto` trains as the ranking is evaluated, where no label smoothing forbids it."""
+    if config.exclude_seen == "auto":
+        return ranking_removes_seen and config.label_smoothing == 0
+    return config.exclude_seen
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
@@ -42,10 +49,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 class Objective(nn.Module):
     """Model and loss as one module, so that DDP sees one forward pass."""
 
-    def __init__(self, model: MGDSC, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self, model: MGDSC, config: TrainConfig, device: torch.device, ranking_removes_seen: bool = True
+    ) -> None:
+        """ranking_removes_seen: what train.exclude_seen follows by itself."""
         super().__init__()
         self.model, self.config = model, config
         self.loss_dtype = resolve_loss_precision(config, device)
+        self.excludes_seen = resolve_exclude_seen(config, ranking_removes_seen)
 
     def forward(
         self, inputs: Inputs, targets: Tensor, negatives: Negatives | None, target_ratings: Tensor | None = None
@@ -57,17 +68,18 @@ class Objective(nn.Module):
         interest = self.model(inputs)
         head, config = self.model.rating_head, self.config
         if head is None:
-            return self._next_item(interest, targets, negatives)
+            return self._next_item(interest, inputs, targets, negatives)
         assert target_ratings is not None, "the feed gives ratings to a model that rates"
         rating = head.loss(interest, inputs, targets, target_ratings, config.rating_l2)
         if self.model.config.outputs == "rating":
             return rating
-        return self._next_item(interest, targets, negatives) + config.rating_weight * rating
+        return self._next_item(interest, inputs, targets, negatives) + config.rating_weight * rating
 
-    def _next_item(self, interest: Tensor, targets: Tensor, negatives: Negatives | None) -> Tensor:
-        """interest: [B, L, D], targets: [B, L] -> []."""
+    def _next_item(self, interest: Tensor, inputs: Inputs, targets: Tensor, negatives: Negatives | None) -> Tensor:
+        """interest: [B, L, D], inputs, targets: [B, L] -> []."""
         table, real = self.model.embedding.weight, targets != PAD
-        return next_item_loss(interest[real], table, targets[real], negatives, self.config, self.loss_dtype)
+        seen = seen_items(inputs.items, real) if self.excludes_seen else None
+        return next_item_loss(interest[real], table, targets[real], negatives, self.config, self.loss_dtype, seen)
 
 
 def next_item_loss(
@@ -77,17 +89,19 @@ def next_item_loss(
     negatives: Negatives | None,
     config: TrainConfig,
     dtype: torch.dtype,
+    seen: Seen | None = None,
 ) -> Tensor:
     """The config's loss, summed over the targets, [].
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, negatives: None for softmax alone, dtype: of
-    the matrix products.
+    the matrix products, seen: items that are left out of the negatives.
     """
     if config.loss == "softmax":
-        return losses.softmax_loss(interest, embedding, targets, dtype, config.label_smoothing)
+        return losses.softmax_loss(interest, embedding, targets, dtype, config.label_smoothing, seen)
     assert negatives is not None, "every loss but softmax draws negatives"
     if config.loss == "gbce":
-        return losses.gbce_loss(interest, embedding, targets, negatives, config.gbce_calibration, dtype)
+        return losses.gbce_loss(interest, embedding, targets, negatives, config.gbce_calibration, dtype, seen)
     if config.hard_negatives:
-        negatives = take_hardest(negatives, config.num_negatives, config.hard_negatives, interest, embedding, targets)
-    return losses.sampled_softmax_loss(interest, embedding, targets, negatives, dtype, config.label_smoothing)
+        count, share = config.num_negatives, config.hard_negatives
+        negatives = take_hardest(negatives, count, share, interest, embedding, targets, seen)
+    return losses.sampled_softmax_loss(interest, embedding, targets, negatives, dtype, config.label_smoothing, seen)

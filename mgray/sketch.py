@@ -30,8 +30,8 @@ from mgray.dataset import Dataset
 from mgray.engine import HistoryList
 from mgray.inputs import Inputs, InputSpec
 from mgray.metrics import is_better
-from mgray.negatives import Negatives, StepNegatives
-from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
+from mgray.negatives import Negatives, StepNegatives, seen_items
+from mgray.objective import autocast, next_item_loss, resolve_exclude_seen, resolve_loss_precision, resolve_precision
 from mgray.optim import learning_rate, make_optimizer
 from mgray.rating import RatingQuery, flat_targets
 from mgray.rating_head import RaterState, RatingHead
@@ -164,12 +164,17 @@ class SketchObjective(nn.Module):
         super().__init__()
         self.sketch, self.config = sketch, config
         self.loss_dtype = resolve_loss_precision(config, CPU)
+        self.excludes_seen = resolve_exclude_seen(config, ranking_removes_seen=True)
 
     def forward(self, examples: Examples, negatives: Negatives | None) -> Tensor:
         """Sum of the loss over the targets, []: as objective.Objective's, of both heads where there are two."""
         interest, head = self.sketch(examples.inputs), self.sketch.rating_head
         table = self.sketch.embedding.weight
-        loss = next_item_loss(interest, table, examples.targets, negatives, self.config, self.loss_dtype)
+        items, seen = examples.inputs.items, None
+        if self.excludes_seen:
+            is_last = (torch.arange(items.shape[1]) == items.shape[1] - 1).expand_as(items)
+            seen = seen_items(items, is_last)
+        loss = next_item_loss(interest, table, examples.targets, negatives, self.config, self.loss_dtype, seen)
         if head is None:
             return loss
         assert examples.ratings is not None, "prefixes give ratings to a sketch that rates"

@@ -142,7 +142,8 @@ class RankRun:
                 self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep
             )
         self.model.to(session.device)
-        objective = session.prepare(Objective(self.model, self.config.train, session.device))
+        removes_seen = self.config.evaluate.remove_seen
+        objective = session.prepare(Objective(self.model, self.config.train, session.device, removes_seen))
         self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)
         self.best = self.trainer.weights()
         self.valid = self._evaluation("valid")

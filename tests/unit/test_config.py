@@ -69,6 +69,7 @@ def test_text_stays_text() -> None:
         (["--model.granularities", "["], "not a YAML value"),
         (["--train.epochs", "1.5"], "train.epochs"),
         (["--train.learning_rate", "nan"], "train.learning_rate"),
+        (["--train.label_smoothing", "0.1", "--train.exclude_seen", "true"], "turn it or exclude_seen off"),
         (["--train.loss", "gbce", "--train.hard_negatives", "0.5"], "hard_negatives needs loss: sampled_softmax"),
         (["--train.warmup_share", "0.8", "--train.decay_share", "0.8"], "at most 1"),
         (["--data.valid_from", "3"], "split: temporal"),

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from mgray import losses
 from mgray.losses import gbce_loss, sampled_softmax_loss, softmax_loss
-from mgray.negatives import Negatives
+from mgray.negatives import Negatives, Seen
 
 NUM_ITEMS = 29
 
@@ -82,6 +82,50 @@ def test_sampled_softmax_is_its_formula(scale: float, smoothing: float, weighted
         negatives = negatives._replace(log_ratio=torch.linspace(-2, 3, 11))
     actual = sampled_softmax_loss(scale * interest, embedding, targets, negatives, label_smoothing=smoothing)
     assert_same(actual, plain_sampled(scale * interest, embedding, targets, negatives, smoothing), interest, embedding)
+
+
+def some_seen(num_targets: int) -> tuple[Seen, torch.Tensor]:
+    """Items seen from a target on, up to the end of its user's targets, and the same as a mask [T, V + 1]."""
+    torch.manual_seed(1)
+    begin = torch.randint(0, num_targets, (60,))
+    seen = Seen(torch.randint(1, NUM_ITEMS + 1, (60,)), begin, (begin // 10 * 10 + 10).clamp(max=num_targets))
+    mask = torch.zeros(num_targets, NUM_ITEMS + 1, dtype=torch.bool)
+    for item, first, last in zip(*seen, strict=True):
+        mask[first:last, item] = True
+    return seen, mask
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("full", [True, False])
+def test_what_was_seen_is_no_negative(scale: float, full: bool) -> None:
+    interest, embedding, targets = inputs()
+    seen, mask = some_seen(len(targets))
+    assert mask[torch.arange(len(targets)), targets].any()  # a target that was seen still counts as target
+    with torch.no_grad():
+        embedding[17] *= 10  # far above all else where it was seen, and so must not be what the others are shifted by
+    items = torch.arange(1, NUM_ITEMS + 1) if full else torch.arange(1, 22)
+    is_out = mask[:, items] | (targets[:, None] == items)
+    logits = scale * interest @ embedding[items].T + math.log(NUM_ITEMS / len(items))
+    positive = scale * (interest * embedding[targets]).sum(1)
+    mass = torch.logaddexp(positive, logits.masked_fill(is_out, -torch.inf).logsumexp(1))
+    expected = (mass - positive).sum()
+    if full:
+        actual = softmax_loss(scale * interest, embedding, targets, seen=seen)
+    else:
+        actual = sampled_softmax_loss(scale * interest, embedding, targets, uniform(items), seen=seen)
+    assert_same(actual, expected, interest, embedding)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_what_was_seen_is_no_negative_of_gbce() -> None:
+    interest, embedding, targets = inputs()
+    seen, mask = some_seen(len(targets))
+    negatives = torch.arange(1, 22)
+    others = F.softplus(interest @ embedding[negatives].T)
+    others = others.masked_fill(mask[:, negatives] | (targets[:, None] == negatives), 0)
+    expected = (F.softplus(-(interest * embedding[targets]).sum(1)) + others.sum(1)).sum() / (len(negatives) + 1)
+    actual = gbce_loss(interest, embedding, targets, uniform(negatives), 0.0, seen=seen)
+    assert_same(actual, expected, interest, embedding)
 
 
 def test_every_item_drawn_is_the_full_softmax() -> None:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from mgray.config import TrainConfig
-from mgray.negatives import MixedSampler, Negatives, StepNegatives, draw_items, draw_uniform, take_hardest
+from mgray.negatives import MixedSampler, Negatives, StepNegatives, draw_items, draw_uniform, seen_items, take_hardest
+from mgray.schema import PAD
 
 COUNTS = np.asarray([0, 400, 200, 100, 50, 20, 10, 4, 2, 1, 0])  # V = 10, the last never trained on
 
@@ -132,3 +133,47 @@ def test_a_step_draws_by_its_generator_alone() -> None:
 def test_draws_that_do_not_go_together(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainConfig(**options)
+
+
+def dense_mask(items: torch.Tensor, is_target: torch.Tensor, num_items: int) -> torch.Tensor:
+    """[T, V + 1]: what each target's user had by then, a position at a time."""
+    rows = []
+    for row, at in is_target.nonzero().tolist():
+        mask = torch.zeros(num_items + 1, dtype=torch.bool)
+        mask[items[row, : at + 1]] = True
+        rows.append(mask)
+    found = torch.stack(rows)
+    found[:, PAD] = False
+    return found
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_seen_is_every_item_up_to_the_position_of_the_target(step: int) -> None:
+    torch.manual_seed(0)
+    items = torch.randint(1, 20, (5, 9))  # with repeats
+    items[0, :4] = items[3, :8] = PAD
+    is_target = (items != PAD) & (torch.rand(items.shape) < 0.8)  # of an overlapping window the first are no targets
+    candidates = torch.tensor([3, 7, 19, 11, 2])
+    column_of = torch.full((20,), -1)
+    column_of[candidates] = torch.arange(5)
+    expected = dense_mask(items, is_target, 19)[::step][:, candidates]
+    seen = seen_items(items, is_target).every(step)
+    for targets in (slice(0, len(expected)), slice(2, 7)):
+        for block in (slice(0, 5), slice(2, 4)):
+            part = expected[targets, block]
+            actual = torch.zeros(part.numel(), dtype=torch.bool)
+            actual[seen.places(column_of[seen.items], targets, block)] = True
+            assert torch.equal(actual.view(part.shape), part)
+
+
+def test_what_was_seen_is_no_hard_negative() -> None:
+    """Item 5 scores highest at every target, and is a mistake until it is seen."""
+    embedding = torch.zeros(11, 2)
+    embedding[5] = torch.tensor([9.0, 0.0])
+    interest, targets = torch.tensor([[1.0, 0.0]]).expand(6, -1), torch.full((6,), 1)
+    pool = Negatives(torch.tensor([2, 3, 4, 6, 7, 8, 9, 5]), 10 / 8)
+    items, is_target = torch.tensor([[5, 2, 3, 4, 6, 7]]), torch.ones(1, 6, dtype=torch.bool)
+    hardest = take_hardest(pool, 2, 0.5, interest, embedding, targets)
+    assert 5 in hardest.items
+    hardest = take_hardest(pool, 2, 0.5, interest, embedding, targets, seen_items(items, is_target))
+    assert 5 not in hardest.items
