@@ -117,14 +117,29 @@ class _Candidates:
     def block(self, block: slice) -> Tensor:
         return self.table[block].to(self.dtype)
 
-    def excluded(self, rows: slice, block: slice) -> Tensor:
-        """Where, in a chunk's flat logits, a candidate is the row's own target or was seen by then, int64."""
-        width, column = block.stop - block.start, self.column[rows] - block.start
-        inside = ((column >= 0) & (column < width)).nonzero()[:, 0]
-        own = inside * width + column[inside]
-        if self.seen is None or self.seen_column is None:
-            return own
-        return torch.cat([own, self.seen.places(self.seen_column, rows, block)])
+    def logits(self, interest: Tensor, rows: slice, block: slice, buffer: Tensor) -> Tensor:
+        """interest: [rows, D] in the products' dtype -> [rows, block], in `buffer`; minus infinity where a candidate is
+        the row's own target, which is counted already, or was seen by then.
+        """
+        table, width = self.block(block).T, block.stop - block.start
+        out = buffer[: len(interest) * width].view(-1, width)
+        bias = None if self.bits is None else self.bits[block].to(self.dtype)
+        places, column = [], self.column[rows] - block.start
+        is_hit = ((column >= 0) & (column < width)).nonzero()[:, 0]
+        places.append(is_hit * width + column[is_hit])
+        if self.seen is not None and self.seen_column is not None:
+            part = self.seen.within(self.seen_column, rows, block)
+            places.append(part.places)
+            if len(part.columns):
+                bias = torch.zeros(width, dtype=self.dtype, device=out.device) if bias is None else bias
+                bias = bias.index_fill(0, part.columns, -torch.inf)
+        if bias is None:
+            torch.mm(interest, table, out=out)
+        else:
+            torch.addmm(bias, interest, table, out=out)
+        # Before a maximum is looked for: what is left out may be far above all else.
+        out.view(-1).index_fill_(0, torch.cat(places), -torch.inf)
+        return out
 
 
 def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candidates: _Candidates) -> _Gradients:
@@ -139,16 +154,6 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
     grad_interest, grad_own = torch.empty_like(interest), torch.empty_like(own)
     buffer = candidates.buffer(len(interest))
 
-    def logits(part: Tensor, rows: slice, block: slice) -> Tensor:
-        table, out = candidates.block(block).T, buffer[: len(part) * (block.stop - block.start)].view(len(part), -1)
-        if candidates.bits is None:
-            torch.mm(part, table, out=out)
-        else:
-            torch.addmm(candidates.bits[block].to(candidates.dtype), part, table, out=out)
-        # Before the highest is looked for: what is left out may be far above all else.
-        out.view(-1).index_fill_(0, candidates.excluded(rows, block), -torch.inf)
-        return out
-
     def powers(logit: Tensor, highest: Tensor) -> Tensor:
         return logit.exp2_() if bounded else (logit.float() - highest[:, None]).exp2_().to(candidates.dtype)
 
@@ -157,7 +162,7 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
         highest = torch.zeros_like(first) if bounded else first
         mass, pulled = (first - highest).exp2(), torch.zeros_like(interest[rows])
         for block in candidates.blocks:
-            logit = logits(part, rows, block)
+            logit = candidates.logits(part, rows, block, buffer)
             if not bounded:
                 # One pass over the blocks: what was summed so far fades as a higher logit is found.
                 before, highest = highest, torch.maximum(highest, logit.amax(1).float())
@@ -173,7 +178,7 @@ def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candida
         share = (interest[rows] / mass[:, None]).to(candidates.dtype)
         for block in candidates.blocks:
             if len(candidates.blocks) > 1:
-                weights = powers(logits(part, rows, block), highest)
+                weights = powers(candidates.logits(part, rows, block, buffer), highest)
             candidates.table_gradient[block] += weights.T @ share
     return _Gradients(total / LOG2_E, grad_interest, grad_own, candidates.gradient, candidates.rows)
 
@@ -198,11 +203,10 @@ def _binary_cross_entropy(
     total = -power * F.logsigmoid(positive).sum(dtype=torch.float64)
     residual = (-power * torch.sigmoid(-positive))[:, None]
     grad_interest, grad_own = residual * own, residual * interest
-    scaled = interest.to(candidates.dtype)
+    scaled, buffer = interest.to(candidates.dtype), candidates.buffer(len(interest))
     for rows in _slices(len(interest), candidates.num_rows):
         for block in candidates.blocks:
-            logits = (scaled[rows] @ candidates.block(block).T).float()
-            logits.view(-1).index_fill_(0, candidates.excluded(rows, block), -torch.inf)
+            logits = candidates.logits(scaled[rows], rows, block, buffer).float()
             total += F.softplus(logits).sum(dtype=torch.float64)
             weights = logits.sigmoid_().to(candidates.dtype)
             grad_interest[rows] += weights @ candidates.block(block)

@@ -47,21 +47,31 @@ class Seen(NamedTuple):
         """Of every step-th target alone."""
         return Seen(self.items, (self.begin + step - 1) // step, (self.end + step - 1) // step)
 
-    def places(self, columns: Tensor, targets: slice, block: slice) -> Tensor:
-        """Where they are in the flat [targets, block] part of [T, C] scores, int64; an item seen twice is there twice.
-
-        columns: [E] int64, the candidate that each item is, or -1.
+    def within(self, columns: Tensor, targets: slice, block: slice) -> "SeenPart":
+        """What of it lies in a [targets, block] part of the [T, C] scores. columns: [E] int64, the candidate that each
+        item is, or -1.
         """
         width, column = block.stop - block.start, columns - block.start
         begin, end = self.begin.clamp(min=targets.start), self.end.clamp(max=targets.stop)
         inside = ((begin < end) & (column >= 0) & (column < width)).nonzero()[:, 0]
-        count = (end - begin)[inside]
-        first = (begin[inside] - targets.start) * width + column[inside]
+        column, begin, count = column[inside], begin[inside] - targets.start, (end - begin)[inside]
+        # Of a long history nearly all was seen before the part begins: listed place by place it would cost more than
+        # the scores themselves.
+        is_whole = count == targets.stop - targets.start
+        some = ~is_whole
+        count, first = count[some], begin[some] * width + column[some]
         # An entry is a column's run of places, `width` apart; the runs follow each other in one range.
         ends = count.cumsum(0)
         total = int(ends[-1]) if len(ends) else 0
-        offset = first - width * (ends - count)
-        return offset.repeat_interleave(count, output_size=total) + width * torch.arange(total, device=columns.device)
+        offset = (first - width * (ends - count)).repeat_interleave(count, output_size=total)
+        return SeenPart(column[is_whole], offset + width * torch.arange(total, device=columns.device))
+
+
+class SeenPart(NamedTuple):
+    """Where scores [targets, block] are of items seen by then; an item seen twice is there twice."""
+
+    columns: Tensor  # int64, of those seen by all the targets
+    places: Tensor  # int64, in the flat scores, of all others
 
 
 def seen_items(items: Tensor, is_target: Tensor) -> Seen:
@@ -180,8 +190,8 @@ def take_hardest(
     if seen is not None:
         column_of = torch.full((len(embedding),), -1, dtype=torch.int64, device=logits.device)
         column_of[pool.items] = torch.arange(size, device=logits.device)
-        places = seen.every(step).places(column_of[seen.items], slice(0, len(sample)), slice(0, size))
-        logits.view(-1).index_fill_(0, places, -torch.inf)
+        part = seen.every(step).within(column_of[seen.items], slice(0, len(sample)), slice(0, size))
+        logits.index_fill_(1, part.columns, -torch.inf).view(-1).index_fill_(0, part.places, -torch.inf)
     mistaken = torch.cat([logits, positive], dim=1).softmax(1)[:, :-1].sum(0)
     order = mistaken.topk(num_hard).indices
     is_hard = torch.zeros(size, dtype=torch.bool, device=order.device)

@@ -158,12 +158,14 @@ def test_seen_is_every_item_up_to_the_position_of_the_target(step: int) -> None:
     column_of[candidates] = torch.arange(5)
     expected = dense_mask(items, is_target, 19)[::step][:, candidates]
     seen = seen_items(items, is_target).every(step)
-    for targets in (slice(0, len(expected)), slice(2, 7)):
+    for targets in (slice(0, len(expected)), slice(2, 7), slice(3, 5)):
         for block in (slice(0, 5), slice(2, 4)):
             part = expected[targets, block]
-            actual = torch.zeros(part.numel(), dtype=torch.bool)
-            actual[seen.places(column_of[seen.items], targets, block)] = True
-            assert torch.equal(actual.view(part.shape), part)
+            columns, places = seen.within(column_of[seen.items], targets, block)
+            actual = torch.zeros(part.shape, dtype=torch.bool)
+            actual[:, columns] = True
+            actual.view(-1)[places] = True
+            assert torch.equal(actual, part)
 
 
 def test_what_was_seen_is_no_hard_negative() -> None:
