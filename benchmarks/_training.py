@@ -38,7 +38,7 @@ from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries, rank_and_world
 from mgray.model import MGDSC
-from mgray.objective import Objective
+from mgray.objective import Objective, resolve_exclude_seen
 
 CPU = torch.device("cpu")
 SECONDS_BETWEEN_LINES = 30.0
@@ -66,11 +66,12 @@ class Run:
             max_length=config.train.max_length,
             dataset_fingerprint=dataset.manifest.fingerprint,
             inputs=dataset.input_spec(resolved),
+            exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
         )
         torch.manual_seed(config.train.seed)
         self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
         self.rank, world_size = rank_and_world()
-        objective: nn.Module = Objective(self.model, config.train, CPU, config.evaluate.remove_seen)
+        objective: nn.Module = Objective(self.model, config.train, CPU, exclude_seen=self.info.exclude_seen)
         if world_size > 1:
             objective = DistributedDataParallel(objective)
         self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)

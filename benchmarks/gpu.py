@@ -37,7 +37,7 @@ def measure(device: torch.device, precision: str, steps: int) -> tuple[float, fl
     """-> (mean loss of the first step, positions a second)."""
     config = TrainConfig(precision=precision, num_negatives=2048)
     torch.manual_seed(0)
-    objective = Objective(MGDSC(MODEL, NUM_ITEMS), config, device).to(device)
+    objective = Objective(MGDSC(MODEL, NUM_ITEMS), config, device, exclude_seen=True).to(device)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3, fused=True)
     negatives = draw_uniform(NUM_ITEMS, config.num_negatives, torch.Generator().manual_seed(0)).to(device)
     dtype, batch, first, started = resolve_precision(precision, device), make_batch(), 0.0, 0.0

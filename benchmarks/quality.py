@@ -72,6 +72,7 @@ ROWS: dict[str, list[str]] = {
     "full softmax": ["--train.loss", "softmax"],
     "gBCE": ["--train.loss", "gbce"],
     "label smoothing": ["--train.label_smoothing", "0.1"],
+    "seen items are negatives": ["--train.exclude_seen", "false"],
     "hard negatives": ["--train.hard_negatives", "0.25"],
     "weight average": ["--train.ema_decay", "0.999"],
     "granularity dropout": ["--model.level_dropout", "0.3"],

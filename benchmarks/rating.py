@@ -74,7 +74,7 @@ def train(dataset: Dataset, training: TrainConfig) -> dict[str, float]:
     """-> the test part's errors, after the last epoch: no epoch is chosen."""
     torch.manual_seed(training.seed)
     model = MGDSC(MODEL, dataset.num_items, dataset.input_spec(MODEL))
-    trainer = Trainer(Objective(model, training, CPU), model, dataset, training, CPU)
+    trainer = Trainer(Objective(model, training, CPU, exclude_seen=False), model, dataset, training, CPU)
     test = PartEvaluation(model, dataset, "test", training.max_length, CPU, EvaluateConfig())
     for _ in trainer.run(lambda: test.run().compute(), test.chief_metric, 10**9):
         pass

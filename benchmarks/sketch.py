@@ -25,6 +25,7 @@ from _training import fit
 from mgray.config import TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.engine import evaluate, part_queries
+from mgray.objective import resolve_exclude_seen
 from mgray.sketch import Sketch, SketchScorer, train_sketch
 
 HR, NDCG = "hr@10", "ndcg@10"
@@ -38,7 +39,12 @@ def run_sketch(dataset: Dataset, training: TrainConfig) -> dict[str, Any]:
     sketch, evaluation = Sketch(dataset.num_items), TrainJobConfig().evaluate
     scorer, valid = SketchScorer(sketch, dataset.item_counts), part_queries(dataset, "valid")
     fitted = train_sketch(
-        sketch, dataset, training, lambda: evaluate(scorer, valid, dataset.item_counts, evaluation).compute(), NDCG
+        sketch,
+        dataset,
+        training,
+        lambda: evaluate(scorer, valid, dataset.item_counts, evaluation).compute(),
+        NDCG,
+        exclude_seen=resolve_exclude_seen(training, evaluation.remove_seen),
     )
     test = evaluate(scorer, part_queries(dataset, "test"), dataset.item_counts, evaluation)
     return {

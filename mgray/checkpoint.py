@@ -47,6 +47,7 @@ class ModelInfo(BaseModel):
     inputs: InputSpec = InputSpec()
     remove_seen: bool = True  # what it was measured with, and does unless told otherwise
     include_valid: bool = False  # whether it trained on the dataset's validation part too
+    exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
 
 

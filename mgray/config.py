@@ -365,12 +365,17 @@ class TrainConfig(Section):
         0.75, ge=0.0, le=1.0, description="t of gbce: 0 is plain binary cross-entropy, 1 undoes what sampling inflates"
     )
     label_smoothing: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of a target's probability spread over its candidates, in softmax losses"
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of a target's probability spread over its candidates, in "
+        "softmax losses; above 0 it turns exclude_seen: auto off",
     )
     exclude_seen: Literal["auto"] | bool = Field(
         "auto",
-        description="items that the user already has are no negatives, so that the model need not learn to rank them "
-        "low; auto: where evaluate.remove_seen takes them out of the ranking, and label_smoothing is 0",
+        description="items that the user has by then (in the same window, max_length) are no negatives, so that the "
+        "model need not learn to rank them low; auto: where evaluate.remove_seen takes them out of the ranking, and "
+        "label_smoothing is 0",
     )
     rating_weight: float = Field(
         1.0, gt=0, description="weight of the rating's squared error beside the next item's loss, of model.outputs both"
@@ -658,6 +663,12 @@ class ExportJobConfig(JobConfig):
     )
     levels: int | None = Field(None, ge=1, description="levels to keep, the finest first")
     out: str | None = Field(None, description="folder to write, not there yet; none: HOME/exports/levels-N")
+    register_as: str | None = Field(
+        None,
+        pattern=r"^[^/:]+$",
+        description="registered model that the cut one becomes a version of, and its challenger, for jobs/eval.py and "
+        "jobs/predict.py; none: it is written and not registered",
+    )
     tracking: TrackingConfig = TrackingConfig()
 
 

@@ -4,9 +4,10 @@ Legend: `T` targets, `D` width, `V` items (1..V; 0 is padding), `N` negatives, `
 
 Each is one fused step: since the result is a scalar sum, the gradient is known in the forward pass, so logits are
 made, used and dropped a chunk at a time. No [T, V] or [T, N] tensor exists. The memory of a loss is a chunk
-(CHUNK_LOGITS logits), a copy of the candidates in the product's dtype, their gradient [C, D] in fp32, six tensors of
-[T, D], and the embedding's dense gradient [V + 1, D]: at ten million items, D = 64 and 2,048 negatives 2.6 GB, of which
-all but 30 MB is that gradient; for the full softmax twice that.
+(CHUNK_LOGITS logits, and at most 40 bytes for each that is of a seen item), a copy of the candidates in the product's
+dtype, their gradient [C, D] in fp32, six tensors of [T, D], and the embedding's dense gradient [V + 1, D]: at ten
+million items, D = 64 and 2,048 negatives 2.6 GB, of which all but 30 MB is that gradient; for the full softmax twice
+that.
 
 What makes it fast on a CPU: a chunk stays in cache; exp2, which takes a third of exp's time there, on logits whose
 factor log2(e) is in the interest; no row's maximum is looked for where the norms bound every logit; the softmax is
@@ -124,9 +125,9 @@ class _Candidates:
         table, width = self.block(block).T, block.stop - block.start
         out = buffer[: len(interest) * width].view(-1, width)
         bias = None if self.bits is None else self.bits[block].to(self.dtype)
-        places, column = [], self.column[rows] - block.start
+        column = self.column[rows] - block.start
         is_hit = ((column >= 0) & (column < width)).nonzero()[:, 0]
-        places.append(is_hit * width + column[is_hit])
+        places = [is_hit * width + column[is_hit]]
         if self.seen is not None and self.seen_column is not None:
             part = self.seen.within(self.seen_column, rows, block)
             places.append(part.places)
@@ -187,7 +188,7 @@ def _is_bounded(bits: Tensor, positive: Tensor, candidates: _Candidates) -> bool
     """Whether no logit can overflow exp2: the targets' own are known, the candidates' bounded by their norms
     (Cauchy-Schwarz). On a GPU the answer would cost more than it saves.
     """
-    if bits.device.type != "cpu" or not len(bits) or float(positive.max()) > SAFE_BITS:
+    if bits.device.type != "cpu" or not len(bits) or float(positive.abs().max()) > SAFE_BITS:
         return False
     ratio = 0.0 if candidates.bits is None else float(candidates.bits.max())
     largest = max(float(candidates.block(block).norm(dim=1).max()) for block in candidates.blocks)
@@ -247,8 +248,8 @@ def softmax_loss(
     """Sum of the cross-entropy over all V items, but for what was seen.
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, dtype: of the matrix products,
-    label_smoothing: share of the target's probability that is spread over all items, not together with `seen`
-    -> [] float32.
+    label_smoothing: share of the target's probability that is spread over all items, not together with `seen`; seen:
+    items that are left out of some targets' softmax -> [] float32.
     """
     return _softmax(interest, embedding, targets, None, dtype, label_smoothing, seen)
 
@@ -265,10 +266,10 @@ def sampled_softmax_loss(
     """Sum of the cross-entropy over the target and N distinct negatives, shared by all targets.
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, dtype: of the matrix products,
-    label_smoothing: share of the target's probability that is spread over the candidates, not together with `seen`
-    -> [] float32. Each negative counts as often as the items that it stands for (log-Q correction, Bengio & Senecal
-    2008), and one that is the target itself, or was seen, is masked: with every item drawn, the loss is the full
-    softmax.
+    label_smoothing: share of the target's probability that is spread over the candidates, not together with `seen`;
+    seen: items that are no negatives of some targets -> [] float32. Each negative counts as often as the items that it
+    stands for (log-Q correction, Bengio & Senecal 2008), and one that is the target itself, or was seen, is masked:
+    with every item drawn, the loss is the full softmax.
     """
     return _softmax(interest, embedding, targets, negatives, dtype, label_smoothing, seen)
 
@@ -306,9 +307,10 @@ def gbce_loss(
     """Sum of the generalized binary cross-entropy of gSASRec (Petrov & Macdonald 2023, arXiv 2308.07192), over N + 1.
 
     interest: [T, D], embedding: [V + 1, D], targets: [T] int64 in 1..V, negatives: N drawn uniformly, dtype: of the
-    matrix products -> [] float32. calibration: the paper's t; the target's probability is raised to
-    1 - t (1 - N / (V - 1)), so t = 0 is the plain BCE and t = 1 undoes the overconfidence that sampling causes. Unlike
-    there, a batch's targets share their negatives, and one that is the target itself, or was seen, is masked.
+    matrix products, seen: items that are no negatives of some targets -> [] float32. calibration: the paper's t; the
+    target's probability is raised to 1 - t (1 - N / (V - 1)), so t = 0 is the plain BCE and t = 1 undoes the
+    overconfidence that sampling causes. Unlike there, a batch's targets share their negatives, and one that is the
+    target itself, or was seen, is masked.
     """
     num_items = len(embedding) - 1
     rate = min(1.0, len(negatives.items) / max(1, num_items - 1))

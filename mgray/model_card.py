@@ -8,6 +8,7 @@ from mgray import granularity
 from mgray.config import TrainJobConfig
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
+from mgray.objective import resolve_exclude_seen
 from mgray.report_data import MODEL
 
 MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card
@@ -77,6 +78,9 @@ def model_card(
     )
     levels = ", ".join(str(granularity) for granularity in config.model.granularities)
     seen = "items the user already has are never recommended" if config.evaluate.remove_seen else "seen items stay in"
+    likeness = ""
+    if resolve_exclude_seen(config.train, config.evaluate.remove_seen):
+        likeness = "- It never learned to rank low what the user has: with `remove_seen` off, that comes first.\n"
     card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}, \
 {trained["parameters"]:,} parameters.
 
@@ -98,7 +102,7 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
 - A user without any known item gets the most popular items.
 - It reads at most the last {config.train.max_length:,} events, and of each {_reads(config, manifest)}.
 - Scores rank items within one user; they are no probabilities and do not compare between users.
-- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
+{likeness}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
 """
     return card if len(card) <= MAX_CHARS else card.replace(slices, "By slice: see the run's report.html.")[:MAX_CHARS]
 

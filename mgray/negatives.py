@@ -1,6 +1,7 @@
 """Negatives of a step: items that stand for the whole catalogue, each with the number of items that it stands for.
 
-Legend: `T` targets, `D` width, `V` items (1..V; 0 is padding), `N` negatives, `M` items of a pool.
+Legend: `T` targets, `D` width, `V` items (1..V; 0 is padding), `N` negatives, `M` items of a pool, `C` candidates, `E`
+items seen, over all users of a batch of `B` rows of `L` positions.
 
 A draw is a set. An item that is in it with probability pi stands for 1 / pi items, whatever the way of drawing
 (Horvitz & Thompson 1952): the sum over the drawn of exp(score) / pi estimates the sum over all items without bias. For
@@ -35,9 +36,7 @@ class Negatives(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """Items that a user already has, which are no negatives of that user's later targets: items[e] is none of
-    begin[e] .. end[e] - 1 of the T targets.
-    """
+    """Items that a user has by then: items[e] is no negative of the targets begin[e] .. end[e] - 1 of T."""
 
     items: Tensor  # [E] int64 in 1..V
     begin: Tensor  # [E] int64
@@ -68,19 +67,24 @@ class Seen(NamedTuple):
 
 
 class SeenPart(NamedTuple):
-    """Where scores [targets, block] are of items seen by then; an item seen twice is there twice."""
+    """Where scores [targets, block] are of items seen by then."""
 
-    columns: Tensor  # int64, of those seen by all the targets
-    places: Tensor  # int64, in the flat scores, of all others
+    columns: Tensor  # [n] int64, of those seen by all the targets
+    places: Tensor  # [m] int64, in the flat scores, of all others
 
 
 def seen_items(items: Tensor, is_target: Tensor) -> Seen:
     """What was seen at each target. items: [B, L] inputs, is_target: [B, L] bool, the positions that have one."""
     before = is_target.flatten().cumsum(0)  # targets up to a position, and so the index of the next one's own
     end = before.view(is_target.shape)[:, -1:].expand_as(items)
-    is_real = items != PAD
     begin = before.view(is_target.shape) - is_target.long()
-    return Seen(items[is_real], begin[is_real], end[is_real])
+    # An item's first event in a row says all: with the others, a log of repeats would need a multiple of the scores.
+    key = items + torch.arange(len(items), device=items.device)[:, None] * (items.max() + 1)
+    ordered, order = key.flatten().sort(stable=True)
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    first = order[is_first & (items.flatten()[order] != PAD)]
+    return Seen(items.flatten()[first], begin.flatten()[first], end.flatten()[first])
 
 
 def draw_items(num_items: int, num_negatives: int, generator: torch.Generator) -> Tensor:
@@ -172,7 +176,8 @@ def take_hardest(
 ) -> Negatives:
     """N of the pool: those that the model mistakes most for the target, and a uniform draw of the others.
 
-    pool: M items in random order, all of one weight; interest: [T, D], embedding: [V + 1, D], targets: [T] int64.
+    pool: M items in random order, all of one weight; interest: [T, D], embedding: [V + 1, D], targets: [T] int64;
+    seen: of the same targets.
     A mistake is measured by the probability that the model gives to an item among the pool and the target, summed over
     POOL_POSITIONS positions, where what was seen is no mistake. The hardest stand for themselves within the pool, each
     other for (M - H) / (N - H) of the others: given the pool, the estimate is unbiased, for the uniform ones do not

@@ -49,14 +49,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 class Objective(nn.Module):
     """Model and loss as one module, so that DDP sees one forward pass."""
 
-    def __init__(
-        self, model: MGDSC, config: TrainConfig, device: torch.device, ranking_removes_seen: bool = True
-    ) -> None:
-        """ranking_removes_seen: what train.exclude_seen follows by itself."""
+    def __init__(self, model: MGDSC, config: TrainConfig, device: torch.device, *, exclude_seen: bool) -> None:
+        """exclude_seen: what `resolve_exclude_seen` makes of the config."""
         super().__init__()
         self.model, self.config = model, config
         self.loss_dtype = resolve_loss_precision(config, device)
-        self.excludes_seen = resolve_exclude_seen(config, ranking_removes_seen)
+        self.exclude_seen = exclude_seen
 
     def forward(
         self, inputs: Inputs, targets: Tensor, negatives: Negatives | None, target_ratings: Tensor | None = None
@@ -78,7 +76,8 @@ class Objective(nn.Module):
     def _next_item(self, interest: Tensor, inputs: Inputs, targets: Tensor, negatives: Negatives | None) -> Tensor:
         """interest: [B, L, D], inputs, targets: [B, L] -> []."""
         table, real = self.model.embedding.weight, targets != PAD
-        seen = seen_items(inputs.items, real) if self.excludes_seen else None
+        # As far as the batch shows them: neither what a window begins after, nor what augmentation took out or hid.
+        seen = seen_items(inputs.items, real) if self.exclude_seen else None
         return next_item_loss(interest[real], table, targets[real], negatives, self.config, self.loss_dtype, seen)
 
 

@@ -31,7 +31,7 @@ from mgray.engine import HistoryList
 from mgray.inputs import Inputs, InputSpec
 from mgray.metrics import is_better
 from mgray.negatives import Negatives, StepNegatives, seen_items
-from mgray.objective import autocast, next_item_loss, resolve_exclude_seen, resolve_loss_precision, resolve_precision
+from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
 from mgray.optim import learning_rate, make_optimizer
 from mgray.rating import RatingQuery, flat_targets
 from mgray.rating_head import RaterState, RatingHead
@@ -160,18 +160,19 @@ class Prefixes:
 
 
 class SketchObjective(nn.Module):
-    def __init__(self, sketch: Sketch, config: TrainConfig) -> None:
+    def __init__(self, sketch: Sketch, config: TrainConfig, *, exclude_seen: bool) -> None:
+        """exclude_seen: items of the window are no negatives; what came before it is not known here."""
         super().__init__()
         self.sketch, self.config = sketch, config
         self.loss_dtype = resolve_loss_precision(config, CPU)
-        self.excludes_seen = resolve_exclude_seen(config, ranking_removes_seen=True)
+        self.exclude_seen = exclude_seen
 
     def forward(self, examples: Examples, negatives: Negatives | None) -> Tensor:
         """Sum of the loss over the targets, []: as objective.Objective's, of both heads where there are two."""
         interest, head = self.sketch(examples.inputs), self.sketch.rating_head
         table = self.sketch.embedding.weight
         items, seen = examples.inputs.items, None
-        if self.excludes_seen:
+        if self.exclude_seen:
             is_last = (torch.arange(items.shape[1]) == items.shape[1] - 1).expand_as(items)
             seen = seen_items(items, is_last)
         loss = next_item_loss(interest, table, examples.targets, negatives, self.config, self.loss_dtype, seen)
@@ -203,15 +204,18 @@ def train_sketch(
     validate: Callable[[], dict[str, float]],
     metric: str,
     batch_targets: int = 256,
+    *,
+    exclude_seen: bool,
 ) -> Fitted:
     """Train in this process until config.epochs or config.max_time_s; `sketch` ends with its best weights.
 
     The best is by `metric` of `validate`, asked after each epoch and at the end; ties to the earlier. Of the config,
-    the seed, the limits, and what it says of optimizer, schedule, loss and negatives are read. Without a time limit
+    the seed, the limits, and what it says of optimizer, schedule, loss and negatives are read; exclude_seen is what
+    objective.resolve_exclude_seen makes of it. Without a time limit
     the result is a pure function of the seed; with one, the schedule runs on the clock.
     """
     prefixes = Prefixes(dataset, sketch.length, sketch.columns)
-    objective, optimizer = SketchObjective(sketch, config), make_optimizer(sketch, config)
+    objective, optimizer = SketchObjective(sketch, config, exclude_seen=exclude_seen), make_optimizer(sketch, config)
     draws, generator = StepNegatives(config, dataset.item_counts), torch.Generator().manual_seed(config.seed)
     fitted, best = Fitted(), sketch.state_dict()
     started, limit_s = time.perf_counter(), config.max_time_s or math.inf

@@ -249,8 +249,13 @@ def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | No
 def example_request(dataset: Dataset, query: Query | None, recommender: Recommender) -> dict[str, list[list[Any]]]:
     """The model's input example, which has every column that it reads: the last events of a real user, or none."""
     if query is None:
-        return {name: [[]] for name in ("history", *recommender.encoder.names)}
+        return empty_request(recommender)
     return raw_lists([query.history.take(slice(-5, None))], dataset, recommender.info.inputs)
+
+
+def empty_request(recommender: Recommender) -> dict[str, list[list[Any]]]:
+    """One user without a history, in every column that the model reads."""
+    return {name: [[]] for name in ("history", *recommender.encoder.names)}
 
 
 class RemappedScorer:
@@ -309,6 +314,11 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
         out.print(
             f"[yellow]{config.model} trained on the validation part of its dataset (train.include_valid): on the same "
             "data, the figures say what it knows by heart[/]"
+        )
+    if recommender.info.exclude_seen and not config.evaluate.remove_seen:
+        out.print(
+            f"[yellow]{config.model} never learned to rank low what the user has (train.exclude_seen): with "
+            "evaluate.remove_seen false that comes first[/]"
         )
     cluster.connect()
     with PhaseProgress(out) as progress:

@@ -1,14 +1,20 @@
-"""A registered model, cut to fewer levels, as a model folder."""
+"""A registered model, cut to fewer levels: as a model folder, and as a registered version where that is asked for."""
 
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from mgray.config import ExportJobConfig, local_folder
+import mlflow
+
+from mgray.config import ExportJobConfig, TrackingConfig, local_folder
 from mgray.errors import InputError
-from mgray.export import export_cut
+from mgray.export import Exported, export_cut
+from mgray.recommend import Recommender
 from pipelines import cluster, tracking
+from pipelines.evaluate import empty_request
 from pipelines.progress import console
+from pipelines.registry import Registry, Version
 from pipelines.shown import shown_uri
 
 
@@ -24,16 +30,49 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
         folder, name, version = tracking.fetch_model(config.model, uri, Path(temporary))
         exported = export_cut(folder, config.levels, out)
     was, now = exported
-    console().print(
+    lines = [
         f"{name} version {version}: {was.levels} levels, {was.parameters:,} parameters -> {now.levels} levels, "
-        f"{now.parameters:,} parameters in {out}",
-        highlight=False,
-        markup=False,
-    )
+        f"{now.parameters:,} parameters in {out}"
+    ]
+    registered = None
+    if config.register_as is not None:
+        source = Registry(uri, name).find(version)
+        target = config.tracking.model_copy(update={"model_name": config.register_as, "register_model": True})
+        number = _register(config, target, uri, source, exported, out)
+        registered = {"name": config.register_as, "version": number}
+        lines.append(f"registered as {config.register_as} version {number}")
+    console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
     return {
         "model": {"name": name, "version": version},
+        "registered": registered,
         "tracking_uri": shown_uri(uri),
         "path": str(out),
         "was": was._asdict(),
         "now": now._asdict(),
     }
+
+
+def _register(
+    config: ExportJobConfig, target: TrackingConfig, uri: str, source: Version, exported: Exported, folder: Path
+) -> str:
+    """The version, in a run of its own that knows the dataset too: a cut model may become champion and be retrained."""
+    recommender, (was, now) = Recommender(folder), exported
+    info, manifest = recommender.info, Registry(uri, source.name).manifest(source)
+    tags = {"cut_from": source.uri, "dataset_fingerprint": info.dataset_fingerprint}
+    run_tags = tracking.run_tags(info.config.granularities, info.dataset_fingerprint, "none") | tags
+    card = (
+        f"# The first {now.levels} of {was.levels} granularities of {source.uri}\n\n"
+        f"{now.parameters:,} of {was.parameters:,} parameters; cut, not trained again. Its figures are what "
+        "`jobs/eval.py` says of it.\n"
+    )
+    label = f"{source.name}-{source.version}-levels-{now.levels}"
+    params = tracking.run_params(config, uri)
+    with tempfile.TemporaryDirectory() as temporary, tracking.start_run(target, params, run_tags, label) as run:
+        if manifest is not None:
+            mlflow.log_dict(manifest.model_dump(mode="json"), "manifest.json")
+        tags["run_id"] = run.info.run_id
+        # MLflow keeps the folder under its own name, and a registered model's is `model`.
+        named = shutil.copytree(folder, Path(temporary) / "model")
+        version = tracking.register(target, named, empty_request(recommender), tags, card)
+    assert version is not None, "registering is on"
+    return version

@@ -24,7 +24,7 @@ from mgray.engine import Logged, Trainer, Validated
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.model import MGDSC
-from mgray.objective import Objective
+from mgray.objective import Objective, resolve_exclude_seen
 from mgray.warm_start import warm_start_
 from pipelines import tracking
 
@@ -132,6 +132,7 @@ class RankRun:
             inputs=self.dataset.input_spec(model),
             remove_seen=self.config.evaluate.remove_seen,
             include_valid=self.config.train.include_valid,
+            exclude_seen=resolve_exclude_seen(self.config.train, self.config.evaluate.remove_seen),
         )
         # Drawn alike on every rank, so DDP's first broadcast changes nothing and one process gives the same weights.
         torch.manual_seed(self.config.train.seed)
@@ -142,8 +143,9 @@ class RankRun:
                 self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep
             )
         self.model.to(session.device)
-        removes_seen = self.config.evaluate.remove_seen
-        objective = session.prepare(Objective(self.model, self.config.train, session.device, removes_seen))
+        objective = session.prepare(
+            Objective(self.model, self.config.train, session.device, exclude_seen=self.info.exclude_seen)
+        )
         self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)
         self.best = self.trainer.weights()
         self.valid = self._evaluation("valid")

@@ -34,11 +34,14 @@ def write_model(
 
 def register_model(home: Path, dataset: Dataset) -> Path:
     """A model of the dataset's vocabulary as champion in the registry of `home`; gives its folder."""
+    import mlflow
+
     from pipelines import tracking
 
     folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
     config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
+        mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")
         tracking.register(config, folder, {"history": [dataset.item_ids[:2]]}, {})
     return folder

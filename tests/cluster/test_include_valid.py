@@ -65,4 +65,5 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, rank: RankInput) 
     assert resumed["metrics"] == whole["metrics"]
     assert (resumed["best_valid"], resumed["best_epoch"]) == ({}, 3)
     assert all(CurvePoint(**point).valid == {} for point in resumed["curve"])
-    assert load_info(folder).include_valid
+    info = load_info(folder)
+    assert (info.include_valid, info.exclude_seen) == (True, True)

@@ -28,7 +28,7 @@ def train(dataset: Dataset, config: TrainConfig, outputs: str) -> dict:
     torch.manual_seed(0)
     settings = MODEL.model_copy(update={"outputs": outputs})
     model = MGDSC(settings, dataset.num_items, dataset.input_spec(settings))
-    objective: torch.nn.Module = Objective(model, config, CPU)
+    objective: torch.nn.Module = Objective(model, config, CPU, exclude_seen=True)
     if dist.is_initialized():
         objective = DistributedDataParallel(objective)
     trainer = Trainer(objective, model, dataset, config, CPU)

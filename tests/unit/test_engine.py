@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def make_trainer(dataset: Dataset, train: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> Trainer:
     torch.manual_seed(train.seed)
     network = MGDSC(model, dataset.num_items, dataset.input_spec(model))
-    return Trainer(Objective(network, train, CPU), network, dataset, train, CPU)
+    return Trainer(Objective(network, train, CPU, exclude_seen=False), network, dataset, train, CPU)
 
 
 def validator(trainer: Trainer) -> ModelScorer:

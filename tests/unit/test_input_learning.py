@@ -57,7 +57,7 @@ def first_hits(dataset: Dataset, inputs: tuple) -> float:
     config = resolve_inputs(config, dataset.manifest)
     torch.manual_seed(0)
     model = MGDSC(config, dataset.num_items, dataset.input_spec(config))
-    trainer = Trainer(Objective(model, train, CPU), model, dataset, train, CPU)
+    trainer = Trainer(Objective(model, train, CPU, exclude_seen=False), model, dataset, train, CPU)
     list(trainer.run(lambda: {"ndcg@10": 0.0}, "ndcg@10", 1000))
     scorer = ModelScorer(model, dataset.item_counts, train.max_length, CPU)
     queries = part_queries(dataset, "test", scorer.columns)

@@ -96,23 +96,28 @@ def some_seen(num_targets: int) -> tuple[Seen, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("chunks")
-@pytest.mark.parametrize("full", [True, False])
-def test_what_was_seen_is_no_negative(scale: float, full: bool) -> None:
+@pytest.mark.parametrize("kind", ["full", "sampled", "weighted"])
+def test_what_was_seen_is_no_negative(scale: float, kind: str) -> None:
     interest, embedding, targets = inputs()
     seen, mask = some_seen(len(targets))
     assert mask[torch.arange(len(targets)), targets].any()  # a target that was seen still counts as target
-    with torch.no_grad():
-        embedding[17] *= 10  # far above all else where it was seen, and so must not be what the others are shifted by
-    items = torch.arange(1, NUM_ITEMS + 1) if full else torch.arange(1, 22)
+    if scale > 1:  # far above all else where it was seen, and so must not be what the others are shifted by
+        with torch.no_grad():
+            embedding[17] *= 10
+    items = torch.arange(1, NUM_ITEMS + 1) if kind == "full" else torch.arange(1, 22)
     is_out = mask[:, items] | (targets[:, None] == items)
-    logits = scale * interest @ embedding[items].T + math.log(NUM_ITEMS / len(items))
+    negatives = uniform(items)
+    logits = scale * interest @ embedding[items].T + math.log(negatives.weight)
+    if kind == "weighted":
+        negatives = negatives._replace(log_ratio=torch.linspace(-2, 3, len(items)))
+        logits = logits + negatives.log_ratio
     positive = scale * (interest * embedding[targets]).sum(1)
     mass = torch.logaddexp(positive, logits.masked_fill(is_out, -torch.inf).logsumexp(1))
     expected = (mass - positive).sum()
-    if full:
+    if kind == "full":
         actual = softmax_loss(scale * interest, embedding, targets, seen=seen)
     else:
-        actual = sampled_softmax_loss(scale * interest, embedding, targets, uniform(items), seen=seen)
+        actual = sampled_softmax_loss(scale * interest, embedding, targets, negatives, seen=seen)
     assert_same(actual, expected, interest, embedding)
 
 
@@ -173,14 +178,16 @@ def test_no_target_gives_zero_and_zero_gradients() -> None:
 
 
 @pytest.mark.parametrize("full", [True, False])
-def test_bf16_products_stay_close(full: bool) -> None:
+@pytest.mark.parametrize("excludes", [True, False])
+def test_bf16_products_stay_close(full: bool, excludes: bool) -> None:
     interest, embedding, targets = inputs(targets=500)
+    seen = some_seen(len(targets))[0] if excludes else None
     negatives = uniform(torch.arange(1, 12))._replace(log_ratio=torch.linspace(-1, 1, 11))
 
     def loss(dtype: torch.dtype) -> torch.Tensor:
         if full:
-            return softmax_loss(interest, embedding, targets, dtype)
-        return sampled_softmax_loss(interest, embedding, targets, negatives, dtype)
+            return softmax_loss(interest, embedding, targets, dtype, seen=seen)
+        return sampled_softmax_loss(interest, embedding, targets, negatives, dtype, seen=seen)
 
     exact, half = loss(torch.float32), loss(torch.bfloat16)
     # bf16 keeps 8 bits: logits of size 3 err by about 0.01, and the mean of 500 errors by far less.

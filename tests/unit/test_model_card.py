@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
+from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
 from mgray.histories import SplitKind
 from mgray.model_card import model_card
 from mgray.synthetic import make_log
@@ -50,3 +50,12 @@ def test_it_says_what_was_trained_on(tmp_path: Path, split: SplitKind, include_v
     if include_valid:  # less those on items that are in no training event
         events = f"up to {manifest.train_events + manifest.valid_events:,}"
     assert f"of these {events} {told.format(**days)}" in model_card(config, manifest, trained, {})
+
+
+def test_it_says_that_seen_items_were_no_negatives(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "v", make_log(20, 10)).manifest
+    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
+    told = "never learned to rank low what the user has"
+    assert told in model_card(TrainJobConfig(), manifest, trained, {})
+    config = TrainJobConfig(evaluate=EvaluateConfig(remove_seen=False))
+    assert told not in model_card(config, manifest, trained, {})

@@ -153,19 +153,24 @@ def test_seen_is_every_item_up_to_the_position_of_the_target(step: int) -> None:
     items = torch.randint(1, 20, (5, 9))  # with repeats
     items[0, :4] = items[3, :8] = PAD
     is_target = (items != PAD) & (torch.rand(items.shape) < 0.8)  # of an overlapping window the first are no targets
-    candidates = torch.tensor([3, 7, 19, 11, 2])
+    candidates = torch.tensor([3, 7, 19, 11, 2, 5, 8, 13, 1, 17])
     column_of = torch.full((20,), -1)
-    column_of[candidates] = torch.arange(5)
+    column_of[candidates] = torch.arange(10)
     expected = dense_mask(items, is_target, 19)[::step][:, candidates]
     seen = seen_items(items, is_target).every(step)
+    found_whole = found_place = False
     for targets in (slice(0, len(expected)), slice(2, 7), slice(3, 5)):
-        for block in (slice(0, 5), slice(2, 4)):
+        for block in (slice(0, 10), slice(2, 7)):
             part = expected[targets, block]
             columns, places = seen.within(column_of[seen.items], targets, block)
             actual = torch.zeros(part.shape, dtype=torch.bool)
             actual[:, columns] = True
             actual.view(-1)[places] = True
             assert torch.equal(actual, part)
+            assert len(places.unique()) == len(places), "an item seen twice is listed once"
+            found_whole, found_place = found_whole or len(columns) > 0, found_place or len(places) > 0
+    assert found_place
+    assert found_whole == (step == 1)  # every third target leaves a row too few
 
 
 def test_what_was_seen_is_no_hard_negative() -> None:

@@ -92,7 +92,7 @@ def train(dataset: Dataset, epochs: int) -> tuple[Sketch, dict[str, float]]:
         return evaluate(scorer, queries, dataset.item_counts, EvaluateConfig(remove_seen=False)).compute()
 
     config = TRAINING.model_copy(update={"epochs": epochs})
-    fitted = train_sketch(sketch, dataset, config, validate, "hr@10", batch_targets=32)
+    fitted = train_sketch(sketch, dataset, config, validate, "hr@10", batch_targets=32, exclude_seen=False)
     assert (fitted.epochs, fitted.steps) == (pytest.approx(epochs), epochs * -(-len(Prefixes(dataset, 8, ())) // 32))
     best = validate()
     assert best == fitted.best_valid, "it ends with its best weights"
@@ -119,7 +119,9 @@ def test_an_empty_history_gets_the_popular_items() -> None:
 
 def test_time_ends_a_training(dataset: Dataset) -> None:
     config = TRAINING.model_copy(update={"epochs": 10_000, "max_time_s": 0.2})
-    fitted = train_sketch(make_sketch(dataset.num_items), dataset, config, lambda: {"hr@10": 0.0}, "hr@10")
+    fitted = train_sketch(
+        make_sketch(dataset.num_items), dataset, config, lambda: {"hr@10": 0.0}, "hr@10", exclude_seen=True
+    )
     assert 0 < fitted.epochs < 10_000
     assert fitted.seconds >= 0.2
 
@@ -140,6 +142,7 @@ def test_with_ratings_it_beats_the_global_mean(tmp_path: Path) -> None:
         lambda: evaluate_ratings(rater, queries, scale, EvaluateConfig()).compute(),
         "rmse",
         batch_targets=32,
+        exclude_seen=True,
     )
     mean = evaluate_ratings(make_rating_baselines(dataset)["global_mean"], queries, scale, EvaluateConfig()).compute()
     assert fitted.best_valid["rmse"] < 0.9 * mean["rmse"]
