@@ -41,10 +41,10 @@ NAME = "quality"
 HR, NDCG = "hr@10", "ndcg@10"
 RECENT = f"popularity_{RECENT_DAYS}d"
 
-# MovieLens-1M's own settings: batches and windows for long histories, epochs bounded by time alone; the default
+# MovieLens-1M's own settings: windows for long histories, epochs bounded by time alone; the default
 # configuration is for all else. The ablation is of half the width, for its minutes.
 LONG = [
-    *("--train.epochs", "2000", "--train.max_length", "2500", "--train.global_batch_events", "8192"),
+    *("--train.epochs", "2000", "--train.max_length", "2500"),
     *("--train.decay_share", "0.35", "--train.precision", "bf16", "--train.validate_every_epochs", "6"),
 ]
 ML1M = [*LONG, "--model.width", "128", "--model.dropout", "0.3", "--train.learning_rate", "3e-3"]
