@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -188,10 +187,13 @@ def _train_rank(rank: int, dataset: Dataset, config: TrainJobConfig, folder: Pat
     """Leaves the result file, written by rank 0."""
     run = Run(dataset, config, folder)
     run.train()
-    settings = {"model": run.info.config.model_dump(mode="json"), "train": config.train.model_dump(mode="json")}
+    settings = {
+        "model": run.info.config.model_dump(mode="json"),
+        "train": config.train.model_dump(mode="json"),
+        "evaluate": config.evaluate.model_dump(mode="json"),
+    }
     workers = rank_and_world()[1]
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    result = {"seed": config.train.seed, "workers": workers, "date": now, **run.test(), "config": settings}
+    result = {"seed": config.train.seed, "workers": workers, **run.test(), "config": settings}
     if measure is not None:
         result |= measure(run.scorer, dataset, config)
     if rank == 0:

@@ -9,8 +9,9 @@
 full catalogue, seen items removed, ties against the model. What is chosen (the best epoch, the best row) is chosen by
 validation; the test part is read once, when a training has ended, and its figure is kept in --work: a training that was
 stopped goes on in the next sitting, and one that is done is not done again (whatever the program's code is by then: to
-measure that, give another --work). Parts are merged into results/quality.json by name, and so are the seeds of one
-configuration: three sittings of one seed each make a mean of three.
+measure that, give another --work). Parts are merged into results/quality.json by name, and of ml1m, ml1m-budget, ml100k
+and temporal the seeds too, where settings and dataset are the same: sittings of one seed each make a mean. A change of
+the code in between is told by the commits of the runs alone.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,6 +122,13 @@ def cold_start(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
     return {"cold_start": measure_cold_start(scorer, queries, dataset.item_counts, config.evaluate)._asdict()}
 
 
+def stamped(measure: Measure | None, scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
+    """What a recipe measures, and what tells whether another sitting's training is comparable."""
+    made = environment()
+    source = {"date": made["date"], "git_commit": made["git_commit"], "dataset": dataset.manifest.fingerprint}
+    return source | (measure(scorer, dataset, config) if measure else {})
+
+
 def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
     """Size and quality of the model cut to fewer levels, as jobs/export.py cuts it."""
     queries = part_queries(dataset, "test", scorer.columns)
@@ -159,20 +168,25 @@ def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[di
         config = recipe.config(settings, seed)
         print(f"{recipe.name}, seed {seed}: {' '.join(recipe.row)}", file=sys.stderr)
         folder = recipe.folder(settings, dataset, seed)
-        results.append(fit(dataset, config, folder, recipe.measure, settings.workers))
+        results.append(fit(dataset, config, folder, partial(stamped, recipe.measure), settings.workers))
     return results
 
 
 def with_earlier(part: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """These, and the other seeds of the same settings that an earlier sitting left in the results file; by seed."""
+    """These, and the other seeds of the same settings and dataset that an earlier sitting left in the results file; by
+    seed. Each has the commit that it is of.
+    """
     before = read(NAME) or {"raw": {}}
     earlier = before["raw"].get(part, {}).get("result", {}).get("runs", [])
 
-    def settings(run: dict[str, Any]) -> tuple[Any, ...]:
-        return run["workers"], run["config"]["model"], run["config"]["train"] | {"seed": None}
+    def source(run: dict[str, Any]) -> tuple[Any, ...]:
+        config = run["config"] | {"train": run["config"]["train"] | {"seed": None}}
+        return run["workers"], config, run.get("dataset")
 
     seeds = {run["seed"] for run in results}
-    kept = [run for run in earlier if run["seed"] not in seeds and settings(run) == settings(results[0])]
+    kept = [run for run in earlier if run["seed"] not in seeds and source(run) == source(results[0])]
+    for run in kept:
+        print(f"{part}: seed {run['seed']} is of {run['date']}, commit {run['git_commit']}", file=sys.stderr)
     return sorted([*results, *kept], key=lambda run: run["seed"])
 
 

@@ -1,4 +1,4 @@
-"""A registered model cut to its first levels, as a model folder."""
+"""A registered model cut to its first levels, as a model folder and, with --register_as, a registered model."""
 
 import sys
 

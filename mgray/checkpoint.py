@@ -35,6 +35,11 @@ STATE_FILE = "state.json"
 BEST_FOLDER = "best"
 
 
+SEEN_CAUTION = (
+    "It never learned to rank low what the user has (train.exclude_seen): with remove_seen false, that comes first"
+)
+
+
 class ModelInfo(BaseModel):
     """What a model is and what it was trained on."""
 
@@ -49,6 +54,12 @@ class ModelInfo(BaseModel):
     include_valid: bool = False  # whether it trained on the dataset's validation part too
     exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
+
+    def caution(self, remove_seen: bool) -> str | None:
+        """What to say where the model's lists are to be made with this `remove_seen`; None: nothing."""
+        if remove_seen or not self.exclude_seen:
+            return None
+        return SEEN_CAUTION
 
 
 @dataclass(frozen=True)

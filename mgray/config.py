@@ -25,6 +25,9 @@ HOME_VARIABLE = "MGRAY_HOME"
 PSEUDONYM_KEY_VARIABLE = "MGRAY_PSEUDONYM_KEY"
 
 
+MODEL_NAME = r"^[^/:@']+$"  # what models:/NAME@ALIAS and MLflow's filters can tell apart
+
+
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -463,7 +466,7 @@ class TrackingConfig(Section):
         None, description="MLflow tracking server; none: MLFLOW_TRACKING_URI, else SQLite in HOME/mlflow.db"
     )
     experiment: str = Field("mgray", min_length=1, description="MLflow experiment")
-    model_name: str = Field("mgray-interest", pattern=r"^[^/:]+$", description="registered model")
+    model_name: str = Field("mgray-interest", pattern=MODEL_NAME, description="registered model")
     register_model: bool = Field(True, description="register the trained model")
     log_every_steps: int = Field(10, ge=1, description="steps from one logged training loss to the next")
     system_metrics: bool = Field(True, description="log CPU, memory, disk and network use of the driver's machine")
@@ -653,7 +656,7 @@ class RollbackJobConfig(JobConfig):
 
 
 class ExportJobConfig(JobConfig):
-    """Cut a registered model to its first levels, without training, and write it as a model folder.
+    """Cut a registered model to its first levels, without training: to a model folder, and to the registry if asked.
 
     Train with model.level_dropout above 0 for it: the first levels are then trained to do without the others.
     """
@@ -662,12 +665,14 @@ class ExportJobConfig(JobConfig):
         "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
     )
     levels: int | None = Field(None, ge=1, description="levels to keep, the finest first")
-    out: str | None = Field(None, description="folder to write, not there yet; none: HOME/exports/levels-N")
+    out: str | None = Field(
+        None, description="folder to write, not there yet; none: HOME/exports/NAME-VERSION-levels-N"
+    )
     register_as: str | None = Field(
         None,
-        pattern=r"^[^/:]+$",
-        description="registered model that the cut one becomes a version of, and its challenger, for jobs/eval.py and "
-        "jobs/predict.py; none: it is written and not registered",
+        pattern=MODEL_NAME,
+        description="registered model that the cut one becomes a version of: its challenger, and its champion where it "
+        "has none; none: it is written and not registered",
     )
     tracking: TrackingConfig = TrackingConfig()
 

@@ -1,6 +1,7 @@
 """A smaller model out of a trained one, without training: its first levels, as a model folder of its own."""
 
-import os
+import filecmp
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,20 +26,29 @@ class Exported(NamedTuple):
 def export_cut(source: Path, num_levels: int, out: Path) -> Exported:
     """Write the model of folder `source`, cut to its first `num_levels` levels, to folder `out`.
 
-    `out` appears in one step, when it is whole. Raises InputError where it is there already, where the model has no
-    so many levels, or where `source` is no model.
+    `out` appears in one step, when it is whole; where it is there already and holds the very same, it stays. Raises
+    InputError where it holds anything else, where the model has no so many levels, or where `source` is no model.
     """
-    if out.exists():
-        raise InputError(f"--out {out}: is there already; give a folder that is not")
     model, info, vocabulary = load_model(source, torch.device("cpu"))
     try:
         smaller = model.cut(num_levels)
     except ValueError as error:
         raise InputError(f"--levels: {error}") from error
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    save_model(draft, smaller.state_dict(), info.model_copy(update={"config": smaller.config}), vocabulary)
-    draft.rename(out)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        draft = Path(temporary) / "model"
+        save_model(draft, smaller.state_dict(), info.model_copy(update={"config": smaller.config}), vocabulary)
+        if not out.exists():
+            draft.rename(out)
+        elif not _are_same(draft, out):
+            raise InputError(f"--out {out}: is there already, and is not this model; give a folder that is not")
     return Exported(_size(source, model), _size(out, smaller))
+
+
+def _are_same(draft: Path, out: Path) -> bool:
+    names = sorted(path.name for path in draft.iterdir())
+    if not out.is_dir() or names != sorted(path.name for path in out.iterdir()):
+        return False
+    return not any(filecmp.cmpfiles(draft, out, names, shallow=False)[1:])
 
 
 def _size(folder: Path, model: MGDSC) -> Size:

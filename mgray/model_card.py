@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mgray import granularity
+from mgray.checkpoint import SEEN_CAUTION
 from mgray.config import TrainJobConfig
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
@@ -80,7 +81,7 @@ def model_card(
     seen = "items the user already has are never recommended" if config.evaluate.remove_seen else "seen items stay in"
     likeness = ""
     if resolve_exclude_seen(config.train, config.evaluate.remove_seen):
-        likeness = "- It never learned to rank low what the user has: with `remove_seen` off, that comes first.\n"
+        likeness = f"- {SEEN_CAUTION}.\n"
     card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}, \
 {trained["parameters"]:,} parameters.
 

@@ -315,11 +315,8 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
             f"[yellow]{config.model} trained on the validation part of its dataset (train.include_valid): on the same "
             "data, the figures say what it knows by heart[/]"
         )
-    if recommender.info.exclude_seen and not config.evaluate.remove_seen:
-        out.print(
-            f"[yellow]{config.model} never learned to rank low what the user has (train.exclude_seen): with "
-            "evaluate.remove_seen false that comes first[/]"
-        )
+    if caution := recommender.info.caution(config.evaluate.remove_seen):
+        out.print(f"[yellow]{config.model}: {caution}[/]")
     cluster.connect()
     with PhaseProgress(out) as progress:
         found = ingest(config.data, home, progress.update)

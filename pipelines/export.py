@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
-from mgray.config import ExportJobConfig, TrackingConfig, local_folder
+from mgray.config import ExportJobConfig, local_folder
 from mgray.errors import InputError
 from mgray.export import Exported, export_cut
 from mgray.recommend import Recommender
@@ -19,29 +20,39 @@ from pipelines.shown import shown_uri
 
 
 def run_export(config: ExportJobConfig) -> dict[str, Any]:
-    """Fetch the model, cut it, write the folder; gives the result line's fields. Raises InputError."""
+    """Fetch the model, cut it, write the folder; gives the result line's fields. Raises InputError.
+
+    The same again changes nothing but a registered version more, so a registration that failed is asked for again.
+    """
     if config.levels is None:
         raise InputError("--levels: how many of the model's levels to keep is not said; give a number, such as 2")
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home)
-    out = local_folder(config.out, "--out") if config.out else home / "exports" / f"levels-{config.levels}"
-    cluster.check_writable(out.parent, "--out PATH")
+    screen = console()
     with tempfile.TemporaryDirectory() as temporary:
         folder, name, version = tracking.fetch_model(config.model, uri, Path(temporary))
+        default = home / "exports" / f"{name}-{version}-levels-{config.levels}"
+        out = local_folder(config.out, "--out") if config.out else default
+        cluster.check_writable(out.parent, "--out PATH")
         exported = export_cut(folder, config.levels, out)
     was, now = exported
-    lines = [
+    screen.print(
         f"{name} version {version}: {was.levels} levels, {was.parameters:,} parameters -> {now.levels} levels, "
-        f"{now.parameters:,} parameters in {out}"
-    ]
+        f"{now.parameters:,} parameters in {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     registered = None
     if config.register_as is not None:
-        source = Registry(uri, name).find(version)
-        target = config.tracking.model_copy(update={"model_name": config.register_as, "register_model": True})
-        number = _register(config, target, uri, source, exported, out)
-        registered = {"name": config.register_as, "version": number}
-        lines.append(f"registered as {config.register_as} version {number}")
-    console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+        try:
+            registered = _register(config, config.register_as, uri, Registry(uri, name).find(version), exported, out)
+        except MlflowException as error:
+            raise InputError(
+                f"--register_as {config.register_as}: {out} is written, but not registered: {error.message}; see to "
+                f"MLflow at {shown_uri(uri)}, and run the same again"
+            ) from error
+        screen.print("registered as {name} version {version}".format(**registered), highlight=False, markup=False)
     return {
         "model": {"name": name, "version": version},
         "registered": registered,
@@ -53,20 +64,22 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
 
 
 def _register(
-    config: ExportJobConfig, target: TrackingConfig, uri: str, source: Version, exported: Exported, folder: Path
-) -> str:
+    config: ExportJobConfig, name: str, uri: str, source: Version, exported: Exported, folder: Path
+) -> dict[str, str]:
     """The version, in a run of its own that knows the dataset too: a cut model may become champion and be retrained."""
+    target = config.tracking.model_copy(update={"model_name": name, "register_model": True})
     recommender, (was, now) = Recommender(folder), exported
     info, manifest = recommender.info, Registry(uri, source.name).manifest(source)
     tags = {"cut_from": source.uri, "dataset_fingerprint": info.dataset_fingerprint}
     run_tags = tracking.run_tags(info.config.granularities, info.dataset_fingerprint, "none") | tags
+    caution = info.caution(remove_seen=False)
     card = (
         f"# The first {now.levels} of {was.levels} granularities of {source.uri}\n\n"
         f"{now.parameters:,} of {was.parameters:,} parameters; cut, not trained again. Its figures are what "
-        "`jobs/eval.py` says of it.\n"
+        f"`jobs/eval.py` says of it.{f' {caution}.' if caution else ''}\n"
     )
+    params = tracking.run_params(config.model_copy(update={"tracking": target}), uri)
     label = f"{source.name}-{source.version}-levels-{now.levels}"
-    params = tracking.run_params(config, uri)
     with tempfile.TemporaryDirectory() as temporary, tracking.start_run(target, params, run_tags, label) as run:
         if manifest is not None:
             mlflow.log_dict(manifest.model_dump(mode="json"), "manifest.json")
@@ -75,4 +88,4 @@ def _register(
         named = shutil.copytree(folder, Path(temporary) / "model")
         version = tracking.register(target, named, empty_request(recommender), tags, card)
     assert version is not None, "registering is on"
-    return version
+    return {"name": name, "version": version}

@@ -152,9 +152,12 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         with timer.phase("fetch_model"):
             model = fetch(config, uri, Path(temporary))
+        info = checkpoint.load_info(model.folder)
         if settings.remove_seen is None:
-            settings = settings.model_copy(update={"remove_seen": checkpoint.load_info(model.folder).remove_seen})
+            settings = settings.model_copy(update={"remove_seen": info.remove_seen})
             config = config.model_copy(update={"predict": settings})
+        elif caution := info.caution(settings.remove_seen):
+            out.print(f"[yellow]{config.model}: {caution}[/]")
         if config.data.dataset is None:
             with timer.phase("ray_start"):
                 cluster.connect()

@@ -58,8 +58,9 @@ def _version(found: ModelVersion) -> Version:
 def training_key(config: TrainJobConfig, fingerprint: str) -> str:
     """Digest of what a trained model is made from: the same key, the same model."""
     settings = config.model_dump(include={"model", "train"}, mode="json")
-    # Of evaluation, what training follows: the best epoch is that of a metric at k, and train.exclude_seen may be auto.
-    evaluation = config.evaluate.model_dump(include={"k", "remove_seen"})
+    # Of evaluation, what training follows: the best epoch is by a metric at k of some users, train.exclude_seen may be
+    # auto.
+    evaluation = config.evaluate.model_dump(include={"k", "remove_seen", "max_valid_users"})
     return digest({**settings, **evaluation, "dataset": fingerprint})
 
 

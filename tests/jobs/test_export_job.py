@@ -22,13 +22,15 @@ def test_a_registered_model_is_cut(champion: Champion, mlflow_apart: None, tmp_p
     assert len(Recommender(result["path"]).recommend([history], k=5).items[0]) == 5
 
 
-def test_a_cut_model_is_registered_and_evaluated(champion: Champion, mlflow_apart: None, tmp_path: Path) -> None:
+def test_a_cut_model_is_registered_and_evaluated(
+    champion: Champion, ray_local: None, mlflow_apart: None, tmp_path: Path
+) -> None:
     from pipelines.evaluate import run_evaluation
     from pipelines.export import run_export
     from pipelines.registry import Registry
 
     home = shutil.copytree(champion.home, tmp_path / "home")
-    tracking = TrackingConfig(system_metrics=False)
+    tracking = TrackingConfig(experiment="cut", system_metrics=False)  # whose artifacts are in the copy
     config = ExportJobConfig(
         home=str(home), levels=1, out=str(tmp_path / "small"), register_as="small", tracking=tracking
     )
@@ -51,6 +53,8 @@ def test_a_cut_model_is_registered_and_evaluated(champion: Champion, mlflow_apar
     )
     assert measured["model"] == {"name": "small", "version": "1"}
     assert 0 < measured["metrics"]["ndcg@10"] < 1
+    again = run_export(config)  # the folder is there, and is the same
+    assert (again["path"], again["registered"]) == (result["path"], {"name": "small", "version": "2"})
 
 
 def test_the_number_of_levels_is_asked_for(champion: Champion, mlflow_apart: None) -> None:

@@ -45,5 +45,18 @@ def test_what_cannot_be_exported_leaves_nothing(folder: Path) -> None:
     with pytest.raises(InputError, match="no weights"):
         export_cut(folder.parent / "none", 1, out)
     assert not out.exists()
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="is there already, and is not this model"):
         export_cut(folder, 1, folder)
+    assert {path.name for path in folder.parent.iterdir()} == {"whole"}
+
+
+def test_the_same_is_exported_once(folder: Path) -> None:
+    """So that a registration which failed can be asked for again."""
+    out = folder.parent / "cut"
+    first = export_cut(folder, 2, out)
+    written = out.stat().st_ino
+    assert export_cut(folder, 2, out) == first
+    assert out.stat().st_ino == written
+    (out / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="is not this model"):
+        export_cut(folder, 2, out)

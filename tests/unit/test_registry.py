@@ -12,6 +12,7 @@ from pipelines.registry import training_key
         ({"train": {"seed": 1}}, False),
         ({"evaluate": {"k": 20}}, False),  # the best epoch is another
         ({"evaluate": {"remove_seen": False}}, False),  # train.exclude_seen: auto follows it
+        ({"evaluate": {"max_valid_users": 10}}, False),
         ({"evaluate": {"batch_events": 64}}, True),
         ({"tracking": {"experiment": "other"}}, True),
     ],
