@@ -43,8 +43,8 @@ NAME = "quality"
 HR, NDCG = "hr@10", "ndcg@10"
 RECENT = f"popularity_{RECENT_DAYS}d"
 
-# MovieLens-1M's own settings: windows for long histories, epochs bounded by time alone; the default
-# configuration is for all else. The ablation is of half the width, for its minutes.
+# MovieLens-1M's own settings: windows for long histories, epochs bounded by time alone; the default configuration is
+# for all else. The ablation is of half the width, for its minutes.
 LONG = [
     *("--train.epochs", "2000", "--train.max_length", "2500"),
     *("--train.decay_share", "0.35", "--train.precision", "bf16", "--train.validate_every_epochs", "6"),
@@ -74,7 +74,7 @@ ROWS: dict[str, list[str]] = {
     "512 negatives": ["--train.num_negatives", "512"],
     "full softmax": ["--train.loss", "softmax"],
     "gBCE": ["--train.loss", "gbce"],
-    "label smoothing": ["--train.label_smoothing", "0.1"],
+    "label smoothing": ["--train.label_smoothing", "0.1"],  # which makes negatives of seen items too
     "seen items are negatives": ["--train.exclude_seen", "false"],
     "hard negatives": ["--train.hard_negatives", "0.25"],
     "weight average": ["--train.ema_decay", "0.999"],

@@ -371,8 +371,8 @@ class TrainConfig(Section):
         0.0,
         ge=0.0,
         lt=1.0,
-        description="share of a target's probability spread over its candidates, in "
-        "softmax losses; above 0 it turns exclude_seen: auto off",
+        description="share of a target's probability spread over its candidates, in softmax losses; above 0 it turns "
+        "exclude_seen: auto off",
     )
     exclude_seen: Literal["auto"] | bool = Field(
         "auto",
@@ -666,7 +666,7 @@ class ExportJobConfig(JobConfig):
     )
     levels: int | None = Field(None, ge=1, description="levels to keep, the finest first")
     out: str | None = Field(
-        None, description="folder to write, not there yet; none: HOME/exports/NAME-VERSION-levels-N"
+        None, description="folder to write, not there yet or the same; none: HOME/exports/NAME-VERSION-levels-N"
     )
     register_as: str | None = Field(
         None,

@@ -83,7 +83,6 @@ class _Candidates:
         dtype: torch.dtype,
         seen: Seen | None = None,
     ) -> None:
-        num_items, device = len(embedding) - 1, embedding.device
         self.dtype, self.seen = dtype, seen
         if negatives is None:
             self.rows, self.table, self.weight, ratio = None, embedding[PAD + 1 :], 1.0, None
@@ -94,8 +93,7 @@ class _Candidates:
         else:
             self.rows, self.table = negatives.items, embedding.index_select(0, negatives.items)
             self.weight, ratio = negatives.weight, negatives.log_ratio
-            column_of = torch.full((num_items + 1,), -1, dtype=torch.int64, device=device)
-            column_of[negatives.items] = torch.arange(len(negatives.items), device=device)
+            column_of = negatives.columns(len(embedding) - 1)
             self.column = column_of[targets]
             self.seen_column = None if seen is None else column_of[seen.items]
             self.gradient = self.table_gradient = torch.zeros_like(self.table, dtype=torch.float32)

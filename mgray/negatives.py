@@ -34,6 +34,12 @@ class Negatives(NamedTuple):
         ratio = None if self.log_ratio is None else self.log_ratio.to(device)
         return Negatives(self.items.to(device), self.weight, ratio)
 
+    def columns(self, num_items: int) -> Tensor:
+        """[V + 1] int64: the place of each item among them, or -1."""
+        column_of = torch.full((num_items + 1,), -1, dtype=torch.int64, device=self.items.device)
+        column_of[self.items] = torch.arange(len(self.items), device=self.items.device)
+        return column_of
+
 
 class Seen(NamedTuple):
     """Items that a user has by then: items[e] is no negative of the targets begin[e] .. end[e] - 1 of T."""
@@ -193,9 +199,8 @@ def take_hardest(
     positive = (sample * embedding[own]).sum(1, keepdim=True)
     logits = (sample @ embedding[pool.items].T).masked_fill(own[:, None] == pool.items, -torch.inf)
     if seen is not None:
-        column_of = torch.full((len(embedding),), -1, dtype=torch.int64, device=logits.device)
-        column_of[pool.items] = torch.arange(size, device=logits.device)
-        part = seen.every(step).within(column_of[seen.items], slice(0, len(sample)), slice(0, size))
+        columns = pool.columns(len(embedding) - 1)[seen.items]
+        part = seen.every(step).within(columns, slice(0, len(sample)), slice(0, size))
         logits.index_fill_(1, part.columns, -torch.inf).view(-1).index_fill_(0, part.places, -torch.inf)
     mistaken = torch.cat([logits, positive], dim=1).softmax(1)[:, :-1].sum(0)
     order = mistaken.topk(num_hard).indices

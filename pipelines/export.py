@@ -15,7 +15,7 @@ from mgray.recommend import Recommender
 from pipelines import cluster, tracking
 from pipelines.evaluate import empty_request
 from pipelines.progress import console
-from pipelines.registry import Registry, Version
+from pipelines.registry import Registry
 from pipelines.shown import shown_uri
 
 
@@ -46,7 +46,7 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
     registered = None
     if config.register_as is not None:
         try:
-            registered = _register(config, config.register_as, uri, Registry(uri, name).find(version), exported, out)
+            registered = _register(config, config.register_as, Registry(uri, name), version, exported, out)
         except MlflowException as error:
             raise InputError(
                 f"--register_as {config.register_as}: {out} is written, but not registered: {error.message}; see to "
@@ -64,12 +64,12 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
 
 
 def _register(
-    config: ExportJobConfig, name: str, uri: str, source: Version, exported: Exported, folder: Path
+    config: ExportJobConfig, name: str, registry: Registry, source_version: str, exported: Exported, folder: Path
 ) -> dict[str, str]:
     """The version, in a run of its own that knows the dataset too: a cut model may become champion and be retrained."""
     target = config.tracking.model_copy(update={"model_name": name, "register_model": True})
-    recommender, (was, now) = Recommender(folder), exported
-    info, manifest = recommender.info, Registry(uri, source.name).manifest(source)
+    recommender, (was, now), source = Recommender(folder), exported, registry.find(source_version)
+    info, manifest = recommender.info, registry.manifest(source)
     tags = {"cut_from": source.uri, "dataset_fingerprint": info.dataset_fingerprint}
     run_tags = tracking.run_tags(info.config.granularities, info.dataset_fingerprint, "none") | tags
     caution = info.caution(remove_seen=False)
@@ -78,7 +78,7 @@ def _register(
         f"{now.parameters:,} of {was.parameters:,} parameters; cut, not trained again. Its figures are what "
         f"`jobs/eval.py` says of it.{f' {caution}.' if caution else ''}\n"
     )
-    params = tracking.run_params(config.model_copy(update={"tracking": target}), uri)
+    params = tracking.run_params(config.model_copy(update={"tracking": target}), registry.uri)
     label = f"{source.name}-{source.version}-levels-{now.levels}"
     with tempfile.TemporaryDirectory() as temporary, tracking.start_run(target, params, run_tags, label) as run:
         if manifest is not None:
