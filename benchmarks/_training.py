@@ -11,7 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -145,12 +145,23 @@ class Run:
         }
 
 
+def recall(
+    earlier: Iterable[dict[str, Any]], folder: Callable[[int], Path], without: Collection[int] = ()
+) -> list[dict[str, Any]]:
+    """Those of earlier results of `fit` that it would give again: of the training that `folder` names for their seed.
+
+    without: seeds that are not wanted.
+    """
+    return [run for run in earlier if run["seed"] not in without and run.get("training") == folder(run["seed"]).name]
+
+
 def fit(
     dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None = None, workers: int = 1
 ) -> dict[str, Any]:
     """Train, choose by validation (with train.include_valid, keep the last weights), test once.
 
-    measure: more to be told of the best model, beside the test.
+    folder: by `run_folder`; its name is the result's `training`. measure: more to be told of the best model, beside
+    the test.
     """
     done = folder / RESULT_FILE
     if done.is_file():
@@ -165,7 +176,7 @@ def fit(
                 shared = (dataset.folder, config, folder, measure, workers, Path(temporary) / "rendezvous")
                 torch.multiprocessing.spawn(_train_worker, shared, nprocs=workers)
     result: dict[str, Any] = json.loads(done.read_text())
-    return result
+    return result | {"training": folder.name}
 
 
 def _train_worker(

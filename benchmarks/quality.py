@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from _datasets import ingest
 from _results import check, environment, read, write
-from _training import RESULT_FILE, Measure, fit, run_folder
+from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
 from mgray.baselines import RECENT_DAYS, make_baselines
 from mgray.cold_start import measure_cold_start
@@ -172,22 +172,20 @@ def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[di
     return results
 
 
-def with_earlier(part: str, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """These, and the other seeds of the same settings and dataset that an earlier sitting left in the results file; by
-    seed. Each has the commit that it is of.
-    """
-    before = read(NAME) or {"raw": {}}
-    earlier = before["raw"].get(part, {}).get("result", {}).get("runs", [])
+def measured_before(part: str) -> dict[str, Any]:
+    """What the results file has of a part; empty where there is nothing."""
+    before: dict[str, Any] = (read(NAME) or {"raw": {}})["raw"].get(part, {}).get("result", {})
+    return before
 
-    def source(run: dict[str, Any]) -> tuple[Any, ...]:
-        config = run["config"] | {"train": run["config"]["train"] | {"seed": None}}
-        return run["workers"], config, run.get("dataset")
 
-    seeds = {run["seed"] for run in results}
-    kept = [run for run in earlier if run["seed"] not in seeds and source(run) == source(results[0])]
-    for run in kept:
+def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
+    """Of the seeds asked for, and of those that an earlier sitting left in the results file; by seed."""
+    results = train_seeds(settings, recipe, dataset)
+    folder = partial(recipe.folder, settings, dataset)
+    earlier = recall(measured_before(part).get("runs", []), folder, settings.seeds)
+    for run in earlier:
         print(f"{part}: seed {run['seed']} is of {run['date']}, commit {run['git_commit']}", file=sys.stderr)
-    return sorted([*results, *kept], key=lambda run: run["seed"])
+    return sorted([*results, *earlier], key=lambda run: run["seed"])
 
 
 def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
@@ -211,7 +209,7 @@ def summarized(results: list[dict[str, Any]], dataset: Dataset, **more: Any) -> 
 def measure_ml1m(settings: Settings) -> Measured:
     dataset = ml1m_dataset(settings)
     recipe = Recipe("ml1m", ML1M_MINUTES, ML1M, measure=cold_start)
-    results = with_earlier("ml1m", train_seeds(settings, recipe, dataset))
+    results = all_seeds(settings, "ml1m", recipe, dataset)
     checks = [
         check("ml1m_hr10", mean(results, HR), 0.364, ">="),
         check("ml1m_ndcg10", mean(results, NDCG), 0.2165, ">="),
@@ -222,14 +220,14 @@ def measure_ml1m(settings: Settings) -> Measured:
 def measure_ml1m_budget(settings: Settings) -> Measured:
     dataset = ml1m_dataset(settings)
     recipe = Recipe("ml1m", ML1M_BUDGET_MINUTES, ML1M, measure=cold_start)
-    results = with_earlier("ml1m-budget", train_seeds(settings, recipe, dataset))
+    results = all_seeds(settings, "ml1m-budget", recipe, dataset)
     return Measured(summarized(results, dataset), [check("ml1m_budget_ndcg10", mean(results, NDCG), 0.203, ">=")])
 
 
 def measure_ml100k(settings: Settings) -> Measured:
     dataset = ingest_once(settings, "ml100k", [])
     recipe = Recipe("ml100k", DEFAULT_MINUTES, measure=cold_start)
-    results = with_earlier("ml100k", train_seeds(settings, recipe, dataset))
+    results = all_seeds(settings, "ml100k", recipe, dataset)
     checks = [
         check("ml100k_hr10", mean(results, HR), 0.215, ">="),
         check("ml100k_ndcg10", mean(results, NDCG), 0.115, ">="),
@@ -240,7 +238,7 @@ def measure_ml100k(settings: Settings) -> Measured:
 def measure_temporal(settings: Settings) -> Measured:
     """The last tenth of MovieLens-100K's time tests; users that began in it are there too."""
     dataset = ingest_once(settings, "ml100k-temporal", ["--data.split", "temporal"])
-    results = with_earlier("temporal", train_seeds(settings, Recipe("temporal", DEFAULT_MINUTES), dataset))
+    results = all_seeds(settings, "temporal", Recipe("temporal", DEFAULT_MINUTES), dataset)
     raw = summarized(results, dataset)
     ratio = mean(results, NDCG) / raw["baselines"][RECENT][NDCG]
     return Measured(raw, [check("temporal_vs_recent_popularity", ratio, 1.0, ">")])
@@ -270,10 +268,15 @@ def measure_ablation(settings: Settings) -> Measured:
         raise InputError(f"--rows: no row {', '.join(sorted(unknown))}; rows: {', '.join(ROWS)}")
     dataset = ml1m_dataset(settings)
     rows: dict[str, Any] = {}
+    earlier = measured_before("ablation").get("rows", {})
     for name, options in ROWS.items():
         recipe = Recipe("ablation", ABLATION_MINUTES, LONG, options, cut_models if name in CUT else None)
         if settings.rows is None or name in settings.rows or recipe.is_done(settings, dataset):
-            rows[name] = {"options": options, "runs": train_seeds(settings, recipe, dataset)}
+            runs = train_seeds(settings, recipe, dataset)
+        else:
+            runs = recall(earlier.get(name, {}).get("runs", []), partial(recipe.folder, settings, dataset))
+        if runs:
+            rows[name] = {"options": options, "runs": runs}
 
     def best(kind: str) -> float | None:
         of_kind = [row["runs"] for name, row in rows.items() if name.startswith(kind)]

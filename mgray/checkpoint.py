@@ -92,7 +92,12 @@ def load_info(folder: str | Path) -> ModelInfo:
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
-    info = ModelInfo.model_validate_json((Path(folder) / MODEL_FILE).read_bytes())
+    return parse_info((Path(folder) / MODEL_FILE).read_bytes())
+
+
+def parse_info(content: bytes) -> ModelInfo:
+    """Of a MODEL_FILE."""
+    info = ModelInfo.model_validate_json(content)
     if info.config.norm != "auto":
         return info
     # Of a version that had layer normalization alone and did not name it.

@@ -156,6 +156,11 @@ class DataConfig(Section):
         True, description="keep the log's parsed events beside the versions, so that --append reads new files only"
     )
 
+    @property
+    def is_named(self) -> bool:
+        """Whether a log or a dataset was asked for, be it the default one."""
+        return self.dataset is not None or "source" in self.model_fields_set
+
     @model_validator(mode="after")
     def _cuts_belong_to_the_temporal_split(self) -> "DataConfig":
         if self.split != "temporal" and (self.valid_from is not None or self.test_from is not None):
@@ -558,7 +563,7 @@ class TrainJobConfig(JobConfig):
 
 
 class EvalJobConfig(JobConfig):
-    """Evaluate a registered model on a dataset, beside the baselines."""
+    """Evaluate a registered model on a dataset, beside the baselines; by default on the one it was trained on."""
 
     model: str = Field(
         "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
@@ -596,7 +601,10 @@ class PredictConfig(Section):
 
 
 class PredictJobConfig(JobConfig):
-    """Score every user of a dataset with a registered model: each user's best items, as Parquet."""
+    """Score every user of a dataset with a registered model: each user's best items, as Parquet.
+
+    By default of the dataset that it was trained on.
+    """
 
     model: str = Field(
         "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"

@@ -15,6 +15,7 @@ DROPOUT_RANGE = (0.1, 0.5)
 # whose statistics are not the next one's (the made-up shop lost 5%).
 BATCH_NORM_EVENTS = 500_000
 BATCH_NORM_HISTORY = 20  # training events a user
+FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # of a model trained on: no weights hang on them
 
 
 def dropout_rate(train_events: int) -> float:
@@ -24,11 +25,15 @@ def dropout_rate(train_events: int) -> float:
     return round(min(high, max(low, rate)), 3)
 
 
-def resolve_model(config: ModelConfig, manifest: Manifest) -> ModelConfig:
-    """The config with each `auto` replaced by what the dataset's manifest says.
+def resolve_model(config: ModelConfig, manifest: Manifest, start: ModelConfig | None = None) -> ModelConfig:
+    """The config with each `auto` replaced by what the dataset's manifest says; where training starts from an earlier
+    model, by what that one has, for its weights fit no other: `start` is its config.
 
     Raises InputError for an input that is asked for, or ratings to train on, that the dataset does not have.
     """
+    if start is not None:
+        left = {name for name in ModelConfig.model_fields if getattr(config, name) == "auto"} - FREE_TO_CHANGE
+        config = config.model_copy(update={name: getattr(start, name) for name in left})
     resolved = resolve_inputs(config, manifest)
     found: dict[str, Any] = {}
     if resolved.dropout == "auto":

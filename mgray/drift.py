@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mgray.dataset import Dataset
 from mgray.metrics import LENGTH_EDGES
-from mgray.recommend import number_map
+from mgray.numbering import number_map
 from mgray.schema import PAD, UNKNOWN
 
 SHIFTED_FROM, DRIFTED_FROM = 0.1, 0.25

@@ -3,31 +3,21 @@
 from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from mgray.batch import left_pad
 from mgray.checkpoint import load_model
-from mgray.engine import ModelScorer, max_score_rows
+from mgray.columns import concatenate
+from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.explain import explain
-from mgray.metrics import remove_seen_
 from mgray.rating import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import UNKNOWN
-
-
-def number_map(from_ids: Sequence[str], to_ids: Sequence[str]) -> npt.NDArray[np.int32]:
-    """Item numbers of one vocabulary in another, by raw id: [len(from_ids) + 2], to be indexed by item number.
-
-    UNKNOWN where the other has no such item, at PAD, and at UNKNOWN itself (index -1 is the last element).
-    """
-    number = {item_id: i for i, item_id in enumerate(to_ids, start=1)}
-    numbers = [number.get(item_id, UNKNOWN) for item_id in from_ids]
-    return np.asarray([UNKNOWN, *numbers, UNKNOWN], dtype=np.int32)
+from mgray.scoring import BATCH_EVENTS, plan_batches, rank_lists
 
 
 class Recommendations(NamedTuple):
@@ -70,23 +60,20 @@ class Recommender:
         if k < 1:
             raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
         self.encoder.check(len(histories), beside)
-        k = min(k, self.info.num_items)
-        result = Recommendations([], [], [])
-        rows = max_score_rows(self.info.num_items)
-        for begin in range(0, len(histories), rows):
-            end = min(begin + rows, len(histories))
-            encoded = [self.encoder.encode(histories, beside, row) for row in range(begin, end)]
-            known = [columns for columns, _ in encoded]
-            scores = self.scorer(known)
-            if self.info.remove_seen if remove_seen is None else remove_seen:
-                remove_seen_(scores, [columns.items for columns in known])
-            top = scores.topk(k, dim=1)
-            for values, indices, (_, unknown) in zip(top.values.tolist(), top.indices.tolist(), encoded, strict=True):
-                kept = [(i, v) for i, v in zip(indices, values, strict=True) if v > -np.inf]
-                result.items.append([self.vocabulary.item_ids[i - 1] for i, _ in kept])
-                result.scores.append([v for _, v in kept])
-                result.num_unknown.append(unknown)
-        return result
+        encoded = [self.encoder.encode(histories, beside, row) for row in range(len(histories))]
+        offsets = np.cumsum([0, *(len(columns) for columns, _ in encoded)])
+        without_seen = self.info.remove_seen if remove_seen is None else remove_seen
+        lists = rank_lists(self.scorer, concatenate([columns for columns, _ in encoded]), offsets, k, without_seen)
+        ids, lengths = self.vocabulary.item_ids, lists.lengths.tolist()
+        return Recommendations(
+            [[ids[i - 1] for i in row[:length]] for row, length in zip(lists.items.tolist(), lengths, strict=True)],
+            [row[:length] for row, length in zip(lists.scores.tolist(), lengths, strict=True)],
+            [unknown for _, unknown in encoded],
+        )
+
+    def empty_request(self) -> dict[str, list[list[Any]]]:
+        """One user without a history, in every column that the model reads."""
+        return {name: [[]] for name in ("history", *self.encoder.names)}
 
     def rate(
         self,
@@ -105,11 +92,18 @@ class Recommender:
             raise InputError(f"targets: {len(targets)} lists for {len(histories)} histories; give one for each")
         self.encoder.check(len(histories), beside)
         rater = ModelRater(self.model, self.info.max_length, self.device)
-        rated = []
-        for row, asked in enumerate(targets):
-            columns, _ = self.encoder.encode(histories, beside, row)
-            numbers = np.asarray([self.encoder.item_numbers.get(item, UNKNOWN) for item in asked], dtype=np.int64)
-            rated.append(rater([RatingQuery(columns, numbers, np.zeros(len(numbers), np.float32))]).tolist())
+        known = [self.encoder.encode(histories, beside, row)[0] for row in range(len(histories))]
+        lengths = np.asarray([len(columns) for columns in known], dtype=np.int64)
+        rated: list[list[float]] = [[] for _ in known]
+        for rows in plan_batches(np.minimum(lengths, self.info.max_length), BATCH_EVENTS, len(known)):
+            queries = []
+            for row in rows:
+                numbers = [self.encoder.item_numbers.get(item, UNKNOWN) for item in targets[row]]
+                blank = np.zeros(len(numbers), np.float32)  # what the rater is to tell
+                queries.append(RatingQuery(known[row], np.asarray(numbers, dtype=np.int64), blank))
+            ends = np.cumsum([len(query.targets) for query in queries])[:-1]
+            for row, ratings in zip(rows, np.split(rater(queries).numpy(), ends), strict=True):
+                rated[row] = ratings.tolist()
         return rated
 
     def explain(

@@ -22,6 +22,7 @@ from mgray.translation import Translation
 IntArray = npt.NDArray[np.int64]
 Items = npt.NDArray[np.int32]
 
+BATCH_EVENTS = 8192  # padded events of a batch, where the caller does not say
 MAX_BATCH_SCORES = 2**22  # scores [B, V + 1] held at once: 16 MiB, which stays near a core's cache
 
 
@@ -69,7 +70,7 @@ def rank_lists(
     k: int,
     remove_seen: bool = True,
     blocked: IntArray | None = None,
-    batch_events: int = 8192,
+    batch_events: int = BATCH_EVENTS,
 ) -> RankedLists:
     """Top k of the full catalogue for each history; `blocked` item numbers are in nobody's list.
 

@@ -12,8 +12,20 @@ from mgray.errors import InputError
 from mgray.inputs import AUTO_INPUTS, COLUMN_OF, available_inputs, read_columns
 from mgray.manifest import Feature
 from mgray.moments import standardize
-from mgray.recommend import number_map
+from mgray.numbering import number_map
 from mgray.schema import UNKNOWN
+
+
+def check_items_known(dataset: Dataset, item_ids: Sequence[str], asked: str) -> None:
+    """Raises InputError, about the model that was `asked` for, where it knows no item of the dataset.
+
+    item_ids: the model's.
+    """
+    if set(item_ids).isdisjoint(dataset.item_ids):
+        raise InputError(
+            f"{asked}: knows none of the dataset's {dataset.num_items} item ids, so it was trained on other ids (such "
+            f"as {item_ids[0]!r}; the dataset has {dataset.item_ids[0]!r}); choose another"
+        )
 
 
 class Translation:

@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mgray.data_rules import FREE_TO_CHANGE
 from mgray.errors import InputError
 from mgray.model import MGDSC
-from mgray.recommend import number_map
+from mgray.numbering import number_map
 from mgray.schema import PAD, UNKNOWN
 
 ITEM_TABLES = ("embedding.weight", "rating_head.table.weight")
@@ -19,9 +20,6 @@ NEW_ITEM_NOISE = 0.1  # share of the known rows' deviation that new rows scatter
 class WarmStart(NamedTuple):
     num_matched: int
     num_new: int
-
-
-FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # they have no weights; all else changes shapes or meaning
 
 
 def warm_start_(

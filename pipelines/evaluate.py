@@ -14,12 +14,12 @@ from rich.console import Console
 from mgray import report_data as report
 from mgray.baselines import make_baselines
 from mgray.columns import OptionalColumn
-from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainJobConfig
+from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
 from mgray.engine import HistoryList, evaluate, part_queries
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics, valid_share
-from mgray.manifest import Manifest
+from mgray.manifest import MANIFEST_FILE, Manifest
 from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
 from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_queries
@@ -29,11 +29,11 @@ from mgray.recommend import Reasons, Recommender
 from mgray.report import render_html
 from mgray.schema import UNKNOWN
 from mgray.tables import example_table, metrics_table
-from mgray.translation import Translation
+from mgray.translation import Translation, check_items_known
 from pipelines import cluster, tracking
-from pipelines.ingest import ingest
+from pipelines.ingest import describe, ingest
 from pipelines.progress import PhaseProgress, console
-from pipelines.registry import TRAINING_KEY_TAG, training_key
+from pipelines.registry import TRAINING_KEY_TAG, Registry, own_data, training_key
 from pipelines.shown import command_line, shown_uri
 
 EXAMPLE_FILMS = 10
@@ -130,6 +130,7 @@ def publish(
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
     card = model_card(config, dataset.manifest, trained, figures)
+    short = time_notes(config.train, trained["epochs"])
     version = tracking.register(config.tracking, model_folder, request, tags, card) if ranks else None
     model = {"name": config.tracking.model_name, "version": version} if version else None
     data = report.ReportData(
@@ -153,15 +154,17 @@ def publish(
         example=example,
         config=tracking.run_params(config, uri),
         rows=dataset.manifest.rows,
-        notes=report_notes(config, dataset.manifest),
+        notes=[*report_notes(config, dataset.manifest), *short],
     )
     path = model_folder.parent / "report.html"
     path.write_text(render_html(data), encoding="utf-8")
     mlflow.log_artifact(str(path))
-    mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")
+    mlflow.log_dict(dataset.manifest.model_dump(mode="json"), MANIFEST_FILE)
     if dataset.manifest.report_file is not None:
         mlflow.log_artifact(str(dataset.folder / dataset.manifest.report_file), "ingest")
     print_result(out, trained["metrics"], figures, example)
+    for note in short:
+        out.print(f"[yellow]{note}[/]", soft_wrap=True)
     out.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"  then the runs: {tracking.runs_link(config.tracking, uri)}", highlight=False, soft_wrap=True)
@@ -237,6 +240,16 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
     return notes
 
 
+def time_notes(config: TrainConfig, epochs: float) -> list[str]:
+    """What to say of a training that came to `epochs`: that more time would train on, where time is what ended it."""
+    if config.max_time_s is None or epochs >= config.epochs:
+        return []
+    return [
+        f"{config.max_time_s:g} s of training (train.max_time_s) were enough for {epochs:.1f} of {config.epochs} "
+        "epochs; more may do better: --train.max_time_s SECONDS, or none"
+    ]
+
+
 def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | None) -> list | None:
     if attention is None:
         return None
@@ -249,13 +262,8 @@ def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | No
 def example_request(dataset: Dataset, query: Query | None, recommender: Recommender) -> dict[str, list[list[Any]]]:
     """The model's input example, which has every column that it reads: the last events of a real user, or none."""
     if query is None:
-        return empty_request(recommender)
+        return recommender.empty_request()
     return raw_lists([query.history.take(slice(-5, None))], dataset, recommender.info.inputs)
-
-
-def empty_request(recommender: Recommender) -> dict[str, list[list[Any]]]:
-    """One user without a history, in every column that the model reads."""
-    return {name: [[]] for name in ("history", *recommender.encoder.names)}
 
 
 class RemappedScorer:
@@ -317,10 +325,14 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
         )
     if caution := recommender.info.caution(config.evaluate.remove_seen):
         out.print(f"[yellow]{config.model}: {caution}[/]")
+    registry = Registry(uri, name)
+    data = own_data(config.data, home, registry, registry.find(version))
     cluster.connect()
     with PhaseProgress(out) as progress:
-        found = ingest(config.data, home, progress.update)
+        found = ingest(data, home, progress.update)
+    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     dataset = Dataset(found.path)
+    check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
     metrics = evaluate_foreign(recommender, dataset, config.split, config.evaluate)
     measured = evaluate_baselines(dataset, config.split, config.evaluate, recommender.info.config.outputs)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}

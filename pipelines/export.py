@@ -11,9 +11,9 @@ from mlflow.exceptions import MlflowException
 from mgray.config import ExportJobConfig, local_folder
 from mgray.errors import InputError
 from mgray.export import Exported, export_cut
+from mgray.manifest import MANIFEST_FILE
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
-from pipelines.evaluate import empty_request
 from pipelines.progress import console
 from pipelines.registry import Registry
 from pipelines.shown import shown_uri
@@ -82,10 +82,10 @@ def _register(
     label = f"{source.name}-{source.version}-levels-{now.levels}"
     with tempfile.TemporaryDirectory() as temporary, tracking.start_run(target, params, run_tags, label) as run:
         if manifest is not None:
-            mlflow.log_dict(manifest.model_dump(mode="json"), "manifest.json")
+            mlflow.log_dict(manifest.model_dump(mode="json"), MANIFEST_FILE)
         tags["run_id"] = run.info.run_id
         # MLflow keeps the folder under its own name, and a registered model's is `model`.
         named = shutil.copytree(folder, Path(temporary) / "model")
-        version = tracking.register(target, named, empty_request(recommender), tags, card)
+        version = tracking.register(target, named, recommender.empty_request(), tags, card)
     assert version is not None, "registering is on"
     return {"name": name, "version": version}

@@ -32,12 +32,14 @@ from mgray.manifest import (
     file_sha256,
     read_predictions,
 )
-from mgray.recommend import number_map
+from mgray.numbering import number_map
 from mgray.schema import SCHEMA_VERSION, UNKNOWN
+from mgray.translation import check_items_known
 from pipelines import cluster, tracking
 from pipelines.ingest import describe, ingest
 from pipelines.predict_tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
 from pipelines.progress import PhaseProgress, Timer, console
+from pipelines.registry import Registry, own_data
 from pipelines.shown import shown_uri
 from pipelines.sources import read_item_ids
 from pipelines.versions import committed, publish, staging_folder
@@ -158,18 +160,16 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
             config = config.model_copy(update={"predict": settings})
         elif caution := info.caution(settings.remove_seen):
             out.print(f"[yellow]{config.model}: {caution}[/]")
-        if config.data.dataset is None:
+        registry = Registry(uri, model.record.name)
+        data = own_data(config.data, home, registry, registry.find(model.record.version))
+        if data.dataset is None:
             with timer.phase("ray_start"):
                 cluster.connect()
         with timer.phase("dataset"), PhaseProgress(out) as progress:
-            found = ingest(config.data, home, progress.update)
+            found = ingest(data, home, progress.update)
         out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
         dataset = Dataset(found.path.absolute())
-        if not set(model.item_ids).intersection(dataset.item_ids):
-            raise InputError(
-                f"--model {config.model}: knows none of the dataset's {dataset.num_items} item ids, so it was trained "
-                f"on other ids (such as {model.item_ids[0]!r}; the dataset has {dataset.item_ids[0]!r}); choose another"
-            )
+        check_items_known(dataset, model.item_ids, f"--model {config.model}")
         blocked = block(settings, blocked_ids, model.item_ids, dataset.item_ids)
 
         shaping = {

@@ -41,10 +41,13 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
     if config.skip_gate:
         reasons, passed = [*given, "the gate was skipped"], True
     else:
-        dataset, notes = _window_dataset(config, home, registry, version, champion, timer)
+        models = [version] if champion is None else [version, champion]
+        known = [manifest for one in models if (manifest := registry.manifest(one)) is not None]
+        with timer.phase("dataset"):
+            dataset = _window_dataset(config, home, version, known)
         with timer.phase("compare"), staging_folder(home, "promote", "--home") as scratch:
-            compared = _compare(config, dataset, registry, version, champion, scratch)
-        passed, reasons = compared.decision.passed, [*given, *compared.decision.reasons, *notes]
+            compared = _compare(config, dataset, registry, version, champion, known, scratch)
+        passed, reasons = compared.decision.passed, [*given, *compared.reasons]
         result |= {
             "metrics": {"champion": compared.champion, "challenger": compared.challenger},
             "window": compared.window,
@@ -66,6 +69,7 @@ def _compare(
     registry: Registry,
     version: Version,
     champion: Version | None,
+    trained_on: list[Manifest],
     scratch: Path,
 ) -> Comparison:
     def fetch(wanted: Version, name: str) -> Recommender:
@@ -77,52 +81,28 @@ def _compare(
         fetch(version, "challenger"),
         config.evaluate,
         config.gate,
+        trained_on,
     )
 
 
-def _window_dataset(
-    config: PromoteJobConfig,
-    home: Path,
-    registry: Registry,
-    version: Version,
-    champion: Version | None,
-    timer: Timer,
-) -> tuple[Dataset, list[str]]:
-    """Whose test part is the window, and what makes it unfair.
+def _window_dataset(config: PromoteJobConfig, home: Path, version: Version, known: list[Manifest]) -> Dataset:
+    """Whose test part is the window.
 
     The dataset or log that the config names; else that of the two models' own datasets whose log ends later: the test
     part of the newer one is behind what either was trained on.
     """
-    manifests = [registry.manifest(one) for one in (version, champion) if one is not None]
-    if config.data.dataset is not None or "source" in config.data.model_fields_set:
+    if config.data.is_named:
         cluster.connect()
-        dataset, _ = obtain_dataset(config.data, home, console(), timer)
-    else:
-        known = [manifest for manifest in manifests if manifest is not None]
-        newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)
-        out = resolve_out(config.data, home)
-        folder = dataset_folder(newest, out) if newest else None
-        if folder is None:
-            raise InputError(
-                f"version {version.version}: its dataset and champion's are not in {out}; "
-                "give the newest log with --data.source, or a dataset with --data.dataset"
-            )
-        dataset = Dataset(folder)
-    return dataset, [note for manifest in manifests if (note := _caution(manifest, dataset.manifest))]
-
-
-def _caution(trained_on: Manifest | None, window: Manifest) -> str | None:
-    """What a model was trained on reaches into the window where its dataset is newer or split in another way."""
-    if trained_on is None or trained_on.fingerprint == window.fingerprint:
-        return None
-    test_from = window.split.test_from
-    trained_to = trained_on.split.valid_from or trained_on.last_timestamp
-    if test_from is None or trained_to <= test_from:
-        return None
-    return (
-        f"caution: dataset {trained_on.fingerprint[:16]} trains on events of the window, so its model's figures "
-        "may flatter it"
-    )
+        return obtain_dataset(config.data, home, console(), Timer())[0]
+    newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)
+    out = resolve_out(config.data, home)
+    folder = dataset_folder(newest, out) if newest else None
+    if folder is None:
+        raise InputError(
+            f"version {version.version}: its dataset and champion's are not in {out}; "
+            "give the newest log with --data.source, or a dataset with --data.dataset"
+        )
+    return Dataset(folder)
 
 
 def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mlflow
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mgray.config import TrainJobConfig
+from mgray.config import DataConfig, TrainJobConfig, resolve_out
 from mgray.errors import InputError
-from mgray.manifest import Manifest, digest
+from mgray.manifest import MANIFEST_FILE, Manifest, digest
 from pipelines.tracking import CHAMPION, shown_uri
 
 HISTORY_TAG = "champion_history"
@@ -108,17 +107,23 @@ class Registry:
         return max(found, key=lambda version: int(version.version), default=None)
 
     def manifest(self, version: Version) -> Manifest | None:
-        """Of the dataset that the version was trained on; None where its run kept none."""
+        """Of the dataset that the version was trained on; None where its run is gone, or kept none that can be read."""
         if version.run_id is None:
             return None
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                path = mlflow.artifacts.download_artifacts(
-                    run_id=version.run_id, artifact_path="manifest.json", dst_path=folder, tracking_uri=self.uri
-                )
-                return Manifest.model_validate_json(Path(path).read_bytes())
-        except (MlflowException, OSError, ValueError):
+            names = {file.path for file in self.client.list_artifacts(version.run_id)}
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return None
+        if MANIFEST_FILE not in names:
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            path = self.client.download_artifacts(version.run_id, MANIFEST_FILE, folder)
+            try:
+                return Manifest.model_validate_json(Path(path).read_bytes())
+            except ValueError:  # of another version of mgray
+                return None
 
     def history(self) -> list[str]:
         """Champions in order, the present one last, hand-made moves included as the module says."""
@@ -191,7 +196,24 @@ class Registry:
         )
 
 
+def own_data(data: DataConfig, home: Path, registry: Registry, version: Version) -> DataConfig:
+    """`data`; where it names neither a log nor a dataset, with the one that the version was trained on.
+
+    Raises InputError where that is not on record, or no longer there.
+    """
+    if data.is_named:
+        return data
+    manifest, out = registry.manifest(version), resolve_out(data, home)
+    folder = dataset_folder(manifest, out) if manifest else None
+    if folder is None:
+        raise InputError(
+            f"{version.uri}: the dataset that it was trained on is not in {out}; give a log with --data.source, or a "
+            "dataset with --data.dataset"
+        )
+    return data.model_copy(update={"dataset": str(folder)})
+
+
 def dataset_folder(manifest: Manifest, out: Path) -> Path | None:
     """Where that dataset version lies below `out`, None where it is no longer there."""
     folder = out / manifest.ingest_key[:16]
-    return folder if (folder / "manifest.json").is_file() else None
+    return folder if (folder / MANIFEST_FILE).is_file() else None

@@ -15,13 +15,12 @@ from rich.console import Console
 
 from mgray import gate
 from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig, resolve_out
-from mgray.data_rules import resolve_model
+from mgray.data_rules import FREE_TO_CHANGE, resolve_model
 from mgray.dataset import Dataset
 from mgray.drift import Drift, describe, known_share, measure_drift, summarize
 from mgray.errors import InputError
 from mgray.manifest import Manifest
 from mgray.recommend import Recommender
-from mgray.warm_start import FREE_TO_CHANGE
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.lock import Lock, retrain_lock
@@ -137,7 +136,10 @@ class _Retraining:
             trained = self._train(training, champion)
             folder = Path(trained["checkpoint"])
         with self.timer.phase("compare"):
-            compared = compare(dataset, champion.model, Recommender(folder), self.config.evaluate, self.config.gate)
+            challenger = Recommender(folder)
+            compared = compare(
+                dataset, champion.model, challenger, self.config.evaluate, self.config.gate, [champion.manifest]
+            )
         if not self.dry:
             found = found or registry.find(trained["model"]["version"])
         self._show(compared)
@@ -146,7 +148,7 @@ class _Retraining:
             base
             | {
                 "action": action,
-                "reasons": compared.decision.reasons,
+                "reasons": compared.reasons,
                 "challenger": found.label if found else None,
                 "metrics": {"champion": compared.champion, "challenger": compared.challenger},
                 "window": compared.window,
@@ -314,7 +316,7 @@ class _Retraining:
                 client.log_dict(run_id, decided, "gate.json")
                 client.log_dict(run_id, drift.summary() if drift else {}, "drift.json")
             # Before the alias moves, so that a champion always says why; the decision itself comes after.
-            registry.tag(challenger, tags | {REASONS_TAG: "\n".join(compared.decision.reasons)})
+            registry.tag(challenger, tags | {REASONS_TAG: "\n".join(compared.reasons)})
             if passed:
                 if not self.lock.is_held():
                     raise InputError(
@@ -322,7 +324,7 @@ class _Retraining:
                         "raise --retrain.lock_timeout_s, and run again"
                     )
                 registry.promote(challenger, expected=champion.version)
-            registry.record(challenger, PROMOTED if passed else KEPT, compared.decision.reasons, {})
+            registry.record(challenger, PROMOTED if passed else KEPT, compared.reasons, {})
         return PROMOTED if passed else KEPT
 
     def _finish_promotion(self, registry: Registry | None, version: Version) -> None:
@@ -332,7 +334,7 @@ class _Retraining:
             registry.record(version, PROMOTED, reasons.splitlines(), {})
 
     def _show(self, compared: Comparison) -> None:
-        for reason in compared.decision.reasons:
+        for reason in compared.reasons:
             self.say(f"gate: {reason}")
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +32,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from mgray import __version__
-from mgray.checkpoint import ModelInfo, load_info
+from mgray.checkpoint import MODEL_FILE, ModelInfo, load_info, parse_info
 from mgray.config import JobConfig, TrackingConfig, flatten
 from mgray.errors import InputError
 from pipelines.shown import command_line, shown_uri
@@ -329,8 +330,20 @@ def find_version(uri: str, tracking_uri: str, option: str = "--model") -> ModelV
 def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
     """Download a registered model -> (its model folder, registered name, version). Raises InputError as above."""
     found = find_version(uri, tracking_uri)
+    folder = _download(uri, target, f"--model {uri}")
+    return folder / "artifacts" / "model", found.name, str(found.version)
+
+
+def fetch_info(uri: str, tracking_uri: str, option: str) -> ModelInfo:
+    """What a registered model is, without its weights. Raises InputError as above."""
+    found = find_version(uri, tracking_uri, option)
+    source = f"models:/{found.name}/{found.version}/artifacts/model/{MODEL_FILE}"
+    with tempfile.TemporaryDirectory() as target:
+        return parse_info(_download(source, Path(target), f"{option} {uri}").read_bytes())
+
+
+def _download(source: str, target: Path, asked: str) -> Path:
     try:
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(target))
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(target)))
     except MlflowException as error:
-        raise InputError(f"--model {uri}: its files cannot be fetched: {error.message}; register it anew") from error
-    return Path(folder) / "artifacts" / "model", found.name, str(found.version)
+        raise InputError(f"{asked}: its files cannot be fetched: {error.message}; register it anew") from error

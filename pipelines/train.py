@@ -10,7 +10,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mgray import checkpoint
-from mgray.config import TrainJobConfig
+from mgray.config import ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.errors import InputError
@@ -91,15 +91,16 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
     return run_folder / "model"
 
 
-def check_warm_start(config: TrainJobConfig, uri: str) -> None:
-    """Raises InputError where `train.warm_start` names no model: before a run is made, not inside it."""
+def start_config(config: TrainJobConfig, uri: str) -> ModelConfig | None:
+    """The config of the model that `train.warm_start` names; None for none. Raises InputError where it names no model:
+    before a run is made, not inside it.
+    """
     source = config.train.warm_start
     if source is None:
-        return
+        return None
     if source.startswith("models:/"):
-        tracking.find_version(source, uri, "--train.warm_start")
-    else:
-        checkpoint.load_info(source)
+        return tracking.fetch_info(source, uri, "--train.warm_start").config
+    return checkpoint.load_info(source).config
 
 
 def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str | None:
@@ -109,7 +110,6 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
         return None
     if source.startswith("models:/"):
         return str(tracking.fetch_model(source, uri, run_folder / "warm_start")[0])
-    checkpoint.load_info(source)
     return str(Path(source).absolute())
 
 
@@ -151,12 +151,12 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     with timer.phase("ray_start"):
         cluster.connect()
     plan = cluster.plan_workers(config.scale)
-    check_warm_start(config, uri)
+    start = start_config(config, uri)
     dataset, reused = obtain_dataset(config.data, home, out, timer)
     check_trainable(dataset, config.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
-    config = config.model_copy(update={"model": resolve_model(config.model, manifest)})
+    config = config.model_copy(update={"model": resolve_model(config.model, manifest, start)})
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:

@@ -31,7 +31,7 @@ from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.shown import shown_uri
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
-from pipelines.train import run_name, run_training
+from pipelines.train import run_name, run_training, start_config
 from pipelines.trial import TrialInput, run_trial
 from pipelines.trial_runs import TrialRuns
 
@@ -96,7 +96,6 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
     dataset, _ = obtain_dataset(search.config.data, home, out, timer)
     if dataset.manifest.train_events < 2 or not dataset.manifest.valid_events:
         raise InputError(f"{dataset.folder}: nothing to train on or to validate with; give a longer log")
-    resolve_model(search.config.model, dataset.manifest)  # before a trial is made, each of which would fail by it
     search.note(dataset=str(dataset.folder.absolute()))
     return dataset
 
@@ -131,12 +130,14 @@ class _Run:
         self.metric = f"{self.config.search.metric}@{self.config.evaluate.k}"
         given = self.config.model_dump(exclude={"search", "resume"})
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
-        given["model"] = resolve_model(self.config.model, dataset.manifest).model_dump()
+        # And before a trial is made, each of which would fail by a wrong input.
+        start = start_config(self.config, uri)
+        given["model"] = resolve_model(self.config.model, dataset.manifest, start).model_dump()
         self.base = TrainJobConfig.model_validate(given)
         given["train"]["epochs"] = self.config.trial_epochs
         self.trial_base = TrainJobConfig.model_validate(given)
-        start = spaces.encode(search.space, self.base) if self.config.search.start_from_config else None
-        self.study = open_study(search.path, self.config, start)
+        first = spaces.encode(search.space, self.base) if self.config.search.start_from_config else None
+        self.study = open_study(search.path, self.config, first)
         self.runs: TrialRuns | None = None
 
     def records(self) -> list[TrialRecord]:

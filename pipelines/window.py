@@ -6,6 +6,7 @@ miss for it, as it would be for a user.
 """
 
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mgray.dataset import Dataset, Query
 from mgray.engine import Scorer, max_score_rows, part_queries, rank_batch, score_batches
 from mgray.errors import InputError
 from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
+from mgray.manifest import Manifest
 from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
@@ -31,6 +33,11 @@ class Comparison(NamedTuple):
     challenger: dict[str, float]
     cost: Cost
     decision: GateDecision
+    cautions: list[str]  # what makes the window unfair
+
+    @property
+    def reasons(self) -> list[str]:
+        return [*self.decision.reasons, *self.cautions]
 
 
 def query_ranks(scorer: Scorer, queries: list[Query], num_items: int, config: EvaluateConfig) -> IntArray:
@@ -78,8 +85,12 @@ def compare(
     challenger: Recommender,
     evaluation: EvaluateConfig,
     gate: GateConfig,
+    trained_on: Iterable[Manifest | None],
 ) -> Comparison:
-    """Score both on the window and ask the gate. Raises InputError where the window is empty."""
+    """Score both on the window and ask the gate. trained_on: the models' own datasets, as far as they are known.
+
+    Raises InputError where the window is empty.
+    """
     old = RemappedScorer(champion, dataset) if champion else None
     new = RemappedScorer(challenger, dataset)
     queries = part_queries(dataset, "test", new.columns | (old.columns if old else frozenset()))
@@ -104,6 +115,21 @@ def compare(
         challenger=rank_metrics(after, k),
         cost=cost,
         decision=decide(gate, k, described, before, after, cost),
+        cautions=[caution for one in trained_on if one and (caution := _caution(one, manifest))],
+    )
+
+
+def _caution(trained_on: Manifest, window: Manifest) -> str | None:
+    """What a model was trained on reaches into the window where its dataset is newer or split in another way."""
+    if trained_on.fingerprint == window.fingerprint:
+        return None
+    test_from = window.split.test_from
+    trained_to = trained_on.split.valid_from or trained_on.last_timestamp
+    if test_from is None or trained_to <= test_from:
+        return None
+    return (
+        f"caution: dataset {trained_on.fingerprint[:16]} trains on events of the window, so its model's figures "
+        "may flatter it"
     )
 
 

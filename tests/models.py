@@ -22,13 +22,13 @@ MODEL = model_config(width=16, granularities=(1, 4), heads=2)
 
 
 def write_model(
-    folder: Path, item_ids: list[str], counts: list[int], seed: int = 0, config: ModelConfig = MODEL
+    folder: Path, item_ids: list[str], counts: list[int], seed: int = 0, config: ModelConfig = MODEL, **info: Any
 ) -> Path:
-    """A model folder whose vocabulary is `item_ids`, with `counts` training events each."""
+    """A model folder whose vocabulary is `item_ids`, with `counts` training events each; info: more of ModelInfo."""
     torch.manual_seed(seed)
     model = MGDSC(config, len(item_ids))
-    info = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test")
-    save_model(folder, model.state_dict(), info, Vocabulary(item_ids, item_ids, counts))
+    whole = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test", **info)
+    save_model(folder, model.state_dict(), whole, Vocabulary(item_ids, item_ids, counts))
     return folder
 
 

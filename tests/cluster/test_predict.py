@@ -97,6 +97,17 @@ def test_every_user_is_scored_once(run: Run, data: Dataset, champion: Champion) 
         assert mine["score"].to_list() == pytest.approx(scores, abs=1e-5)
 
 
+def test_lists_with_seen_items_of_a_model_that_never_ranked_them_come_with_a_caution(
+    run: Run, data: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_model(tmp_path / "model", data.item_ids, data.item_counts[1:].tolist(), exclude_seen=True)
+    run(folder, k=2)
+    run(folder, k=2, remove_seen=True)
+    assert "exclude_seen" not in capfd.readouterr().err
+    run(folder, k=2, remove_seen=False)
+    assert "exclude_seen" in capfd.readouterr().err
+
+
 def test_seen_and_blocked_items_are_in_no_list(run: Run, data: Dataset, tmp_path: Path) -> None:
     """With k past the catalogue a list is exactly what is left of it."""
     catalogue, blocked = set(data.item_ids), {"i3", "i7"}
@@ -130,6 +141,23 @@ def test_a_model_of_another_vocabulary_is_matched_by_raw_id(run: Run, data: Data
 
     with pytest.raises(InputError, match="knows none of the dataset's"):
         run(write_model(tmp_path / "foreign", ["x", "y"], [1, 1]))
+
+
+def test_without_data_the_users_are_those_of_the_models_own_dataset(
+    ray_local: None, champion: Champion, tmp_path: Path
+) -> None:
+    asked = {
+        "home": str(champion.home),
+        "data": {"out": str(tmp_path)},
+        "predict": {"out": str(tmp_path / "lists")},
+        "tracking": {"uri": f"sqlite:///{champion.home / 'mlflow.db'}"},
+    }
+    with pytest.raises(InputError, match=r"the dataset that it was trained on is not in .*--data\.source"):
+        predict.run_prediction(validate(PredictJobConfig, asked))
+    own = shutil.copytree(champion.dataset.folder, tmp_path / champion.dataset.manifest.ingest_key[:16])
+    result = predict.run_prediction(validate(PredictJobConfig, asked))
+    assert result["dataset"]["path"] == str(own)
+    assert result["rows"]["users"] == champion.dataset.manifest.users
 
 
 def test_a_version_already_there_is_reused(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

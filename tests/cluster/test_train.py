@@ -267,15 +267,12 @@ def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) 
     assert answer["example"]
 
 
-def test_evaluation_of_the_champion_gives_the_same_figures(runs: Runs) -> None:
+def test_evaluation_of_the_champion_gives_the_same_figures(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
     from pipelines.evaluate import run_evaluation
 
-    def evaluated(**data: Any) -> dict[str, Any]:
-        return run_evaluation(
-            EvalJobConfig.model_validate(
-                {"home": str(runs.home), "model": f"models:/{NAME}@champion", "data": data, "evaluate": {"k": 10}}
-            )
-        )
+    def evaluated(evaluate: dict[str, Any] | None = None, **data: Any) -> dict[str, Any]:
+        given = {"home": str(runs.home), "model": f"models:/{NAME}@champion", "data": data, "evaluate": evaluate or {}}
+        return run_evaluation(EvalJobConfig.model_validate(given))
 
     result = evaluated(source=str(runs.home.parent / "log.csv"), num_shards=2)
     assert result["model"] == {"name": NAME, "version": "1"}
@@ -285,6 +282,11 @@ def test_evaluation_of_the_champion_gives_the_same_figures(runs: Runs) -> None:
         assert result["baselines"][name] == pytest.approx(figures), name
     assert result["rows"] == {"queries": USERS}
     assert evaluated(dataset=runs.two_workers["dataset"]["path"])["metrics"] == result["metrics"]
+    assert "exclude_seen" not in capfd.readouterr().err
+    kept = evaluated({"remove_seen": False}, dataset=runs.two_workers["dataset"]["path"])["metrics"]
+    assert kept["ndcg@10"] < result["metrics"]["ndcg@10"]
+    assert "exclude_seen" in capfd.readouterr().err, "why the figures are low"
+    assert evaluated()["dataset"]["path"] == runs.two_workers["dataset"]["path"], "the model's own, where none is named"
 
 
 def test_an_outage_costs_seconds_and_no_figure(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,6 +336,37 @@ def test_a_diverged_training_ends_once_and_registers_nothing(runs: Runs) -> None
     assert len(runs.client.search_model_versions(f"name='{NAME}'")) == versions
     last = runs.client.search_runs([runs.run(runs.one_worker).info.experiment_id], max_results=1)[0]
     assert last.info.status == "FAILED"
+
+
+def test_a_warm_start_takes_from_the_earlier_model_what_the_data_would_decide_anew(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipelines.train import run_training
+
+    earlier = runs.run(runs.one_worker).data.params
+    assert earlier["model.norm"] == "layer"
+    monkeypatch.setattr("mgray.data_rules.BATCH_NORM_HISTORY", 0)  # now it would be batch
+    asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
+    asked["train"] |= {"warm_start": f"models:/{NAME}@champion", "epochs": 1}
+    asked["tracking"] |= {"register_model": False}
+    result = run_training(TrainJobConfig.model_validate(asked))
+    params = runs.run(result).data.params
+    assert (params["model.norm"], params["model.inputs"]) == (earlier["model.norm"], earlier["model.inputs"])
+    loss = [runs.client.get_metric_history(r["run_id"], "train/loss")[0].value for r in (runs.one_worker, result)]
+    assert loss[1] < 0.9 * loss[0], "it goes on, and does not begin anew"
+
+
+def test_a_training_that_time_ended_says_so(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
+    from pipelines.train import run_training
+
+    asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
+    asked["train"] |= {"epochs": 100_000, "max_time_s": 2.0, "validate_every_epochs": 100_000}
+    asked["tracking"] |= {"register_model": False}
+    assert "2 s of training" not in capfd.readouterr().err
+    result = run_training(TrainJobConfig.model_validate(asked))
+    for told in (capfd.readouterr().err, Path(result["report"]).read_text()):
+        assert "2 s of training (train.max_time_s) were enough for" in told
+        assert "of 100000 epochs" in told
 
 
 def test_a_killed_worker_does_not_change_the_run(runs: Runs) -> None:

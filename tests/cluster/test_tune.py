@@ -18,6 +18,7 @@ from mlflow.tracking import MlflowClient
 from mgray.config import TrainJobConfig, TuneJobConfig, parse_args
 from mgray.errors import InputError
 from mgray.synthetic import make_log
+from tests.models import write_model
 
 pytestmark = pytest.mark.timeout(900)  # minutes on an idle machine, far more beside others
 ROOT = Path(__file__).parent.parent.parent
@@ -138,11 +139,12 @@ def test_a_failing_trial_is_recorded_and_ends_no_search(here: None, tmp_path: Pa
 def test_when_all_fail_the_job_fails_with_the_first_reason(here: None, tmp_path: Path, log: Path) -> None:
     space = {"model.width": {"choice": [16, 32]}}
     given = settings(tmp_path, log, space, num_trials=2)
-    given["train"] = {**given["train"], "warm_start": str(tmp_path / "nothing")}
+    other = write_model(tmp_path / "other_shape", ["a"], [1])
+    given["train"] = {**given["train"], "warm_start": str(other)}
     from pipelines.tune import run_search
 
     with pytest.raises(
-        InputError, match=r"all 2 trials failed; the first \(trial 0\).*no weights.safetensors"
+        InputError, match=r"all 2 trials failed; the first \(trial 0\).*the earlier model differs in model\."
     ) as raised:
         run_search(TuneJobConfig.model_validate(given))
     assert "\n" not in str(raised.value)

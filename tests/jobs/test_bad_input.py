@@ -247,6 +247,18 @@ CASES = [
         )
         for number, uri in enumerate([NAME, "runs:/0/model", f"models:/{NAME}", f"models:/{NAME}/newest", "models:/"])
     ),
+    Case(
+        "warm_start_from_a_folder_without_a_model",
+        "train",
+        "--data.source {log} --train.warm_start {tmp}",
+        ("{tmp}: no weights.safetensors, so not an mgray model", "give the folder that training wrote"),
+    ),
+    Case(
+        "warm_start_from_a_version_that_is_not_there",
+        "train",
+        f"--data.source {{log}} --train.warm_start models:/{NAME}/7",
+        (f"--train.warm_start models:/{NAME}/7: not in the registry", MEND_MODEL),
+    ),
     # places and services. Root may write to any folder, so these lie below a file, where nobody can.
     Case(
         "home_cannot_be_written",

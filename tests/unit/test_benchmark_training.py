@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks._training import Run, fit, run_folder
+from benchmarks._training import Run, fit, recall, run_folder
 from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.engine import ModelScorer
@@ -83,3 +83,21 @@ def test_a_folder_is_of_one_configuration(dataset: Dataset, tmp_path: Path) -> N
     folders = {run_folder(tmp_path, "a", dataset, config).name for config in (CONFIG, CONFIG, other)}
     assert len(folders) == 2
     assert all(name.startswith("a-s0-") for name in folders)
+
+
+def test_an_earlier_sittings_results_are_recalled_where_they_are_of_the_same_training(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    def folder(seed: int, epochs: int = 1) -> Path:
+        train = CONFIG.train.model_copy(update={"epochs": epochs, "seed": seed})
+        return run_folder(tmp_path, "recalled", dataset, CONFIG.model_copy(update={"train": train}))
+
+    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update={"epochs": 1})})
+    earlier = [
+        fit(dataset, config, folder(0)),
+        {"seed": 1, "training": folder(1).name},
+        {"seed": 2, "training": folder(2, epochs=2).name},
+        {"seed": 3},  # of a version that did not name it
+    ]
+    assert recall(earlier, folder) == earlier[:2]
+    assert recall(earlier, folder, without=[0]) == [earlier[1]]

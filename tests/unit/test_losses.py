@@ -95,6 +95,17 @@ def some_seen(num_targets: int) -> tuple[Seen, torch.Tensor]:
     return seen, mask
 
 
+def test_a_target_alone_costs_nothing_however_low_its_score() -> None:
+    """With every other item seen the target's own weight is all that is left, and must not vanish."""
+    embedding = torch.cat([torch.zeros(1, 4), -50 * torch.ones(1, 4), torch.ones(3, 4)]).requires_grad_()
+    interest = torch.full((2, 4), 2.0, requires_grad=True)  # a score of -400: beyond what exp2 holds
+    seen = Seen(torch.tensor([2, 3, 4]), torch.zeros(3, dtype=torch.int64), torch.full((3,), 2))
+    loss = softmax_loss(interest, embedding, torch.tensor([1, 1]), seen=seen)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    for gradient in torch.autograd.grad(loss, (interest, embedding)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("kind", ["full", "sampled", "weighted"])
 def test_what_was_seen_is_no_negative(scale: float, kind: str) -> None:

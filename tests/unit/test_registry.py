@@ -1,9 +1,16 @@
-"""What makes two trainings the same to retraining."""
+"""What makes two trainings the same to retraining, and which dataset a version is of."""
+
+from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
-from mgray.config import TrainJobConfig, validate
-from pipelines.registry import training_key
+from mgray.config import DataConfig, TrainJobConfig, validate
+from mgray.errors import InputError
+from mgray.synthetic import make_log
+from pipelines.registry import Registry, own_data, training_key
+from tests.datasets import write_dataset
+from tests.models import register_model
 
 
 @pytest.mark.parametrize(
@@ -19,3 +26,37 @@ from pipelines.registry import training_key
 )
 def test_the_key_is_of_what_the_model_comes_from(changed: dict, same: bool) -> None:
     assert (training_key(validate(TrainJobConfig, changed), "d") == training_key(TrainJobConfig(), "d")) == same
+
+
+def test_data_that_is_named_is_taken_and_else_the_versions_own(tmp_path: Path, mlflow_apart: None) -> None:
+    home = tmp_path / "home"
+    dataset = write_dataset(home / "datasets" / "test", make_log(20, 12))
+    assert dataset.folder.name == dataset.manifest.ingest_key
+    register_model(home, dataset)
+    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", "mgray-interest")
+    version = registry.find(1)
+    for named in (DataConfig(source="movielens-100k"), DataConfig(dataset="elsewhere")):
+        assert own_data(named, home, registry, version) is named
+    assert own_data(DataConfig(), home, registry, version).dataset == str(dataset.folder)
+    with pytest.raises(InputError, match=r"is not in .*elsewhere; give a log"):
+        own_data(DataConfig(out=str(tmp_path / "elsewhere")), home, registry, version)
+
+
+def test_a_manifest_is_missing_only_where_the_run_kept_none(
+    tmp_path: Path, mlflow_apart: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_dataset(tmp_path / "version", make_log(20, 12))
+    register_model(tmp_path / "home", dataset)
+    registry = Registry(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}", "mgray-interest")
+    version = registry.find(1)
+    assert registry.manifest(version) == dataset.manifest
+    assert registry.manifest(version._replace(run_id=None)) is None
+    assert registry.manifest(version._replace(run_id="0" * 32)) is None, "the run is gone"
+    (kept,) = (tmp_path / "home").rglob("manifest.json")
+    kept.write_text("{}")
+    assert registry.manifest(version) is None, "of another version of mgray"
+    kept.unlink()
+    assert registry.manifest(version) is None
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(MlflowException):  # an outage is no answer: a gate without drift would pass by it
+        Registry("http://127.0.0.1:1", registry.name).manifest(version)

@@ -11,7 +11,7 @@ from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.metrics import remove_seen_
 from mgray.model import MGDSC
-from mgray.recommend import number_map
+from mgray.numbering import number_map
 from mgray.schema import PREDICTION_SCHEMA, UNKNOWN
 from mgray.scoring import RankedLists, pad_rows, plan_batches, prediction_table, rank_lists
 from tests.models import model_config
