@@ -2,7 +2,8 @@
 
 fit(dataset, config, folder) trains until the config's time or epochs are spent and leaves result.json in `folder`; once
 that is there it is what every later call gives. A call that was killed is gone on with from its last validation.
-workers=2 trains by DDP in two processes of a thread each, as jobs/train.py does on two cores.
+workers=2 trains by DDP in two processes, as jobs/train.py does: with a GPU each where there are so many, else with a
+thread each.
 """
 
 import hashlib
@@ -40,7 +41,6 @@ from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part
 from mgray.model import MGDSC
 from mgray.objective import Objective, resolve_exclude_seen
 
-CPU = torch.device("cpu")
 SECONDS_BETWEEN_LINES = 30.0
 RESULT_FILE, STATE_FOLDER = "result.json", "state"
 FLOPS_HISTORIES = 16
@@ -55,9 +55,15 @@ def run_folder(work: Path, name: str, dataset: Dataset, config: TrainJobConfig, 
     return work / "runs" / f"{name}-s{config.train.seed}-{digest[:10]}"
 
 
+def device_of(rank: int, workers: int) -> torch.device:
+    return torch.device("cuda", rank) if torch.cuda.device_count() >= workers else torch.device("cpu")
+
+
 class Run:
     def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path) -> None:
         self.dataset, self.config, self.state = dataset, config, folder / STATE_FOLDER
+        self.rank, world_size = rank_and_world()
+        self.device = device_of(self.rank, world_size)
         self.metric = f"ndcg@{config.evaluate.k}"
         resolved = resolve_model(config.model, dataset.manifest)
         self.info = ModelInfo(
@@ -69,18 +75,17 @@ class Run:
             exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
         )
         torch.manual_seed(config.train.seed)
-        self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
-        self.rank, world_size = rank_and_world()
-        objective: nn.Module = Objective(self.model, config.train, CPU, exclude_seen=self.info.exclude_seen)
+        self.model = MGDSC(resolved, dataset.num_items, self.info.inputs).to(self.device)
+        objective: nn.Module = Objective(self.model, config.train, self.device, exclude_seen=self.info.exclude_seen)
         if world_size > 1:
             objective = DistributedDataParallel(objective)
-        self.trainer = Trainer(objective, self.model, dataset, config.train, CPU)
-        self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, CPU)
+        self.trainer = Trainer(objective, self.model, dataset, config.train, self.device)
+        self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, self.device)
         self.best, self.curve = self.trainer.weights(), []
         if self.state.is_dir():
             restored = restore_state(self.state, self.model, self.trainer.optimizer, self.trainer.average)
             self.trainer.progress, self.curve = restored
-            self.best = load_model(self.state / BEST_FOLDER, CPU)[0].state_dict()
+            self.best = load_model(self.state / BEST_FOLDER, self.device)[0].state_dict()
 
     def save(self) -> None:
         """A kill leaves the earlier state or this one."""
@@ -120,7 +125,7 @@ class Run:
         """Of a forward pass, without the scores: what PyTorch's counter knows, products and convolutions."""
         columns = self.scorer.columns
         histories = [query.history for query in part_queries(self.dataset, "valid", columns)[:FLOPS_HISTORIES]]
-        inputs = left_pad(histories, self.config.train.max_length, columns)
+        inputs = left_pad(histories, self.config.train.max_length, columns).map(lambda column: column.to(self.device))
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             self.model.eval()(inputs)
         return counter.get_total_flops() / inputs.items.numel()
@@ -189,7 +194,11 @@ def _train_worker(
     rendezvous: Path,
 ) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
+    device = device_of(rank, workers)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
     _train_rank(rank, Dataset(dataset), config, folder, measure)
     dist.destroy_process_group()
 
@@ -204,7 +213,13 @@ def _train_rank(rank: int, dataset: Dataset, config: TrainJobConfig, folder: Pat
         "evaluate": config.evaluate.model_dump(mode="json"),
     }
     workers = rank_and_world()[1]
-    result = {"seed": config.train.seed, "workers": workers, **run.test(), "config": settings}
+    result = {
+        "seed": config.train.seed,
+        "workers": workers,
+        "device": run.device.type,
+        **run.test(),
+        "config": settings,
+    }
     if measure is not None:
         result |= measure(run.scorer, dataset, config)
     if rank == 0:

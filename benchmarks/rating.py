@@ -36,7 +36,7 @@ from mgray.evaluation import PartEvaluation
 from mgray.metrics import RatingMetrics
 from mgray.model import MGDSC
 from mgray.objective import Objective
-from mgray.rating import evaluate_ratings, rating_queries
+from mgray.rating import evaluate_ratings, rating_batches
 from mgray.rating_baselines import make_rating_baselines
 from mgray.schema import TEST, TRAIN, UNKNOWN
 
@@ -121,10 +121,10 @@ def measure_surprise(dataset: Dataset, seed: int) -> dict[str, dict[str, float]]
 
 def measure(dataset: Dataset, training: TrainConfig) -> dict[str, dict[str, float]]:
     """System -> its errors on the test part."""
-    queries, scale = rating_queries(dataset, "test"), dataset.rating_scale()
+    batches, scale = list(rating_batches(dataset, "test", (), EvaluateConfig())), dataset.rating_scale()
     found = {"mg-dsc": train(dataset, training)}
     for name, rater in make_rating_baselines(dataset).items():
-        found[name] = evaluate_ratings(rater, queries, scale, EvaluateConfig()).compute()
+        found[name] = evaluate_ratings(rater, batches, scale).compute()
     return found | measure_surprise(dataset, training.seed)
 
 

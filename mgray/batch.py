@@ -127,6 +127,17 @@ def padded_length(longest: int) -> int:
     return max(1, longest) if longest <= LENGTH_STEP else -(-longest // LENGTH_STEP) * LENGTH_STEP
 
 
+def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterator[IntArray]:
+    """Rows [B] of like lengths together, longest first: at most `batch_events` padded events and `max_rows` rows."""
+    order = np.argsort(-lengths, kind="stable")
+    begin = 0
+    while begin < len(order):
+        longest = padded_length(int(lengths[order[begin]]))
+        end = begin + max(1, min(max_rows, batch_events // longest))
+        yield order[begin:end]
+        begin = end
+
+
 def flat_places(begins: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
     """Every event of the spans begins[i]..ends[i]: (its span's index, its place), each [events of all spans]."""
     lengths = ends - begins
@@ -234,7 +245,8 @@ def feed(
             index += len(group)
             continue
         shards = sorted({int(shard) for windows in group for shard in np.unique(windows["shard"])})
-        histories = {shard: read(shard) for shard in shards}
+        histories: dict[int, Histories] = {}  # so that the group before is gone when this one is read
+        histories.update((shard, read(shard)) for shard in shards)
         for windows in group:
             if index >= start:
                 part = deal(windows, world_size)[rank]

@@ -84,7 +84,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.cpu().contiguous() for name, tensor in weights.items()}, folder / WEIGHTS_FILE)
     (folder / MODEL_FILE).write_text(info.model_dump_json(indent=1))
-    (folder / VOCABULARY_FILE).write_text(json.dumps(asdict(vocabulary)))
+    (folder / VOCABULARY_FILE).write_text(json.dumps(vars(vocabulary)))
 
 
 def load_info(folder: str | Path) -> ModelInfo:

@@ -1,11 +1,11 @@
 """Reads a committed dataset version: vocabulary and shards of histories, as flat numpy arrays."""
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 class Histories:
     """The histories of one shard. Row `r` owns the events offsets[r]..offsets[r + 1] of `columns`, oldest first."""
 
-    user_ids: list[str]
+    user_ids: list[str]  # [R]; empty where they were not read
     offsets: IntArray  # [R + 1]
     columns: Columns  # of all events
     train_end: IntArray  # [R]
@@ -50,6 +50,19 @@ class Histories:
         behind = (position >= np.repeat(self.train_end, lengths)).astype(np.int8)
         return behind + (position >= np.repeat(self.valid_end, lengths))
 
+    def of_rows(self, chosen: npt.NDArray[np.bool_]) -> "Histories":
+        """Those of some rows. chosen: [R]."""
+        lengths = np.diff(self.offsets)
+        keep = np.repeat(chosen, lengths)
+        return Histories(
+            [user_id for user_id, is_chosen in zip(self.user_ids, chosen, strict=True) if is_chosen],
+            np.concatenate([[0], np.cumsum(lengths[chosen])]),
+            self.columns.take(keep),
+            self.train_end[chosen],
+            self.valid_end[chosen],
+            None if self.parts is None else self.parts[keep],
+        )
+
     def training(self, include_valid: bool = False) -> "Histories":
         """The events that a model trains on: those of the training part, or up to the test part, on known items."""
         keep = (self.part_of <= (VALID if include_valid else TRAIN)) & (self.columns.items != UNKNOWN)
@@ -66,6 +79,16 @@ class Query:
     history: Columns  # known items only, oldest first
     target: int  # 1..V, or UNKNOWN
     target_rating: float = np.nan  # NaN where there is none, or ratings were not read
+
+
+class Turn(NamedTuple):
+    """Every `ranks`-th user of a shard, from the `rank`-th on."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+ALL_USERS = Turn()
 
 
 def is_drawn(user_id: str, share: float) -> bool:
@@ -122,16 +145,18 @@ class Dataset:
             for shard in self.manifest.shards
         ]
 
-    def read(self, shard: int, columns: Collection[OptionalColumn] = ()) -> Histories:
+    def read(self, shard: int, columns: Collection[OptionalColumn] = (), with_users: bool = True) -> Histories:
         """A shard's histories, of all parts; `columns`: those to read beside items, which the log must have."""
-        names = [USER_ID, "items", "train_end", "valid_end", *(LIST_NAMES[name] for name in columns)]
+        names = ["items", "train_end", "valid_end", *(LIST_NAMES[name] for name in columns)]
         if self.manifest.split.kind == "random":
             names.append("parts")
+        if with_users:
+            names.append(USER_ID)
         path = self.folder / self.manifest.shards[shard].file
         table = pq.read_table(path, columns=names, partitioning=None).combine_chunks()
         offsets, read = shard_columns(table, columns, len(self.manifest.features))
         return Histories(
-            user_ids=table[USER_ID].to_pylist(),
+            user_ids=table[USER_ID].to_pylist() if with_users else [],
             offsets=offsets,
             columns=read,
             train_end=table["train_end"].to_numpy().astype(np.int64),
@@ -142,29 +167,41 @@ class Dataset:
     def read_training(
         self, shard: int, columns: Collection[OptionalColumn] = (), include_valid: bool = False
     ) -> Histories:
-        """A shard's histories to train on: the first train_lengths(include_valid) events of each row."""
-        histories = self.read(shard, columns)
+        """A shard's histories to train on, without user ids: the first train_lengths(include_valid) events of each."""
+        histories = self.read(shard, columns, with_users=False)
         return histories if self._trains_on_prefixes(include_valid) else histories.training(include_valid)
 
     def train_events(self, columns: Collection[OptionalColumn] = ()) -> Iterator[Histories]:
-        """Each shard's events to train on, without the others."""
+        """Each shard's events to train on, without user ids and the other events."""
         for shard in range(self.num_shards):
-            yield self.read(shard, columns).training()
+            yield self.read(shard, columns, with_users=False).training()
+
+    def read_users(
+        self, shard: int, columns: Collection[OptionalColumn] = (), share: float = 1.0, turn: Turn = ALL_USERS
+    ) -> Histories:
+        """A shard's histories, of the users whose turn it is, and of the share of them that `is_drawn`."""
+        histories = self.read(shard, columns)
+        if share >= 1 and turn.ranks == 1:
+            return histories
+        mine = np.arange(len(histories.user_ids)) % turn.ranks == turn.rank
+        drawn = np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)
+        return histories.of_rows(mine & drawn)
 
     def queries(
         self,
         part: Part,
         columns: Collection[OptionalColumn] = (),
-        shards: range | None = None,
+        shards: Iterable[int] | None = None,
         share: float = 1.0,
+        turn: Turn = ALL_USERS,
     ) -> Iterator[Query]:
-        """One query for each event of `part`: all known items before it, and itself as the target; of all users, or of
-        the share that `is_drawn`.
+        """One query for each event of `part`: all known items before it, and itself as the target; of the users that
+        `read_users` gives.
 
         Of a random split, whose parts lie among each other, the history holds the training part only.
         """
-        for shard in shards or range(self.num_shards):
-            histories = self.read(shard, columns)
+        for shard in range(self.num_shards) if shards is None else shards:
+            histories = self.read_users(shard, columns, share, turn)
             parts, items = histories.part_of, histories.columns.items
             known = items != UNKNOWN
             if histories.parts is not None:
@@ -173,10 +210,7 @@ class Dataset:
             before = np.concatenate([[0], np.cumsum(known)])  # readable events before each event
             ratings = histories.columns.ratings
             rows = np.repeat(np.arange(len(histories.user_ids)), np.diff(histories.offsets))
-            is_asked = parts == PART_NUMBERS[part]
-            if share < 1:
-                is_asked &= np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)[rows]
-            for place in np.flatnonzero(is_asked).tolist():
+            for place in np.flatnonzero(parts == PART_NUMBERS[part]).tolist():
                 row = rows[place]
                 history = readable.take(slice(before[histories.offsets[row]], before[place]))
                 rating = np.nan if ratings is None else float(ratings[place])

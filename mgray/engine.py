@@ -18,10 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mgray.augment import augment, is_augmented
-from mgray.batch import Batch, feed, left_pad, plan_epoch
+from mgray.batch import Batch, feed, left_pad, plan_batches, plan_epoch
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig
-from mgray.dataset import Dataset, Part, Query
+from mgray.dataset import Dataset, Part, Query, Turn
 from mgray.errors import InputError
 from mgray.fusion import AttentionFusion
 from mgray.inputs import Inputs, read_columns
@@ -156,7 +156,9 @@ class Trainer:
             progress.epoch, progress.batch = progress.epoch + 1, 0
             is_last = progress.epoch >= progress.horizon_epochs
             if is_last or progress.epoch % config.validate_every_epochs == 0:
-                self._check_loss(window.mean_loss(), rate)  # else the ruin would be validated, saved and registered
+                # Else the ruin would be validated, saved and registered.
+                self._check_loss(window.mean_loss(), rate)
+                self._check_weights(rate)
                 paused = time.perf_counter()
                 with self._averaged():
                     metrics = {} if config.include_valid else validate()
@@ -170,10 +172,18 @@ class Trainer:
 
     def _check_loss(self, loss: float, rate: float) -> None:
         if not math.isfinite(loss):
-            raise InputError(
-                f"train.learning_rate: training has diverged, its loss is {loss} by step {self.progress.step} at a "
-                f"rate of {rate:g}; lower train.learning_rate, or clip gradients by train.max_grad_norm"
-            )
+            raise self._diverged(f"its loss is {loss}", rate)
+
+    def _check_weights(self, rate: float) -> None:
+        """The last step's are what no loss has seen; they are the same on every rank."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise self._diverged("some weights are no numbers", rate)
+
+    def _diverged(self, sign: str, rate: float) -> InputError:
+        return InputError(
+            f"train.learning_rate: training has diverged, {sign} by step {self.progress.step} at a rate of {rate:g}; "
+            "lower train.learning_rate, or clip gradients by train.max_grad_norm"
+        )
 
     def _augmented(self, batch: Batch) -> Batch:
         if not is_augmented(self.config):
@@ -330,17 +340,19 @@ class HasHistory(Protocol):
 Asked = TypeVar("Asked", bound=HasHistory)
 
 
-def score_batches(queries: Iterable[Asked], batch_events: int, max_rows: int) -> Iterator[list[Asked]]:
-    """Queries of like lengths together, at most `batch_events` padded events and `max_rows` rows a batch."""
-    ordered = sorted(queries, key=lambda query: len(query.history))
-    batch: list[Asked] = []
-    for query in ordered:
-        if batch and ((len(batch) + 1) * max(1, len(query.history)) > batch_events or len(batch) >= max_rows):
-            yield batch
-            batch = []
-        batch.append(query)
-    if batch:
-        yield batch
+def score_batches(
+    queries: Iterable[Asked], batch_events: int, max_rows: int, max_length: int | None = None
+) -> Iterator[list[Asked]]:
+    """Queries of like lengths together, at most `batch_events` padded events and `max_rows` rows a batch.
+
+    max_length: events of a history that are read; None: all.
+    """
+    asked = list(queries)
+    lengths = np.asarray([len(query.history) for query in asked], dtype=np.int64)
+    if max_length is not None:
+        lengths = np.minimum(lengths, max_length)
+    for rows in plan_batches(lengths, batch_events, max_rows):
+        yield [asked[row] for row in rows]
 
 
 def max_score_rows(num_items: int) -> int:
@@ -363,11 +375,37 @@ def evaluate(
 ) -> RankingMetrics:
     """Full-catalogue ranking of every query, each rank taking every world-th batch; the result is over all ranks."""
     rank, world_size = rank_and_world()
+    batches = score_batches(queries, config.batch_events, max_score_rows(len(item_counts) - 1))
+    mine = (batch for number, batch in enumerate(batches) if number % world_size == rank)
+    return evaluate_batches(scorer, mine, item_counts, config)
+
+
+def part_batches(
+    dataset: Dataset,
+    part: Part,
+    columns: Collection[OptionalColumn],
+    config: EvaluateConfig,
+    max_length: int | None = None,
+    share: float = 1.0,
+) -> Iterator[list[Query]]:
+    """The queries of this rank's users in batches, a shard of them in memory at a time.
+
+    columns: those beside items that the scorer reads; max_length: events of a history that it reads, None: all; share:
+    of the users, as Dataset.queries draws them.
+    """
+    turn, rows = Turn(*rank_and_world()), max_score_rows(dataset.num_items)
+    for shard in range(dataset.num_shards):
+        queries = dataset.queries(part, columns, [shard], share, turn)
+        yield from score_batches(queries, config.batch_events, rows, max_length)
+
+
+def evaluate_batches(
+    scorer: Scorer, batches: Iterable[Sequence[Query]], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
+) -> RankingMetrics:
+    """Full-catalogue ranking of this rank's queries; the result is over all ranks, each of which must call it."""
     num_items = len(item_counts) - 1
     metrics = RankingMetrics(config.k, item_counts)
-    for number, batch in enumerate(score_batches(queries, config.batch_events, max_score_rows(num_items))):
-        if number % world_size != rank:
-            continue
+    for batch in batches:
         scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
         top = scores.topk(min(config.k, num_items), dim=1)
         # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
@@ -377,11 +415,9 @@ def evaluate(
     return metrics
 
 
-def part_queries(
-    dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = (), share: float = 1.0
-) -> list[Query]:
-    """columns: those beside items that the model reads; share: of the users, as Dataset.queries draws them."""
-    return list(dataset.queries(part, columns, share=share))
+def part_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[Query]:
+    """All at once. columns: those beside items that the model reads."""
+    return list(dataset.queries(part, columns))
 
 
 assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"

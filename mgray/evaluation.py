@@ -1,15 +1,21 @@
 """A model's figures on a part of its dataset: the ranking of items, the error of ratings, or both, by its outputs."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import cache, partial
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Part
-from mgray.engine import ModelScorer, evaluate, part_queries
+from mgray.engine import ModelScorer, evaluate_batches, part_batches
 from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.model import MGDSC
-from mgray.rating import ModelRater, evaluate_ratings, rating_queries
+from mgray.rating import ModelRater, evaluate_ratings, rating_batches
+
+Batch = TypeVar("Batch")
+Batches = Callable[[], Iterable[Batch]]
 
 
 class PartMetrics(NamedTuple):
@@ -37,27 +43,36 @@ def valid_share(config: EvaluateConfig, num_users: int) -> float:
 
 
 class PartEvaluation:
-    """The queries of a part, read once, and what answers them. `run` is called on every rank of a process group."""
+    """What answers the queries of a part. `run` is called on every rank of a process group.
+
+    Queries are read from the shards as they are asked; those of validation, which are few, are kept from the first
+    time on.
+    """
 
     def __init__(
         self, model: MGDSC, dataset: Dataset, part: Part, max_length: int, device: torch.device, config: EvaluateConfig
     ) -> None:
         self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
         share = valid_share(config, dataset.manifest.users) if part == "valid" else 1.0
+
+        def batches(read: Callable[..., Iterator[Batch]], columns: Collection[OptionalColumn]) -> Batches[Batch]:
+            given = partial(read, dataset, part, columns, config, max_length, share)
+            return cache(lambda: list(given())) if part == "valid" else given
+
         self.scorer = self.rater = None
         if model.config.outputs != "rating":
             self.scorer = ModelScorer(model, dataset.item_counts, max_length, device)
-            self.queries = part_queries(dataset, part, self.scorer.columns, share)
+            self.ranking_batches = batches(part_batches, self.scorer.columns)
         if model.config.outputs != "next_item":
             self.rater = ModelRater(model, max_length, device)
-            self.rating_queries = rating_queries(dataset, part, self.rater.columns, share)
+            self.rating_batches = batches(rating_batches, self.rater.columns)
 
     def run(self) -> PartMetrics:
         ranking = rating = None
         if self.scorer is not None:
-            ranking = evaluate(self.scorer, self.queries, self.item_counts, self.config)
+            ranking = evaluate_batches(self.scorer, self.ranking_batches(), self.item_counts, self.config)
         if self.rater is not None:
-            rating = evaluate_ratings(self.rater, self.rating_queries, self.scale, self.config)
+            rating = evaluate_ratings(self.rater, self.rating_batches(), self.scale)
         return PartMetrics(ranking, rating)
 
     @property

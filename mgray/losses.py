@@ -5,9 +5,9 @@ Legend: `T` targets, `D` width, `V` items (1..V; 0 is padding), `N` negatives, `
 Each is one fused step: since the result is a scalar sum, the gradient is known in the forward pass, so logits are
 made, used and dropped a chunk at a time. No [T, V] or [T, N] tensor exists. The memory of a loss is a chunk
 (CHUNK_LOGITS logits, and at most 40 bytes for each that is of a seen item), a copy of the candidates in the product's
-dtype, their gradient [C, D] in fp32, six tensors of [T, D], and the embedding's dense gradient [V + 1, D]: at ten
-million items, D = 64 and 2,048 negatives 2.6 GB, of which all but 30 MB is that gradient; for the full softmax twice
-that.
+dtype, their gradient [C, D] in fp32, six tensors of [T, D], and the embedding's dense gradient [V + 1, D], before which
+an int64 an item is needed and gone: at ten million items, D = 64 and 2,048 negatives 2.6 GB, of which all but 30 MB is
+that gradient; for the full softmax twice that.
 
 What makes it fast on a CPU: a chunk stays in cache; exp2, which takes a third of exp's time there, on logits whose
 factor log2(e) is in the interest; no row's maximum is looked for where the norms bound every logit; the softmax is

@@ -19,7 +19,7 @@ from mgray.fusion import make_fusion
 from mgray.inputs import InputEncoder, Inputs, InputSpec, read_columns
 from mgray.layers import Dropout, make_norm
 from mgray.levels import Level, LevelState
-from mgray.rating_head import RatingHead
+from mgray.rating_head import RatedSums, RaterState, RatingHead
 from mgray.schema import PAD
 from mgray.windows import Clock, make_clock
 
@@ -29,6 +29,7 @@ class State(NamedTuple):
 
     last_time: Tensor  # [B] float64, seconds since 1970; NaN where there was no event yet
     levels: tuple[LevelState, ...]
+    rated: RatedSums | None  # of a model with a rating head
 
 
 class Read(NamedTuple):
@@ -84,12 +85,15 @@ class MGDSC(nn.Module):
             outputs.append(x)
             if level_state is not None:
                 level_states.append(level_state)
-        if last_time is None:
+        if state is None:
             return Read(outputs, mask, None)
-        new_time = last_time
+        new_time = state.last_time
         if clock is not None:
-            new_time = torch.where(inputs.items[:, -1] == PAD, last_time, clock.times[:, -1])
-        return Read(outputs, mask, State(new_time, tuple(level_states)))
+            new_time = torch.where(inputs.items[:, -1] == PAD, new_time, clock.times[:, -1])
+        rated = None
+        if self.rating_head is not None:
+            rated = RatedSums(*(sums[:, -1] for sums in self.rating_head.sums(inputs, state.rated)))
+        return Read(outputs, mask, State(new_time, tuple(level_states), rated))
 
     def _clock(self, inputs: Inputs, last_time: Tensor | None) -> Clock | None:
         if not self.reads_times:
@@ -137,7 +141,8 @@ class MGDSC(nn.Module):
         """The state of `batch` users without an event."""
         device = self.embedding.weight.device
         last_time = torch.full((batch,), torch.nan, dtype=torch.float64, device=device)
-        return State(last_time, tuple(cast(Level, level).initial_state(batch, device) for level in self.levels))
+        levels = tuple(cast(Level, level).initial_state(batch, device) for level in self.levels)
+        return State(last_time, levels, None if self.rating_head is None else self.rating_head.no_sums(batch))
 
     def extend(self, state: State, inputs: Inputs) -> tuple[State, Tensor]:
         """Go on from a state with the next L events of each user: (state, interest [B, L, D] at each of them).
@@ -154,6 +159,16 @@ class MGDSC(nn.Module):
         """Go on with one event of each user, [B, 1]: (state, interest [B, D]). In time that no history lengthens."""
         state, interest = self.extend(state, event)
         return state, interest[:, -1]
+
+    def rate(self, state: State, interest: Tensor, items: Tensor) -> Tensor:
+        """What each user would give items next, in the log's units, by a model with a rating head.
+
+        state, interest: as `step` gives them, interest [B, D]; items: [B, N] int64 in 1..V -> [B, N].
+        """
+        assert self.rating_head is not None, "model.outputs has a rating"
+        assert state.rated is not None, "the state is of a model with a rating head"
+        user = self.rating_head.user(interest, state.rated)
+        return self.rating_head.rate(RaterState(*(part.unsqueeze(1) for part in user)), items)
 
     def cut(self, num_levels: int) -> "MGDSC":
         """A smaller model of the first `num_levels` levels with this one's weights; trained with level_dropout, they

@@ -8,12 +8,17 @@ from mgray.config import TrainConfig
 BETAS = (0.9, 0.98)
 
 
+def is_matrix(name: str, tensor: Tensor) -> bool:
+    """Whether a weight is a matrix and no norm, bias or time scale; a bias may have a value for each level and head."""
+    return tensor.dim() >= 2 and not name.endswith("bias")
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW; weight decay on matrices only, not on norms, biases and time scales."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    named = [(is_matrix(name, p), p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for is_decayed, p in named if is_decayed], "weight_decay": config.weight_decay},
+        {"params": [p for is_decayed, p in named if not is_decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
 

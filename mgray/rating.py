@@ -3,7 +3,8 @@
 Legend: `Q` queries, `T` targets, `V` items (1..V; 0 is padding).
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from mgray.batch import left_pad
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig
-from mgray.dataset import PART_NUMBERS, Dataset, Part, is_drawn
+from mgray.dataset import ALL_USERS, PART_NUMBERS, Dataset, Histories, Part, Turn
 from mgray.engine import rank_and_world, score_batches
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
@@ -35,36 +36,36 @@ Rater = Callable[[Sequence[RatingQuery]], Tensor]  # Q queries -> predicted rati
 
 
 def rating_queries(
-    dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = (), share: float = 1.0
-) -> list[RatingQuery]:
+    dataset: Dataset,
+    part: Part,
+    columns: Collection[OptionalColumn] = (),
+    shards: Iterable[int] | None = None,
+    share: float = 1.0,
+    turn: Turn = ALL_USERS,
+) -> Iterator[RatingQuery]:
     """Every rated event of `part`, with what was known of its user.
 
     That is all that came before it; of a random split, whose order says nothing, the user's whole training part, as
-    published figures have it. columns: those beside items and ratings that the model reads; share: of the users,
-    as Dataset.queries draws them.
+    published figures have it. columns: those beside items and ratings that the model reads; share, turn: of the users,
+    as Dataset.read_users has it.
     """
     wanted = {"ratings", *columns}
     if dataset.manifest.split.kind == "random":
-        shards = range(dataset.num_shards)
-        return [query for shard in shards for query in _whole_users(dataset, part, wanted, shard, share)]
-    return [
-        RatingQuery(query.history, np.asarray([query.target]), np.asarray([query.target_rating], np.float32))
-        for query in dataset.queries(part, wanted, share=share)
-        if not np.isnan(query.target_rating)
-    ]
+        for shard in range(dataset.num_shards) if shards is None else shards:
+            yield from _whole_users(dataset.read_users(shard, wanted, share, turn), part)
+        return
+    for query in dataset.queries(part, wanted, shards, share, turn):
+        if not np.isnan(query.target_rating):
+            rating = np.asarray([query.target_rating], np.float32)
+            yield RatingQuery(query.history, np.asarray([query.target]), rating)
 
 
-def _whole_users(
-    dataset: Dataset, part: Part, columns: Collection[OptionalColumn], shard: int, share: float
-) -> Iterator[RatingQuery]:
-    histories = dataset.read(shard, columns)
+def _whole_users(histories: Histories, part: Part) -> Iterator[RatingQuery]:
     parts, read = histories.part_of, histories.columns
     assert read.ratings is not None, "ratings are among the columns"
     is_history = (parts == TRAIN) & (read.items != UNKNOWN)
     is_asked = (parts == PART_NUMBERS[part]) & ~np.isnan(read.ratings)
-    for user_id, begin, end in zip(histories.user_ids, histories.offsets[:-1], histories.offsets[1:], strict=True):
-        if not is_drawn(user_id, share):
-            continue
+    for begin, end in pairwise(histories.offsets.tolist()):
         places = np.arange(begin, end)
         asked = places[is_asked[begin:end]]
         if len(asked):
@@ -101,14 +102,25 @@ def flat_targets(queries: Sequence[RatingQuery]) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.where(items == UNKNOWN, PAD, items)), torch.from_numpy(owner)
 
 
-def evaluate_ratings(
-    rater: Rater, queries: Sequence[RatingQuery], scale: Sequence[float], config: EvaluateConfig
-) -> RatingMetrics:
-    """The error of every query's ratings, each rank taking every world-th batch; the result is over all ranks."""
-    rank, world_size = rank_and_world()
+def rating_batches(
+    dataset: Dataset,
+    part: Part,
+    columns: Collection[OptionalColumn],
+    config: EvaluateConfig,
+    max_length: int | None = None,
+    share: float = 1.0,
+) -> Iterator[list[RatingQuery]]:
+    """The queries of this rank's users in batches, as `engine.part_batches`."""
+    turn = Turn(*rank_and_world())
+    for shard in range(dataset.num_shards):
+        queries = rating_queries(dataset, part, columns, [shard], share, turn)
+        yield from score_batches(queries, config.batch_events, config.batch_events, max_length)
+
+
+def evaluate_ratings(rater: Rater, batches: Iterable[Sequence[RatingQuery]], scale: Sequence[float]) -> RatingMetrics:
+    """The error of this rank's ratings; the result is over all ranks, each of which must call it."""
     metrics = RatingMetrics(scale)
-    for number, batch in enumerate(score_batches(queries, config.batch_events, config.batch_events)):
-        if number % world_size == rank:
-            metrics.update(rater(batch), torch.from_numpy(np.concatenate([query.ratings for query in batch])))
+    for batch in batches:
+        metrics.update(rater(batch), torch.from_numpy(np.concatenate([query.ratings for query in batch])))
     metrics.all_reduce()
     return metrics

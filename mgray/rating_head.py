@@ -36,6 +36,16 @@ class RaterState(NamedTuple):
     learned: Tensor  # [..., D] W interest, the part of the factors that the penalty is on
 
 
+class RatedSums(NamedTuple):
+    """All that the events up to a position are to this head."""
+
+    events: Tensor  # [...]
+    rated: Tensor  # [...] events that have a rating
+    deviation: Tensor  # [...] sum of d_s
+    pulled: Tensor  # [..., D] sum of d_s x_s + y_s
+    plain: Tensor  # [..., D] sum of x_s over the rated
+
+
 class RatingHead(nn.Module):
     def __init__(self, num_items: int, width: int, dropout: float, spec: InputSpec) -> None:
         super().__init__()
@@ -54,20 +64,37 @@ class RatingHead(nn.Module):
 
     def describe(self, interest: Tensor, inputs: Inputs) -> RaterState:
         """interest: [B, L, D]; inputs with ratings -> the user at every position, [B, L] and [B, L, D]."""
+        return self.user(interest, self.sums(inputs))
+
+    def sums(self, inputs: Inputs, past: RatedSums | None = None) -> RatedSums:
+        """inputs with ratings: [B, L] -> at every position, [B, L] and [B, L, D]. past: before the first, [B]."""
         assert inputs.ratings is not None, "a model with a rating head reads ratings"
         bias, _, x, y = self._rows(inputs.items)
         is_event = inputs.items != PAD
         is_rated = is_event & ~inputs.ratings.isnan()
         standardized = (inputs.ratings.nan_to_num(self.mean) - self.mean) / self.std
         deviation = torch.where(is_rated, standardized - bias, 0.0)
+        pulled = deviation.unsqueeze(-1) * x + is_event.unsqueeze(-1) * y
+        summands = RatedSums(is_event, is_rated, deviation, pulled, is_rated.unsqueeze(-1) * x)
+        sums = (summand.cumsum(1) for summand in summands)
+        if past is None:
+            return RatedSums(*sums)
+        return RatedSums(*(sum_ + before.unsqueeze(1) for sum_, before in zip(sums, past, strict=True)))
+
+    def no_sums(self, batch: int) -> RatedSums:
+        """Of users without an event, [B]."""
+        one, wide = self.table.weight.new_zeros(batch), self.table.weight.new_zeros(batch, self.width)
+        counts = torch.zeros_like(one, dtype=torch.int64)
+        return RatedSums(counts, counts, one, wide, wide)
+
+    def user(self, interest: Tensor, sums: RatedSums) -> RaterState:
+        """interest: [..., D], sums: [...] of the same positions -> what is known of the user there."""
         shrinkage = self.log_shrinkage.exp()
-        user = deviation.cumsum(1) / (shrinkage[0] + is_rated.cumsum(1))
-        pulled = (deviation.unsqueeze(-1) * x + is_event.unsqueeze(-1) * y).cumsum(1)
-        plain = (is_rated.unsqueeze(-1) * x).cumsum(1)
-        scale = (shrinkage[1] + is_event.cumsum(1)).rsqrt().unsqueeze(-1)
-        factors = (pulled - user.unsqueeze(-1) * plain) * scale
-        learned = is_event.unsqueeze(-1) * self.from_interest(interest.float())
-        return RaterState(user, self.dropout(factors + learned), learned)
+        bias = sums.deviation / (shrinkage[0] + sums.rated)
+        scale = (shrinkage[1] + sums.events).rsqrt().unsqueeze(-1)
+        factors = (sums.pulled - bias.unsqueeze(-1) * sums.plain) * scale
+        learned = (sums.events > 0).unsqueeze(-1) * self.from_interest(interest.float())
+        return RaterState(bias, self.dropout(factors + learned), learned)
 
     def rate(self, state: RaterState, items: Tensor) -> Tensor:
         """The rating of each item by the user beside it, in the log's units. items: [...] int64 in 0..V -> [...]."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mgray.batch import left_pad
+from mgray.batch import left_pad, plan_batches
 from mgray.checkpoint import load_model
 from mgray.columns import concatenate
 from mgray.engine import ModelScorer
@@ -17,7 +17,7 @@ from mgray.explain import explain
 from mgray.rating import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import UNKNOWN
-from mgray.scoring import BATCH_EVENTS, plan_batches, rank_lists
+from mgray.scoring import BATCH_EVENTS, rank_lists
 
 
 class Recommendations(NamedTuple):

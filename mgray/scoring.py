@@ -3,7 +3,7 @@
 Legend: `U` users, `E` events, `V` items of the model (1..V; 0 is padding), `B` users of a batch, `L` positions.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from mgray.batch import flat_places, pad_spans, padded_length
+from mgray.batch import flat_places, pad_spans, plan_batches
 from mgray.columns import Columns, OptionalColumn
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
@@ -41,17 +41,6 @@ def translate(columns: Columns, offsets: IntArray, translation: Translation) -> 
     translated, known = translation(columns)
     before = np.concatenate([[0], np.cumsum(known)])
     return translated, before[offsets]
-
-
-def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterator[IntArray]:
-    """Rows [B] of like lengths together, longest first: at most `batch_events` padded events and `max_rows` rows."""
-    order = np.argsort(-lengths, kind="stable")
-    begin = 0
-    while begin < len(order):
-        longest = padded_length(int(lengths[order[begin]]))
-        end = begin + max(1, min(max_rows, batch_events // longest))
-        yield order[begin:end]
-        begin = end
 
 
 def pad_rows(

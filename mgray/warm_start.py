@@ -6,10 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mgray.config import ModelConfig
 from mgray.data_rules import FREE_TO_CHANGE
 from mgray.errors import InputError
+from mgray.inputs import InputSpec
 from mgray.model import MGDSC
 from mgray.numbering import number_map
+from mgray.optim import is_matrix
 from mgray.schema import PAD, UNKNOWN
 
 ITEM_TABLES = ("embedding.weight", "rating_head.table.weight")
@@ -20,6 +23,24 @@ NEW_ITEM_NOISE = 0.1  # share of the known rows' deviation that new rows scatter
 class WarmStart(NamedTuple):
     num_matched: int
     num_new: int
+
+
+def check_fits(config: ModelConfig, spec: InputSpec, source_config: ModelConfig, source_spec: InputSpec) -> None:
+    """Raises InputError where a model of `config` cannot start from one of `source_config`: they differ in shape, or
+    their features in name.
+    """
+    changed = [name for name, value in source_config.model_dump().items() if getattr(config, name) != value]
+    if not set(changed) <= FREE_TO_CHANGE:
+        raise InputError(
+            f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "
+            f"take its values, or train without warm start"
+        )
+    names, source_names = ([feature.name for feature in one.features] for one in (spec, source_spec))
+    if names != source_names:
+        raise InputError(
+            f"train.warm_start: the earlier model reads the features {', '.join(source_names)}, and the dataset has "
+            f"{', '.join(names)}; ingest with the same data.columns.features, or train without warm start"
+        )
 
 
 def warm_start_(
@@ -34,25 +55,13 @@ def warm_start_(
 
     A new item starts at the mean of the known rows with a tenth of their scatter: scored like an average item until
     it is learned, instead of at random; a new event type starts at zero. Draws from torch's generator. Raises
-    InputError where the models' configs differ in shape, or their features in name.
+    InputError as `check_fits`.
     """
-    if source.config != model.config:
-        changed = [name for name, value in source.config.model_dump().items() if getattr(model.config, name) != value]
-        if not set(changed) <= FREE_TO_CHANGE:
-            raise InputError(
-                f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "
-                f"take its values, or train without warm start"
-            )
-    names, source_names = ([feature.name for feature in one.spec.features] for one in (model, source))
-    if names != source_names:
-        raise InputError(
-            f"train.warm_start: the earlier model reads the features {', '.join(source_names)}, and the dataset has "
-            f"{', '.join(names)}; ingest with the same data.columns.features, or train without warm start"
-        )
+    check_fits(model.config, model.spec, source.config, source.spec)
     rows = torch.from_numpy(number_map(item_ids, source_ids)[1:-1]).long()
     known = rows != UNKNOWN
     # Vectors are copied whole, so only matrices are mixed with their random start.
-    mixed = [name for name, tensor in model.state_dict().items() if keep < 1 and tensor.dim() >= 2]
+    mixed = [name for name, tensor in model.state_dict().items() if keep < 1 and is_matrix(name, tensor)]
     fresh_start = {name: model.state_dict()[name].clone() for name in mixed}
     by_name = (*ITEM_TABLES, EVENT_TYPE_TABLE)
     model.load_state_dict({k: tensor for k, tensor in source.state_dict().items() if k not in by_name}, strict=False)
@@ -70,7 +79,7 @@ def warm_start_(
 def _copy_items(table: Tensor, earlier: Tensor, rows: Tensor) -> None:
     """table: [V + 1, D] to fill; earlier: the source's; rows: [V] that of each item in the source's, or UNKNOWN."""
     known, rows = (rows != UNKNOWN).to(earlier.device), rows.clamp(min=PAD).to(earlier.device)
-    scatter = NEW_ITEM_NOISE * earlier[1:].std(0)
+    scatter = NEW_ITEM_NOISE * earlier[1:].std(0, unbiased=False)  # a catalogue may be one item
     fresh = earlier[1:].mean(0) + scatter * torch.randn(len(rows), earlier.shape[1], device=earlier.device)
     table[1:] = torch.where(known[:, None], earlier[rows], fresh)
 

@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import numpy as np
 import torch
+from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from mgray import report_data as report
@@ -16,13 +18,13 @@ from mgray.baselines import make_baselines
 from mgray.columns import OptionalColumn
 from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
-from mgray.engine import HistoryList, evaluate, part_queries
+from mgray.engine import HistoryList, evaluate_batches, max_score_rows, part_batches
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics, valid_share
 from mgray.manifest import MANIFEST_FILE, Manifest
 from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
-from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_queries
+from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches
 from mgray.rating_baselines import make_rating_baselines
 from mgray.raw_history import raw_lists
 from mgray.recommend import Reasons, Recommender
@@ -48,16 +50,17 @@ def evaluate_baselines(
     if outputs != "rating":
         found |= {name: PartMetrics(one, None) for name, one in _ranked(dataset, part, config).items()}
     if outputs != "next_item":
-        queries, scale = rating_queries(dataset, part), dataset.rating_scale()
+        scale = dataset.rating_scale()
         for name, rater in make_rating_baselines(dataset).items():
-            found[name] = PartMetrics(None, evaluate_ratings(rater, queries, scale, config))
+            batches = rating_batches(dataset, part, (), config)
+            found[name] = PartMetrics(None, evaluate_ratings(rater, batches, scale))
     return found
 
 
 def _ranked(dataset: Dataset, part: Part, config: EvaluateConfig) -> dict[str, RankingMetrics]:
-    queries = part_queries(dataset, part)
     return {
-        name: evaluate(scorer, queries, dataset.item_counts, config) for name, scorer in make_baselines(dataset).items()
+        name: evaluate_batches(scorer, part_batches(dataset, part, (), config), dataset.item_counts, config)
+        for name, scorer in make_baselines(dataset).items()
     }
 
 
@@ -77,7 +80,7 @@ def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> 
 def example_query(dataset: Dataset, columns: Collection[OptionalColumn]) -> Query | None:
     """A user to show: of the first shard that has one, with a test event and enough history to read something into."""
     for shard in range(dataset.num_shards):
-        queries = dataset.queries("test", columns, range(shard, shard + 1))
+        queries = dataset.queries("test", columns, [shard])
         candidates = [query for query in queries if len(query.history) and query.target != UNKNOWN]
         if candidates:
             return max(candidates, key=lambda query: min(len(query.history), EXAMPLE_FILMS))
@@ -131,7 +134,12 @@ def publish(
     tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
     card = model_card(config, dataset.manifest, trained, figures)
     short = time_notes(config.train, trained["epochs"])
-    version = tracking.register(config.tracking, model_folder, request, tags, card) if ranks else None
+    version = failure = None
+    if ranks:
+        try:
+            version = tracking.register(config.tracking, model_folder, request, tags, card)
+        except MlflowException as error:  # told at the end: the figures of hours of training come first
+            failure = error
     model = {"name": config.tracking.model_name, "version": version} if version else None
     data = report.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}",
@@ -158,16 +166,17 @@ def publish(
     )
     path = model_folder.parent / "report.html"
     path.write_text(render_html(data), encoding="utf-8")
-    mlflow.log_artifact(str(path))
-    mlflow.log_dict(dataset.manifest.model_dump(mode="json"), MANIFEST_FILE)
-    if dataset.manifest.report_file is not None:
-        mlflow.log_artifact(str(dataset.folder / dataset.manifest.report_file), "ingest")
+    tracking.try_to_log("report and manifest", partial(_log_files, dataset, path))
     print_result(out, trained["metrics"], figures, example)
     for note in short:
         out.print(f"[yellow]{note}[/]", soft_wrap=True)
     out.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"  then the runs: {tracking.runs_link(config.tracking, uri)}", highlight=False, soft_wrap=True)
+    out.print(f"  then the runs: {tracking.runs_link(uri)}", highlight=False, soft_wrap=True)
+    if failure is not None:
+        raise RuntimeError(
+            f"the model is not in the registry at {shown_uri(uri)}; it lies in {model_folder}: {failure.message}"
+        ) from failure
     return {
         "run_id": run_id,
         "tracking_uri": shown_uri(uri),
@@ -179,6 +188,13 @@ def publish(
         "workers": plan.label,
         "positions_s": round(trained["positions"] / trained["train_s"]),
     }
+
+
+def _log_files(dataset: Dataset, report_path: Path) -> None:
+    mlflow.log_artifact(str(report_path))
+    mlflow.log_dict(dataset.manifest.model_dump(mode="json"), MANIFEST_FILE)
+    if dataset.manifest.report_file is not None:
+        mlflow.log_artifact(str(dataset.folder / dataset.manifest.report_file), "ingest")
 
 
 def run_facts(
@@ -276,6 +292,11 @@ class RemappedScorer:
         self.to_model = self.translation.items[:-1]
 
     def __call__(self, histories: HistoryList) -> torch.Tensor:
+        # The caller thinks of the dataset's items; the model may have a hundred times as many.
+        rows = max_score_rows(self.recommender.info.num_items)
+        return torch.cat([self._scores(histories[begin : begin + rows]) for begin in range(0, len(histories), rows)])
+
+    def _scores(self, histories: HistoryList) -> torch.Tensor:
         scores = self.recommender.scorer([self.translation(history)[0] for history in histories])
         remapped = scores[:, torch.from_numpy(np.maximum(self.to_model, 0))]
         remapped[:, torch.from_numpy(self.to_model == UNKNOWN)] = -torch.inf
@@ -299,15 +320,16 @@ class RemappedRater:
 
 def evaluate_foreign(recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig) -> PartMetrics:
     """Figures of a model on a dataset of other item numbers. Raises InputError where the part is empty."""
-    scorer = RemappedScorer(recommender, dataset)
-    queries = part_queries(dataset, part, scorer.columns)
-    if not queries:
+    scorer, max_length = RemappedScorer(recommender, dataset), recommender.info.max_length
+    batches = part_batches(dataset, part, scorer.columns, config, max_length)
+    ranking = evaluate_batches(scorer, batches, dataset.item_counts, config)
+    if ranking.num_targets == 0:
         raise InputError(f"{dataset.folder}: the {part} part is empty; choose another --split or dataset")
-    ranking = evaluate(scorer, queries, dataset.item_counts, config)
     if recommender.info.config.outputs == "next_item":
         return PartMetrics(ranking, None)
-    asked, rater = rating_queries(dataset, part, scorer.columns), RemappedRater(recommender, scorer.translation)
-    return PartMetrics(ranking, evaluate_ratings(rater, asked, dataset.rating_scale(), config))
+    asked = rating_batches(dataset, part, scorer.columns, config, max_length)
+    rater = RemappedRater(recommender, scorer.translation)
+    return PartMetrics(ranking, evaluate_ratings(rater, asked, dataset.rating_scale()))
 
 
 def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class Registry:
                 f"{self.name}: champion was {expected and expected.version} when the gate decided and is "
                 f"{now and now.version} now, so nothing was promoted; run again"
             )
-        history = self.history() if now else []
+        history = self.history()
         if not history or history[-1] != version.version:
             history.append(version.version)
         self._set_champion(version.version, history)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -117,12 +117,12 @@ def runs_view() -> dict[str, Any]:
     }
 
 
-def runs_link(config: TrackingConfig, uri: str) -> str:
-    """The experiment's runs table in the UI, in the view that shows metrics."""
+def runs_link(uri: str) -> str:
+    """The active run's experiment in the UI: its runs table, in the view that shows metrics."""
     server = uri if uri.startswith("http") else "http://127.0.0.1:5000"
-    experiment = MlflowClient(uri).get_experiment_by_name(config.experiment)
-    assert experiment is not None, "open_tracking made it"
-    return f"{server}/#/experiments/{experiment.experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
+    active = mlflow.active_run()
+    assert active is not None, "called inside a run"
+    return f"{server}/#/experiments/{active.info.experiment_id}/runs?viewStateShareKey={VIEW_KEY}"
 
 
 def param_text(value: Any) -> str:
@@ -193,14 +193,28 @@ class Tracker:
     def replay(self) -> int:
         """Send what was kept; gives how many metrics are still unsent, in the spool file."""
         self.flush()
-        if not self.spool.exists():
+        # Under another name meanwhile, so that a kill loses nothing; what is sent twice is the same point.
+        sending = self.spool.with_suffix(".sending")
+        if self.spool.exists():
+            with sending.open("a") as file:
+                file.write(self.spool.read_text())
+            self.spool.unlink()
+        if not sending.exists():
             return 0
-        kept = [Metric(*json.loads(line)) for line in self.spool.read_text().splitlines()]
-        self.spool.unlink()
+        kept = [Metric(*json.loads(line)) for line in sending.read_text().splitlines()]
         self.num_lost = 0
         for begin in range(0, len(kept), METRICS_IN_A_BATCH):
             self._send(kept[begin : begin + METRICS_IN_A_BATCH])
+        sending.unlink()
         return self.num_lost
+
+
+def try_to_log(what: str, log: Callable[[], None]) -> None:
+    """`log` files to the active run. Where MLflow does not take them, that is said: they lie on disk too."""
+    try:
+        log()
+    except Exception as error:  # see the module's first lines
+        warnings.warn(f"MLflow did not take {what}: {error}", stacklevel=2)
 
 
 def run_tags(granularities: tuple[int | str, ...], fingerprint: str, plan: str) -> dict[str, str]:
@@ -330,20 +344,19 @@ def find_version(uri: str, tracking_uri: str, option: str = "--model") -> ModelV
 def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
     """Download a registered model -> (its model folder, registered name, version). Raises InputError as above."""
     found = find_version(uri, tracking_uri)
-    folder = _download(uri, target, f"--model {uri}")
+    folder = _download(uri, target)
     return folder / "artifacts" / "model", found.name, str(found.version)
 
 
-def fetch_info(uri: str, tracking_uri: str, option: str) -> ModelInfo:
-    """What a registered model is, without its weights. Raises InputError as above."""
-    found = find_version(uri, tracking_uri, option)
-    source = f"models:/{found.name}/{found.version}/artifacts/model/{MODEL_FILE}"
+def fetch_info(version_uri: str, tracking_uri: str) -> ModelInfo:
+    """What a registered model is, without its weights. version_uri: models:/NAME/VERSION. Raises InputError."""
+    find_version(version_uri, tracking_uri)
     with tempfile.TemporaryDirectory() as target:
-        return parse_info(_download(source, Path(target), f"{option} {uri}").read_bytes())
+        return parse_info(_download(f"{version_uri}/artifacts/model/{MODEL_FILE}", Path(target)).read_bytes())
 
 
-def _download(source: str, target: Path, asked: str) -> Path:
+def _download(source: str, target: Path) -> Path:
     try:
         return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(target)))
     except MlflowException as error:
-        raise InputError(f"{asked}: its files cannot be fetched: {error.message}; register it anew") from error
+        raise InputError(f"{source}: its files cannot be fetched: {error.message}; register it anew") from error

@@ -10,10 +10,13 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mgray import checkpoint
+from mgray.checkpoint import ModelInfo
 from mgray.config import ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.errors import InputError
+from mgray.inputs import named_inputs
+from mgray.warm_start import check_fits
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines, publish
 from pipelines.ingest import obtain_dataset
@@ -91,16 +94,30 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
     return run_folder / "model"
 
 
-def start_config(config: TrainJobConfig, uri: str) -> ModelConfig | None:
-    """The config of the model that `train.warm_start` names; None for none. Raises InputError where it names no model:
-    before a run is made, not inside it.
+def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
+    """The config with the version that `train.warm_start` names now in place of an alias, which may move, and what
+    that model is; None for none. Raises InputError where it names no model: before a run is made, not inside it.
     """
     source = config.train.warm_start
     if source is None:
-        return None
-    if source.startswith("models:/"):
-        return tracking.fetch_info(source, uri, "--train.warm_start").config
-    return checkpoint.load_info(source).config
+        return config, None
+    if not source.startswith("models:/"):
+        return config, checkpoint.load_info(source)
+    found = tracking.find_version(source, uri, "--train.warm_start")
+    pinned = f"models:/{found.name}/{found.version}"
+    train = config.train.model_copy(update={"warm_start": pinned})
+    return config.model_copy(update={"train": train}), tracking.fetch_info(pinned, uri)
+
+
+def resolve_for(dataset: Dataset, config: ModelConfig, start: ModelInfo | None) -> ModelConfig:
+    """What the dataset, and the model that training starts from, make of the config.
+
+    Raises InputError where either does not fit.
+    """
+    resolved = resolve_model(config, dataset.manifest, start.config if start else None)
+    if start is not None:
+        check_fits(resolved, named_inputs(resolved, dataset.manifest), start.config, start.inputs)
+    return resolved
 
 
 def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str | None:
@@ -151,12 +168,12 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     with timer.phase("ray_start"):
         cluster.connect()
     plan = cluster.plan_workers(config.scale)
-    start = start_config(config, uri)
+    config, start = find_warm_start(config, uri)
     dataset, reused = obtain_dataset(config.data, home, out, timer)
     check_trainable(dataset, config.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
-    config = config.model_copy(update={"model": resolve_model(config.model, manifest, start)})
+    config = config.model_copy(update={"model": resolve_for(dataset, config.model, start)})
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
@@ -171,7 +188,8 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
                 return fit(given, config, plan, home / "runs")
 
             trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
-        mlflow.log_artifacts(str(model_folder.parent / STATE_FOLDER), "checkpoint")
+        state = str(model_folder.parent / STATE_FOLDER)
+        tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
         with timer.phase("baselines"):
             baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
         for name, baseline in baselines.items():

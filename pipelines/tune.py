@@ -21,7 +21,6 @@ from rich.console import Console
 
 from mgray import search as spaces
 from mgray.config import TrainJobConfig, TuneJobConfig
-from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from pipelines import cluster, tracking
@@ -31,7 +30,7 @@ from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.shown import shown_uri
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
-from pipelines.train import run_name, run_training, start_config
+from pipelines.train import find_warm_start, resolve_for, run_name, run_training
 from pipelines.trial import TrialInput, run_trial
 from pipelines.trial_runs import TrialRuns
 
@@ -131,8 +130,9 @@ class _Run:
         given = self.config.model_dump(exclude={"search", "resume"})
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
         # And before a trial is made, each of which would fail by a wrong input.
-        start = start_config(self.config, uri)
-        given["model"] = resolve_model(self.config.model, dataset.manifest, start).model_dump()
+        found, start = find_warm_start(self.config, uri)
+        given["train"] = found.train.model_dump()
+        given["model"] = resolve_for(dataset, self.config.model, start).model_dump()
         self.base = TrainJobConfig.model_validate(given)
         given["train"]["epochs"] = self.config.trial_epochs
         self.trial_base = TrainJobConfig.model_validate(given)

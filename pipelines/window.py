@@ -6,16 +6,18 @@ miss for it, as it would be for a user.
 """
 
 import time
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
+from torch import Tensor
 
+from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig, GateConfig
 from mgray.dataset import Dataset, Query
-from mgray.engine import Scorer, max_score_rows, part_queries, rank_batch, score_batches
+from mgray.engine import part_batches, rank_batch
 from mgray.errors import InputError
 from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
 from mgray.manifest import Manifest
@@ -40,32 +42,32 @@ class Comparison(NamedTuple):
         return [*self.decision.reasons, *self.cautions]
 
 
-def query_ranks(scorer: Scorer, queries: list[Query], num_items: int, config: EvaluateConfig) -> IntArray:
-    """Rank of each query's target [T], in the order of `describe_queries`."""
-    batches = _batches(queries, num_items, config)
-    ranks = [rank_batch(scorer, batch, config.remove_seen)[2].cpu() for batch in batches]
-    return torch.cat(ranks).numpy() if ranks else np.zeros(0, dtype=np.int64)
+class _Answers:
+    """What the gate wants to know of each query and of the models' answers to it, gathered batch by batch."""
+
+    def __init__(self, item_counts: IntArray) -> None:
+        self.item_counts = item_counts
+        self.numbers: dict[str, int] = {}  # of the users
+        self._columns: defaultdict[str, list[IntArray]] = defaultdict(list)
+
+    def add(self, batch: Sequence[Query], ranks: Mapping[str, Tensor]) -> None:
+        """ranks: model -> of each target, [T]."""
+        targets = np.asarray([query.target for query in batch], dtype=np.int64)
+        users = [self.numbers.setdefault(query.user_id, len(self.numbers)) for query in batch]
+        self._columns["user"].append(np.asarray(users, dtype=np.int64))
+        self._columns["length"].append(np.asarray([len(query.history) for query in batch], dtype=np.int64))
+        self._columns["count"].append(np.where(targets == UNKNOWN, 0, self.item_counts[np.maximum(targets, 0)]))
+        for model, rank in ranks.items():
+            self._columns[model].append(rank.cpu().numpy())
+
+    def __getitem__(self, name: str) -> IntArray:
+        """Of all queries, [T]."""
+        return np.concatenate([np.zeros(0, np.int64), *self._columns[name]])
 
 
-def _batches(queries: list[Query], num_items: int, config: EvaluateConfig) -> list[list[Query]]:
-    return list(score_batches(queries, config.batch_events, max_score_rows(num_items)))
-
-
-def describe_queries(queries: list[Query], dataset: Dataset, config: EvaluateConfig) -> Window:
-    """User, history length and target's popularity of each query, in the order of `query_ranks`."""
-    ordered = [query for batch in _batches(queries, dataset.num_items, config) for query in batch]
-    users = [query.user_id for query in ordered]
-    number = {user: i for i, user in enumerate(dict.fromkeys(users))}
-    targets = np.asarray([query.target for query in ordered], dtype=np.int64)
-    popularity = np.where(targets == UNKNOWN, 0, dataset.item_counts[np.maximum(targets, 0)])
-    lengths = [len(query.history) for query in ordered]
-    return Window(
-        np.asarray([number[user] for user in users], dtype=np.int64), np.asarray(lengths, dtype=np.int64), popularity
-    )
-
-
-def measure_cost(model: Recommender, queries: list[Query], dataset: Dataset) -> Cost:
+def measure_cost(model: Recommender, dataset: Dataset, columns: Collection[OptionalColumn]) -> Cost:
     """Parameters, and the median time from one history of raw ids to its list, over real histories of the window."""
+    queries = next(filter(None, (list(dataset.queries("test", columns, [n])) for n in range(dataset.num_shards))))
     step = max(1, len(queries) // LATENCY_HISTORIES)
     chosen = queries[::step][:LATENCY_HISTORIES]
     requests = [raw_lists([query.history], dataset, model.info.inputs) for query in chosen]
@@ -91,16 +93,19 @@ def compare(
 
     Raises InputError where the window is empty.
     """
-    old = RemappedScorer(champion, dataset) if champion else None
-    new = RemappedScorer(challenger, dataset)
-    queries = part_queries(dataset, "test", new.columns | (old.columns if old else frozenset()))
-    if not queries:
+    scorers = {"challenger": RemappedScorer(challenger, dataset)}
+    if champion is not None:
+        scorers["champion"] = RemappedScorer(champion, dataset)
+    columns = frozenset[OptionalColumn]().union(*(scorer.columns for scorer in scorers.values()))
+    answers = _Answers(dataset.item_counts)
+    for batch in part_batches(dataset, "test", columns, evaluation):
+        ranks = {name: rank_batch(scorer, batch, evaluation.remove_seen)[2] for name, scorer in scorers.items()}
+        answers.add(batch, ranks)
+    window = Window(answers["user"], answers["length"], answers["count"])
+    before, after = answers["champion"] if champion is not None else None, answers["challenger"]
+    if not len(after):
         raise InputError(f"{dataset.folder}: the test part is empty, so models cannot be compared; give a longer log")
-    described = describe_queries(queries, dataset, evaluation)
-
-    before = query_ranks(old, queries, dataset.num_items, evaluation) if old else None
-    after = query_ranks(new, queries, dataset.num_items, evaluation)
-    cost = measure_cost(challenger, queries, dataset)
+    cost = measure_cost(challenger, dataset, scorers["challenger"].columns)
     manifest, k = dataset.manifest, evaluation.k
     split = manifest.split
     return Comparison(
@@ -108,13 +113,13 @@ def compare(
             "split": split.kind,
             "from": _iso(split.test_from) if split.test_from is not None else None,
             "to": _iso(manifest.last_timestamp),
-            "queries": len(queries),
-            "users": len(np.unique(described.user)),
+            "queries": len(after),
+            "users": len(answers.numbers),
         },
         champion=None if before is None else rank_metrics(before, k),
         challenger=rank_metrics(after, k),
         cost=cost,
-        decision=decide(gate, k, described, before, after, cost),
+        decision=decide(gate, k, window, before, after, cost),
         cautions=[caution for one in trained_on if one and (caution := _caution(one, manifest))],
     )
 

@@ -266,4 +266,8 @@ class RankRun:
 
 def train_worker(given: dict[str, Any]) -> dict[str, Any]:
     """A rank as Ray Train calls it; given: RankInput's fields."""
-    return RankRun(RankInput(**given), RaySession()).run()
+    try:
+        run = RankRun(RankInput(**given), RaySession())
+    except InputError as error:  # the same on every rank, for all read the same; see RankRun.run
+        return {INPUT_ERROR: str(error)}
+    return run.run()

@@ -28,7 +28,7 @@ PORT_OPTIONS = (
     "object-manager-port",
     "node-manager-port",
 )
-START_TIMEOUT_S, STOP_TIMEOUT_S = 90, 30
+START_TIMEOUT_S, STOP_TIMEOUT_S = 90, 10
 
 
 class Head(NamedTuple):

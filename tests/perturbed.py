@@ -3,18 +3,22 @@
 import torch
 
 from mgray.config import ModelConfig
-from mgray.inputs import Inputs
+from mgray.inputs import Inputs, InputSpec
 from mgray.layers import BatchNorm
+from mgray.manifest import Feature
 from mgray.model import MGDSC
 
 NUM_ITEMS = 50
+SPEC = InputSpec(
+    event_types=("view", "buy"), features=(Feature(name="price", mean=0.0, std=1.0),), rating_mean=3.0, rating_std=1.5
+)
 # Equal times, the same session, another one, another day, another week.
 GAPS_S = (0.0, 60.0, 1700.0, 1900.0, 9_000.0, 50_000.0, 400_000.0)
 
 
 def make_model(config: ModelConfig, seed: int = 0) -> MGDSC:
     torch.manual_seed(seed)
-    return perturbed(MGDSC(config, NUM_ITEMS))
+    return perturbed(MGDSC(config, NUM_ITEMS, SPEC))
 
 
 def perturbed(model: MGDSC) -> MGDSC:
@@ -30,12 +34,23 @@ def perturbed(model: MGDSC) -> MGDSC:
 
 
 def make_inputs(length: int, seed: int = 1, rows: int = 2) -> Inputs:
-    """Random events with times: [rows, length]."""
+    """Random events in all columns: [rows, length]."""
     source = torch.Generator().manual_seed(seed)
     items = torch.randint(1, NUM_ITEMS + 1, (rows, length), generator=source)
     gaps = torch.tensor(GAPS_S, dtype=torch.float64)[torch.randint(0, len(GAPS_S), (rows, length), generator=source)]
-    return Inputs(items, 1.7e9 + gaps.cumsum(1))
+    ratings = torch.randint(1, 6, (rows, length), generator=source).float()
+    ratings[torch.rand(rows, length, generator=source) < 0.2] = torch.nan
+    return Inputs(
+        items,
+        1.7e9 + gaps.cumsum(1),
+        torch.randint(0, len(SPEC.event_types) + 1, (rows, length), generator=source),
+        ratings,
+        torch.randn(rows, length, len(SPEC.features), generator=source),
+    )
 
 
 def pad_left(inputs: Inputs, padding: int) -> Inputs:
-    return inputs.map(lambda column: torch.nn.functional.pad(column, (padding, 0)))
+    """Of [rows, length] or [rows, length, F]; what padding holds is nobody's business but the item's."""
+    return inputs.map(
+        lambda column: torch.cat([torch.zeros_like(column[:, :1]).expand(-1, padding, *column.shape[2:]), column], 1)
+    )

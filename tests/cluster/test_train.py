@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +24,7 @@ from mlflow.tracking import MlflowClient
 from mgray.config import EvalJobConfig, TrainJobConfig, flatten
 from mgray.dataset import Dataset
 from mgray.errors import InputError
+from mgray.recommend import Recommender
 from mgray.synthetic import make_log
 from pipelines.tracking import param_text
 from tests.jobs.processes import environment
@@ -304,10 +307,36 @@ def test_an_outage_costs_seconds_and_no_figure(runs: Runs, tmp_path: Path, monke
     assert time.monotonic() - started < 30
     assert len(spool.read_text().splitlines()) == tracker.num_lost == 1
     tracker.client = runs.client  # the server is back
+    # A replay that was killed left its part under another name
+    spool.rename(spool.with_suffix(".sending"))
     assert tracker.replay() == 0
-    assert not spool.exists()
+    assert list(spool.parent.iterdir()) == []
     (metric,) = runs.client.get_metric_history(run_id, "during_at_outage")
     assert (metric.value, metric.step) == (0.5, 7)
+
+
+def test_a_registry_that_fails_costs_the_version_alone(
+    runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines import tracking
+    from pipelines.train import run_training
+
+    asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
+    asked["train"] |= {"epochs": 1}
+    asked["tracking"] |= {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}
+    config = TrainJobConfig.model_validate(asked)
+    tracking.open_tracking(config.tracking, runs.home)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("ALTER TABLE model_versions RENAME TO lost")
+    with pytest.raises(RuntimeError, match="the model is not in the registry") as raised:
+        run_training(config)
+    told = capfd.readouterr().err
+    assert "cooccurrence" in told, "the figures of the training come first"
+    (report,) = re.findall(r"report: (.*)", told)
+    assert "not registered" in Path(report).read_text()
+    folder = Path(report).parent / "model"
+    assert str(folder) in str(raised.value)
+    assert len(Recommender(folder).recommend([[]], k=3).items[0]) == 3
 
 
 def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:

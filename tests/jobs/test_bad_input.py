@@ -259,6 +259,12 @@ CASES = [
         f"--data.source {{log}} --train.warm_start models:/{NAME}/7",
         (f"--train.warm_start models:/{NAME}/7: not in the registry", MEND_MODEL),
     ),
+    Case(
+        "warm_start_from_a_model_of_another_shape",
+        "train",
+        f"--data.source {{log}} --train.warm_start models:/{NAME}@champion",
+        ("train.warm_start: the earlier model differs in model.width, ", "take its values, or train without"),
+    ),
     # places and services. Root may write to any folder, so these lie below a file, where nobody can.
     Case(
         "home_cannot_be_written",

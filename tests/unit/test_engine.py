@@ -11,7 +11,7 @@ from mgray.baselines import cooccurrence_counts, make_baselines
 from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
-from mgray.dataset import Dataset, Query
+from mgray.dataset import Dataset, Part, Query, Turn
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
@@ -157,15 +157,54 @@ def test_a_diverged_training_is_named_before_it_is_validated(dataset: Dataset) -
     assert trainer.progress.best_valid == {}
 
 
+def test_weights_that_the_last_step_ruined_are_not_saved(dataset: Dataset) -> None:
+    one_step = {"epochs": 1, "global_batch_events": 10**6, "include_valid": True}
+    trainer = make_trainer(dataset, TRAIN.model_copy(update=one_step))
+    events = trainer.run(dict, "ndcg@10", 1)
+    assert isinstance(next(events), Logged)
+    with torch.no_grad():
+        trainer.model.embedding.weight[1] = torch.nan
+    with pytest.raises(InputError, match="training has diverged, some weights are no numbers"):
+        next(events)
+    assert trainer.progress.best_epoch == 0
+
+
 def test_validation_is_by_the_users_that_are_drawn(dataset: Dataset) -> None:
     config = EvaluateConfig(max_valid_users=50)
-    drawn = PartEvaluation(make_trainer(dataset).model, dataset, "valid", 100, CPU, config).queries
-    every = part_queries(dataset, "valid")
-    users = {query.user_id for query in drawn}
+    model, every = make_trainer(dataset).model, {query.user_id: query for query in part_queries(dataset, "valid")}
+
+    def asked(part: Part) -> dict[str, Query]:
+        batches = PartEvaluation(model, dataset, part, 100, CPU, config).ranking_batches()
+        return {query.user_id: query for batch in batches for query in batch}
+
+    drawn = asked("valid")
     assert 30 < len(drawn) < 70  # of 150; the deviation of their count is 6
-    assert [q.target for q in every if q.user_id in users] == [q.target for q in drawn]
-    test = PartEvaluation(make_trainer(dataset).model, dataset, "test", 100, CPU, config).queries
-    assert len(test) == len(every)
+    for user, query in drawn.items():
+        assert (query.target, query.history.items.tolist()) == (every[user].target, every[user].history.items.tolist())
+    assert asked("test").keys() == every.keys()
+
+
+def test_validation_is_read_once_and_the_test_part_a_shard_at_a_time(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, read, done = make_trainer(dataset).model, list[int](), Dataset.read
+    monkeypatch.setattr(Dataset, "read", lambda self, shard, *_: read.append(shard) or done(self, shard, *_))
+    valid, test = (PartEvaluation(model, dataset, part, 100, CPU, EvaluateConfig()) for part in ("valid", "test"))
+    assert read == [], "training with train.include_valid asks for no validation"
+    first = valid.run().compute()
+    assert read == list(range(dataset.num_shards))
+    assert valid.run().compute() == first
+    assert read == list(range(dataset.num_shards))
+    batches = iter(test.ranking_batches())
+    next(batches)
+    assert read == [*range(dataset.num_shards), 0]
+
+
+def test_the_ranks_turns_make_the_whole(dataset: Dataset) -> None:
+    whole = [query.user_id for query in dataset.queries("test")]
+    parts = [[q.user_id for q in dataset.queries("test", turn=Turn(rank, 3))] for rank in range(3)]
+    assert sorted(user for part in parts for user in part) == sorted(whole)
+    assert max(map(len, parts)) - min(map(len, parts)) <= dataset.num_shards
 
 
 def test_average_by_hand() -> None:

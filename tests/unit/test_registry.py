@@ -60,3 +60,18 @@ def test_a_manifest_is_missing_only_where_the_run_kept_none(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(MlflowException):  # an outage is no answer: a gate without drift would pass by it
         Registry("http://127.0.0.1:1", registry.name).manifest(version)
+
+
+def test_the_history_outlives_an_alias_that_was_deleted(tmp_path: Path, mlflow_apart: None) -> None:
+    home = tmp_path / "home"
+    dataset = write_dataset(tmp_path / "version", make_log(20, 12))
+    for _ in range(2):
+        register_model(home, dataset)
+    registry = Registry(f"sqlite:///{home / 'mlflow.db'}", "mgray-interest")
+    first, second = registry.find(1), registry.find(2)
+    registry.promote(second, expected=registry.champion())
+    assert registry.history() == ["1", "2"]
+    registry.client.delete_registered_model_alias(registry.name, "champion")
+    registry.promote(first, expected=None)
+    assert registry.history() == ["1", "2", "1"]
+    assert [version.version for version in registry.rollback("test")] == ["1", "2"]

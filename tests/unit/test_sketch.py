@@ -11,7 +11,7 @@ from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
 from mgray.engine import evaluate, part_queries
 from mgray.inputs import Inputs, InputSpec
-from mgray.rating import evaluate_ratings, rating_queries
+from mgray.rating import evaluate_ratings, rating_batches
 from mgray.rating_baselines import make_rating_baselines
 from mgray.sketch import Prefixes, Sketch, SketchRater, SketchScorer, train_sketch
 from mgray.synthetic import make_log
@@ -133,16 +133,16 @@ def test_with_ratings_it_beats_the_global_mean(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "version", log.with_columns(rating=numbers % 2 * 3.0 + 1))
     spec = InputSpec(rating_mean=2.5, rating_std=1.5)
     sketch = make_sketch(dataset.num_items, spec=spec)
-    queries, scale = rating_queries(dataset, "valid"), dataset.rating_scale()
+    batches, scale = list(rating_batches(dataset, "valid", (), EvaluateConfig())), dataset.rating_scale()
     rater = SketchRater(sketch)
     fitted = train_sketch(
         sketch,
         dataset,
         TRAINING.model_copy(update={"epochs": 3, "learning_rate": 1e-2}),
-        lambda: evaluate_ratings(rater, queries, scale, EvaluateConfig()).compute(),
+        lambda: evaluate_ratings(rater, batches, scale).compute(),
         "rmse",
         batch_targets=32,
         exclude_seen=True,
     )
-    mean = evaluate_ratings(make_rating_baselines(dataset)["global_mean"], queries, scale, EvaluateConfig()).compute()
+    mean = evaluate_ratings(make_rating_baselines(dataset)["global_mean"], batches, scale).compute()
     assert fitted.best_valid["rmse"] < 0.9 * mean["rmse"]

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from mgray.config import ModelConfig
 from mgray.inputs import Inputs
 from mgray.model import MGDSC, State
+from mgray.rating_head import RaterState
 from tests.models import model_config
-from tests.perturbed import make_inputs, make_model, pad_left
+from tests.perturbed import NUM_ITEMS, make_inputs, make_model, pad_left
 
 # Any of them in this order is a valid list of granularities.
 LEVELS = ("session:30m", 1, "decay:1..9", 2, "1h", 3, "12h", "decay:4..400", 8, "1d", "session:6h", "7d")
@@ -36,7 +37,8 @@ def configs(draw: st.DrawFn) -> ModelConfig:
         fusion=draw(st.sampled_from(["sum", "concat", "gate", "attention"])),
         heads=2,
         feedforward=draw(st.integers(0, 2)),
-        inputs=draw(st.sampled_from([(), ("time_gap", "hour", "weekday")])),
+        inputs=draw(st.sampled_from([(), ("time_gap", "hour", "weekday"), ("event_type", "features", "rating")])),
+        outputs=draw(st.sampled_from(["next_item", "both"])),
     )
 
 
@@ -50,7 +52,8 @@ def outputs_of(model: MGDSC, inputs: Inputs, cuts: list[int]) -> tuple[State, to
 
 
 def sizes(state: State) -> list[torch.Size]:
-    return [state.last_time.shape, *(tensor.shape for level in state.levels for part in level for tensor in part)]
+    levels = [tensor.shape for level in state.levels for part in level for tensor in part]
+    return [state.last_time.shape, *levels, *(tensor.shape for tensor in state.rated or ())]
 
 
 @settings(max_examples=60, deadline=None)
@@ -59,13 +62,19 @@ def test_one_event_at_a_time_equals_the_whole_history(
     config: ModelConfig, seed: int, length: int, data: st.DataObject
 ) -> None:
     model, inputs = make_model(config, seed), make_inputs(length, seed)
+    items = torch.tensor([[1, NUM_ITEMS], [2, 3]])
     with torch.no_grad():
         whole = model(inputs)
+        user = None if model.rating_head is None else model.rating_head.describe(whole, inputs)
         state = model.initial_state(2)
         size = sizes(state)
         for t in range(length):
             state, interest = model.step(state, inputs.map(lambda column: column[:, t : t + 1]))  # noqa: B023
             torch.testing.assert_close(interest, whole[:, t], rtol=1e-4, atol=1e-4)
+            if user is not None:
+                now = RaterState(*(part[:, t : t + 1] for part in user))
+                expected = model.rating_head.rate(now, items)
+                torch.testing.assert_close(model.rate(state, interest, items), expected, rtol=1e-4, atol=1e-4)
             assert sizes(state) == size
         padding = data.draw(st.integers(0, 5))
         total = length + padding

@@ -8,6 +8,7 @@ from mgray.errors import InputError
 from mgray.inputs import Inputs, InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
+from mgray.optim import make_optimizer
 from mgray.warm_start import warm_start_
 from pipelines.retrain import warm_training
 from tests.models import model_config
@@ -96,3 +97,24 @@ def test_a_start_from_champion_takes_its_own_schedule_and_a_share_of_the_batch()
     assert (warm.epochs, warm.learning_rate, warm.global_batch_events) == (4, 0.1, 250)
     assert (warm.validate_every_epochs, warm.warm_start_keep) == (2, 0.3)
     assert (warm.weight_decay, warm.seed) == (0.1, 5)
+
+
+def test_a_catalogue_of_one_item_can_grow() -> None:
+    old, new = MGDSC(CONFIG, 1), MGDSC(CONFIG, 3)
+    warm_start_(new, ["a", "b", "c"], old, ["a"])
+    torch.testing.assert_close(new.embedding.weight[2], old.embedding.weight[1])
+
+
+def test_biases_are_no_matrices() -> None:
+    """The attention fusion has one a level and head; they are neither decayed nor mixed with a random start."""
+    model = MGDSC(CONFIG, 3)
+    bias = model.fusion.level_bias
+    decayed, free = (group["params"] for group in make_optimizer(model, TrainConfig()).param_groups)
+    assert bias.dim() == 2
+    assert any(parameter is bias for parameter in free)
+    assert any(parameter is model.embedding.weight for parameter in decayed)
+    assert len(decayed) + len(free) == len(list(model.parameters()))
+    torch.nn.init.ones_(bias)
+    new = MGDSC(CONFIG, 3)
+    warm_start_(new, ["a", "b", "c"], model, ["a", "b", "c"], keep=0.5)
+    assert (new.fusion.level_bias == 1).all()
