@@ -67,7 +67,7 @@ def test_every_event_with_one_before_it_is_a_target_once_an_epoch(dataset: Datas
     prefixes = Prefixes(dataset, 8, ("ratings",))
     expected = []
     for histories in dataset.train_events(["ratings"]):
-        for row in range(len(histories.user_ids)):
+        for row in range(len(histories.train_end)):
             events = histories.row(row)
             assert events.ratings is not None
             for place in range(1, len(events)):
