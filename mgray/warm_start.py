@@ -29,8 +29,9 @@ def check_fits(config: ModelConfig, spec: InputSpec, source_config: ModelConfig,
     """Raises InputError where a model of `config` cannot start from one of `source_config`: they differ in shape, or
     their features in name.
     """
-    changed = [name for name, value in source_config.model_dump().items() if getattr(config, name) != value]
-    if not set(changed) <= FREE_TO_CHANGE:
+    is_other = {name for name, value in source_config.model_dump().items() if getattr(config, name) != value}
+    changed = [name for name in ModelConfig.model_fields if name in is_other - FREE_TO_CHANGE]
+    if changed:
         raise InputError(
             f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "
             f"take its values, or train without warm start"

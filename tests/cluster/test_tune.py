@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 from mgray.config import TrainJobConfig, TuneJobConfig, parse_args
 from mgray.errors import InputError
 from mgray.synthetic import make_log
-from tests.models import write_model
+from tests.models import model_config, write_model
 
 pytestmark = pytest.mark.timeout(900)  # minutes on an idle machine, far more beside others
 ROOT = Path(__file__).parent.parent.parent
@@ -137,19 +137,19 @@ def test_a_failing_trial_is_recorded_and_ends_no_search(here: None, tmp_path: Pa
 
 
 def test_when_all_fail_the_job_fails_with_the_first_reason(here: None, tmp_path: Path, log: Path) -> None:
-    space = {"model.width": {"choice": [16, 32]}}
-    given = settings(tmp_path, log, space, num_trials=2)
-    other = write_model(tmp_path / "other_shape", ["a"], [1])
-    given["train"] = {**given["train"], "warm_start": str(other)}
+    # The configuration fits the model to start from, and no point of the space does.
+    given = settings(tmp_path, log, {"model.kernel": {"choice": [5, 7]}}, num_trials=2)
+    earlier = write_model(tmp_path / "earlier", ["a"], [1], config=model_config(**TINY["model"]))
+    given["train"] = {**given["train"], "warm_start": str(earlier)}
     from pipelines.tune import run_search
 
-    with pytest.raises(
-        InputError, match=r"all 2 trials failed; the first \(trial 0\).*the earlier model differs in model\."
-    ) as raised:
+    reason = r"all 2 trials failed; the first \(trial 0\).*the earlier model differs in model\.kernel; take"
+    with pytest.raises(InputError, match=reason) as raised:
         run_search(TuneJobConfig.model_validate(given))
     assert "\n" not in str(raised.value)
 
     # The data breaks after the search began: no fault of the settings
+    space = {"model.width": {"choice": [16, 32]}}
     result = search(tmp_path / "other", log, space, num_trials=1)
     shard = next(Path(result["dataset"]["path"]).glob("*/*.parquet"), None)
     shard = shard or next(file for file in Path(result["dataset"]["path"]).glob("*.parquet") if "part" in file.name)

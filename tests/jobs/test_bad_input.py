@@ -262,7 +262,7 @@ CASES = [
     Case(
         "warm_start_from_a_model_of_another_shape",
         "train",
-        f"--data.source {{log}} --train.warm_start models:/{NAME}@champion",
+        f"--data.dataset {{dataset}} --train.warm_start models:/{NAME}@champion",
         ("train.warm_start: the earlier model differs in model.width, ", "take its values, or train without"),
     ),
     # places and services. Root may write to any folder, so these lie below a file, where nobody can.
