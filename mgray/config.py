@@ -343,7 +343,11 @@ class TrainConfig(Section):
     )
     weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay, on matrices only")
     max_grad_norm: float | None = Field(1.0, gt=0, description="gradients are clipped to this norm; none: not clipped")
-    global_batch_events: int = Field(4096, ge=1, description="events in a batch over all workers")
+    global_batch_events: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        "auto",
+        description="events in a batch over all workers; auto: a two-hundredth of the training events, within 1024 and "
+        "4096",
+    )
     max_length: int = Field(1024, ge=2, description="longer histories are cut into overlapping windows, events")
     loss: Literal["softmax", "sampled_softmax", "gbce"] = Field(
         "sampled_softmax",
@@ -518,8 +522,8 @@ class RetrainConfig(Section):
         0.5,
         gt=0,
         le=1,
-        description="share of train.global_batch_events in a batch of a start from champion: fewer epochs, but each of "
-        "more steps",
+        description="share of train.global_batch_events in a batch of a start from champion, where that leaves 1024: "
+        "fewer epochs, but each of more steps",
     )
     warm_validate_every_epochs: int = Field(
         12,

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from mgray.config import ModelConfig
+from mgray.config import ModelConfig, TrainConfig
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 
@@ -16,6 +16,12 @@ DROPOUT_RANGE = (0.1, 0.5)
 BATCH_NORM_EVENTS = 500_000
 BATCH_NORM_HISTORY = 20  # training events a user
 FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # of a model trained on: no weights hang on them
+
+
+# A small log wants more steps than large batches leave it: short histories of 47,000 and 157,000 events gained 4% and
+# 5% by 1,024 instead of 4,096; on a million 4,096 was as good, and faster.
+BATCHES_AN_EPOCH = 200
+BATCH_RANGE = (1024, 4096)  # events
 
 
 def dropout_rate(train_events: int) -> float:
@@ -42,3 +48,12 @@ def resolve_model(config: ModelConfig, manifest: Manifest, start: ModelConfig | 
         are_long = manifest.train_events >= BATCH_NORM_HISTORY * manifest.users
         found["norm"] = "batch" if are_long and manifest.train_events < BATCH_NORM_EVENTS else "layer"
     return resolved.model_copy(update=found)
+
+
+def resolve_train(config: TrainConfig, manifest: Manifest) -> TrainConfig:
+    """The config with a batch size in place of `auto`, by the dataset's training events."""
+    if config.global_batch_events != "auto":
+        return config
+    low, high = BATCH_RANGE
+    events = min(high, max(low, manifest.train_events // BATCHES_AN_EPOCH))
+    return config.model_copy(update={"global_batch_events": events})

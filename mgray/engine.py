@@ -21,6 +21,7 @@ from mgray.augment import augment, is_augmented
 from mgray.batch import Batch, feed, left_pad, plan_batches, plan_epoch
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig
+from mgray.data_rules import resolve_train
 from mgray.dataset import Dataset, Part, Query, Turn
 from mgray.errors import InputError
 from mgray.fusion import AttentionFusion
@@ -96,7 +97,8 @@ class Trainer:
         self, objective: nn.Module, model: MGDSC, dataset: Dataset, config: TrainConfig, device: torch.device
     ) -> None:
         """objective: an Objective over `model`, wrapped in DDP where there is more than one rank."""
-        self.objective, self.model, self.dataset, self.config, self.device = objective, model, dataset, config, device
+        self.objective, self.model, self.dataset, self.device = objective, model, dataset, device
+        self.config = config = resolve_train(config, dataset.manifest)
         self.dtype = resolve_precision(config.precision, device)
         self.optimizer = make_optimizer(model, config)
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
@@ -120,6 +122,7 @@ class Trainer:
         started = time.perf_counter() - progress.elapsed_s
         window, rate = _Window(self.device), 0.0
         while progress.epoch < progress.horizon_epochs:
+            assert config.global_batch_events != "auto", "resolved by the dataset"
             groups = plan_epoch(
                 self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length
             )

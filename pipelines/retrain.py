@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mgray import gate
 from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig, resolve_out
-from mgray.data_rules import FREE_TO_CHANGE, resolve_model
+from mgray.data_rules import BATCH_RANGE, FREE_TO_CHANGE, resolve_model, resolve_train
 from mgray.dataset import Dataset
 from mgray.drift import Drift, describe, known_share, measure_drift, summarize
 from mgray.errors import InputError
@@ -214,7 +214,7 @@ class _Retraining:
         """The training run's config: of a start from champion, its model section and the shorter schedule."""
         config = self.config
         model = wanted = resolve_model(config.model, dataset.manifest)
-        train = config.train
+        train = resolve_train(config.train, dataset.manifest)
         if champion is not None and config.retrain.start == "champion":
             model = champion.model.info.config
             for name in config.model.model_fields_set:
@@ -342,12 +342,14 @@ def warm_training(train: TrainConfig, retrain: RetrainConfig) -> TrainConfig:
     """The training of a start from champion: its own schedule and share of champion's weights, else as from scratch.
 
     From scratch many epochs over the same events find the weights; from champion few will do, as long as they take
-    enough steps, which smaller batches give at nearly the same cost.
+    enough steps, which smaller batches give at nearly the same cost: down to the smallest that a small log gets.
     """
+    whole, smallest = train.global_batch_events, BATCH_RANGE[0]
+    assert whole != "auto", "resolved by the dataset"
     settings = {
         "epochs": retrain.warm_epochs,
         "learning_rate": retrain.warm_learning_rate,
-        "global_batch_events": max(1, round(train.global_batch_events * retrain.warm_batch_share)),
+        "global_batch_events": max(min(whole, smallest), round(whole * retrain.warm_batch_share)),
         "validate_every_epochs": retrain.warm_validate_every_epochs,
         "warm_start_keep": retrain.warm_keep,
     }

@@ -12,7 +12,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from mgray import checkpoint
 from mgray.checkpoint import ModelInfo
 from mgray.config import ModelConfig, TrainJobConfig
-from mgray.data_rules import resolve_model
+from mgray.data_rules import resolve_model, resolve_train
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.inputs import named_inputs
@@ -173,7 +173,8 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     check_trainable(dataset, config.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
-    config = config.model_copy(update={"model": resolve_for(dataset, config.model, start)})
+    resolved = {"model": resolve_for(dataset, config.model, start), "train": resolve_train(config.train, manifest)}
+    config = config.model_copy(update=resolved)
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:

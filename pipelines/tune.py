@@ -21,6 +21,7 @@ from rich.console import Console
 
 from mgray import search as spaces
 from mgray.config import TrainJobConfig, TuneJobConfig
+from mgray.data_rules import resolve_train
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from pipelines import cluster, tracking
@@ -131,7 +132,7 @@ class _Run:
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
         # And before a trial is made, each of which would fail by a wrong input.
         found, start = find_warm_start(self.config, uri)
-        given["train"] = found.train.model_dump()
+        given["train"] = resolve_train(found.train, dataset.manifest).model_dump()
         given["model"] = resolve_for(dataset, self.config.model, start).model_dump()
         self.base = TrainJobConfig.model_validate(given)
         given["train"]["epochs"] = self.config.trial_epochs

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mgray.config import ModelConfig
-from mgray.data_rules import DROPOUT_RANGE, dropout_rate, resolve_model
+from mgray.config import ModelConfig, TrainConfig
+from mgray.data_rules import DROPOUT_RANGE, dropout_rate, resolve_model, resolve_train
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 
@@ -37,3 +37,10 @@ def test_auto_becomes_what_the_model_has_that_training_starts_from(tmp_path: Pat
     assert (resolved.norm, resolved.inputs) == ("layer", ("rating",))
     assert resolved.dropout == dropout_rate(manifest.train_events), "it has no weights: the data's"
     assert resolve_model(ModelConfig(norm="batch"), manifest, start).norm == "batch", "asked for, and refused later"
+
+
+@pytest.mark.parametrize(("events", "batch"), [(47_000, 1024), (500_000, 2500), (10**6, 4096), (10**9, 4096)])
+def test_a_batch_grows_with_the_log(events: int, batch: int, tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "version", make_log(5, 20)).manifest.model_copy(update={"train_events": events})
+    assert resolve_train(TrainConfig(), manifest).global_batch_events == batch
+    assert resolve_train(TrainConfig(global_batch_events=7), manifest).global_batch_events == 7

@@ -89,14 +89,17 @@ def test_event_types_are_matched_by_name_and_features_must_be_the_same() -> None
 
 
 def test_a_start_from_champion_takes_its_own_schedule_and_a_share_of_the_batch() -> None:
-    train = TrainConfig(epochs=60, global_batch_events=1000, validate_every_epochs=3, weight_decay=0.1, seed=5)
+    train = TrainConfig(epochs=60, global_batch_events=8000, validate_every_epochs=3, weight_decay=0.1, seed=5)
     retrain = RetrainConfig(
         warm_epochs=4, warm_learning_rate=0.1, warm_batch_share=0.25, warm_validate_every_epochs=2, warm_keep=0.3
     )
     warm = warm_training(train, retrain)
-    assert (warm.epochs, warm.learning_rate, warm.global_batch_events) == (4, 0.1, 250)
+    assert (warm.epochs, warm.learning_rate, warm.global_batch_events) == (4, 0.1, 2000)
     assert (warm.validate_every_epochs, warm.warm_start_keep) == (2, 0.3)
     assert (warm.weight_decay, warm.seed) == (0.1, 5)
+    for whole, share in ((2000, 1024), (1000, 1000)):  # a small log's batches are small enough
+        small = train.model_copy(update={"global_batch_events": whole})
+        assert warm_training(small, retrain).global_batch_events == share
 
 
 def test_a_catalogue_of_one_item_can_grow() -> None:
