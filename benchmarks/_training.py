@@ -2,8 +2,7 @@
 
 fit(dataset, config, folder) trains until the config's time or epochs are spent and leaves result.json in `folder`; once
 that is there it is what every later call gives. A call that was killed is gone on with from its last validation.
-workers=2 trains by DDP in two processes, as jobs/train.py does: with a GPU each where there are so many, else with a
-thread each.
+workers=2 trains by DDP in two processes, as jobs/train.py does: of a thread each, or with use_gpu of a GPU each.
 """
 
 import hashlib
@@ -48,22 +47,21 @@ FLOPS_HISTORIES = 16
 Measure = Callable[[ModelScorer, Dataset, TrainJobConfig], dict[str, Any]]
 
 
-def run_folder(work: Path, name: str, dataset: Dataset, config: TrainJobConfig, workers: int = 1) -> Path:
-    """Of one training: another configuration, seed, budget, dataset or number of workers is another folder."""
+def run_folder(
+    work: Path, name: str, dataset: Dataset, config: TrainJobConfig, workers: int = 1, use_gpu: bool = False
+) -> Path:
+    """Of one training: another configuration, seed, budget, dataset, number of workers or device is another folder."""
     settings = config.model_dump_json(include={"model", "train", "evaluate"})
-    digest = hashlib.sha256(f"{settings}{dataset.manifest.fingerprint}{workers}".encode()).hexdigest()
+    where = f"{workers}{'gpu' if use_gpu else ''}"
+    digest = hashlib.sha256(f"{settings}{dataset.manifest.fingerprint}{where}".encode()).hexdigest()
     return work / "runs" / f"{name}-s{config.train.seed}-{digest[:10]}"
 
 
-def device_of(rank: int, workers: int) -> torch.device:
-    return torch.device("cuda", rank) if torch.cuda.device_count() >= workers else torch.device("cpu")
-
-
 class Run:
-    def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path) -> None:
+    def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path, use_gpu: bool = False) -> None:
         self.dataset, self.config, self.state = dataset, config, folder / STATE_FOLDER
         self.rank, world_size = rank_and_world()
-        self.device = device_of(self.rank, world_size)
+        self.device = torch.device("cuda", self.rank) if use_gpu else torch.device("cpu")
         self.metric = f"ndcg@{config.evaluate.k}"
         resolved = resolve_model(config.model, dataset.manifest)
         self.info = ModelInfo(
@@ -161,7 +159,12 @@ def recall(
 
 
 def fit(
-    dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None = None, workers: int = 1
+    dataset: Dataset,
+    config: TrainJobConfig,
+    folder: Path,
+    measure: Measure | None = None,
+    workers: int = 1,
+    use_gpu: bool = False,
 ) -> dict[str, Any]:
     """Train, choose by validation (with train.include_valid, keep the last weights), test once.
 
@@ -175,10 +178,10 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
         recover_folder(folder / STATE_FOLDER)
         if workers == 1:
-            _train_rank(0, dataset, config, folder, measure)
+            _train_rank(0, dataset, config, folder, measure, use_gpu)
         else:
             with tempfile.TemporaryDirectory() as temporary:
-                shared = (dataset.folder, config, folder, measure, workers, Path(temporary) / "rendezvous")
+                shared = (dataset.folder, config, folder, measure, workers, use_gpu, Path(temporary) / "rendezvous")
                 torch.multiprocessing.spawn(_train_worker, shared, nprocs=workers)
     result: dict[str, Any] = json.loads(done.read_text())
     return result | {"training": folder.name}
@@ -191,21 +194,23 @@ def _train_worker(
     folder: Path,
     measure: Measure | None,
     workers: int,
+    use_gpu: bool,
     rendezvous: Path,
 ) -> None:
     torch.set_num_threads(1)
-    device = device_of(rank, workers)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    if use_gpu:
+        torch.cuda.set_device(rank)
+    backend = "nccl" if use_gpu else "gloo"
     dist.init_process_group(backend, init_method=f"file://{rendezvous}", rank=rank, world_size=workers)
-    _train_rank(rank, Dataset(dataset), config, folder, measure)
+    _train_rank(rank, Dataset(dataset), config, folder, measure, use_gpu)
     dist.destroy_process_group()
 
 
-def _train_rank(rank: int, dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None) -> None:
+def _train_rank(
+    rank: int, dataset: Dataset, config: TrainJobConfig, folder: Path, measure: Measure | None, use_gpu: bool
+) -> None:
     """Leaves the result file, written by rank 0."""
-    run = Run(dataset, config, folder)
+    run = Run(dataset, config, folder, use_gpu)
     run.train()
     settings = {
         "model": run.info.config.model_dump(mode="json"),

@@ -101,6 +101,7 @@ class Settings(NamedTuple):
     rows: list[str] | None  # of the ablation; None: all
     options: list[str]  # of jobs/train.py, over the part's own
     workers: int = 1
+    use_gpu: bool = False
 
 
 class Measured(NamedTuple):
@@ -165,7 +166,9 @@ class Recipe(NamedTuple):
         return all((self.folder(settings, dataset, seed) / RESULT_FILE).is_file() for seed in settings.seeds)
 
     def folder(self, settings: Settings, dataset: Dataset, seed: int) -> Path:
-        return run_folder(settings.work, self.name, dataset, self.config(settings, seed), settings.workers)
+        return run_folder(
+            settings.work, self.name, dataset, self.config(settings, seed), settings.workers, settings.use_gpu
+        )
 
 
 def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
@@ -174,7 +177,9 @@ def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[di
         config = recipe.config(settings, seed)
         print(f"{recipe.name}, seed {seed}: {' '.join(recipe.row)}", file=sys.stderr)
         folder = recipe.folder(settings, dataset, seed)
-        results.append(fit(dataset, config, folder, partial(stamped, recipe.measure), settings.workers))
+        results.append(
+            fit(dataset, config, folder, partial(stamped, recipe.measure), settings.workers, settings.use_gpu)
+        )
     return results
 
 
@@ -389,11 +394,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
     parser.add_argument("--rows", nargs="+", help="of the ablation, by name [all]")
-    parser.add_argument("--workers", type=int, default=2, help="DDP processes of a thread each [2]")
+    parser.add_argument("--workers", type=int, default=2, help="DDP processes of a thread each, or of a GPU each [2]")
+    parser.add_argument("--use-gpu", action="store_true", help="a GPU for each worker")
     args, options = parser.parse_known_args()
     torch.set_num_threads(1)
     args.work.mkdir(parents=True, exist_ok=True)
-    settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options, args.workers)
+    settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options, args.workers, args.use_gpu)
     try:
         for part in args.parts:
             raw = merge(part, PARTS[part](settings))

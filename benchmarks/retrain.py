@@ -35,7 +35,7 @@ from mlflow.tracking import MlflowClient
 
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, RetrainJobConfig, TrainJobConfig
-from mgray.data_rules import resolve_model
+from mgray.data_rules import resolve_model, resolve_train
 from mgray.dataset import Dataset, Query
 from mgray.engine import ModelScorer, evaluate, part_queries
 from mgray.model import MGDSC
@@ -116,7 +116,7 @@ class Loop:
 
     def train_here(self, dataset: str, warm_start: Path | None, warm_schedule: bool, runs: Path) -> dict[str, Any]:
         """One training in this process -> its validations by CPU seconds, and its test figures."""
-        config, train = self.config, self.config.train
+        config, train = self.config, resolve_train(self.config.train, Dataset(dataset).manifest)
         if warm_schedule:
             train = warm_training(train, config.retrain)
         model = Recommender(warm_start).info.config if warm_start else config.model

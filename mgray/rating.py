@@ -74,7 +74,7 @@ def _whole_users(histories: Histories, part: Part) -> Iterator[RatingQuery]:
 
 
 class ModelRater:
-    """Ratings by a model with a rating head; an item that it does not know gets the user's mean."""
+    """Ratings by a model with a rating head, within its scale; an item that it does not know gets the user's mean."""
 
     def __init__(self, model: MGDSC, max_length: int, device: torch.device) -> None:
         assert model.rating_head is not None, "model.outputs has no rating"
@@ -92,7 +92,8 @@ class ModelRater:
         targets, owner = flat_targets(queries)
         owner = owner.to(self.device)
         mine = RaterState(*(part[owner, -1] for part in state))
-        return self.head.rate(mine, targets.to(self.device)).cpu()
+        rated, scale = self.head.rate(mine, targets.to(self.device)).cpu(), self.model.spec.rating_scale
+        return rated.clamp(scale[0], scale[-1]) if scale else rated
 
 
 def flat_targets(queries: Sequence[RatingQuery]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ from typing import Any
 import mlflow
 import numpy as np
 import torch
-from mlflow.exceptions import MlflowException
 from rich.console import Console
 
 from mgray import report_data as report
@@ -138,7 +137,7 @@ def publish(
     if ranks:
         try:
             version = tracking.register(config.tracking, model_folder, request, tags, card)
-        except MlflowException as error:  # told at the end: the figures of hours of training come first
+        except Exception as error:  # of MLflow, its store or the network; told at the end: hours of training come first
             failure = error
     model = {"name": config.tracking.model_name, "version": version} if version else None
     data = report.ReportData(
@@ -174,9 +173,8 @@ def publish(
     out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
     out.print(f"  then the runs: {tracking.runs_link(uri)}", highlight=False, soft_wrap=True)
     if failure is not None:
-        raise RuntimeError(
-            f"the model is not in the registry at {shown_uri(uri)}; it lies in {model_folder}: {failure.message}"
-        ) from failure
+        where = f"the registry at {shown_uri(uri)}" if config.tracking.register_model else "MLflow's run"
+        raise RuntimeError(f"the model is not in {where}; it lies in {model_folder}: {failure}") from failure
     return {
         "run_id": run_id,
         "tracking_uri": shown_uri(uri),

@@ -199,10 +199,16 @@ class Registry:
 def own_data(data: DataConfig, home: Path, registry: Registry, version: Version) -> DataConfig:
     """`data`; where it names neither a log nor a dataset, with the one that the version was trained on.
 
-    Raises InputError where that is not on record, or no longer there.
+    Raises InputError where that is not on record, or no longer there, and for options of reading a log without one.
     """
     if data.is_named:
         return data
+    idle = sorted(data.model_fields_set - {"out"})
+    if idle:
+        raise InputError(
+            f"data.{idle[0]}: says how a log is read, and none is named; give it with --data.source, or leave the "
+            "option out for the dataset that the model was trained on"
+        )
     manifest, out = registry.manifest(version), resolve_out(data, home)
     folder = dataset_folder(manifest, out) if manifest else None
     if folder is None:

@@ -210,7 +210,7 @@ class Tracker:
 
 
 def try_to_log(what: str, log: Callable[[], None]) -> None:
-    """`log` files to the active run. Where MLflow does not take them, that is said: they lie on disk too."""
+    """`log` to the active run what is on disk or on the screen too. Where MLflow does not take it, that is said."""
     try:
         log()
     except Exception as error:  # see the module's first lines
@@ -241,14 +241,18 @@ def start_run(
     run_id: a run to go on with, which is RUNNING again.
     """
     mlflow.set_experiment(config.experiment)
-    with mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=config.system_metrics) as run:
-        client = MlflowClient()
-        client.log_batch(
+    run = mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=config.system_metrics)
+    status = "FAILED"
+    try:
+        MlflowClient().log_batch(
             run.info.run_id,
             params=[Param(key, param_text(value)[:6000]) for key, value in params.items()],
             tags=[RunTag(key, str(value)) for key, value in tags.items()],
         )
         yield run
+        status = "FINISHED"
+    finally:
+        try_to_log("the run's end", lambda: mlflow.end_run(status))
 
 
 def signature(columns: Iterable[str], info: ModelInfo) -> ModelSignature:

@@ -95,18 +95,21 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
 
 
 def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
-    """The config with the version that `train.warm_start` names now in place of an alias, which may move, and what
-    that model is; None for none. Raises InputError where it names no model: before a run is made, not inside it.
+    """The config with what `train.warm_start` names now in place of an alias or a relative path, which may mean another
+    later, and what that model is; None for none. Raises InputError where it names no model: before a run is made, not
+    inside it.
     """
     source = config.train.warm_start
     if source is None:
         return config, None
-    if not source.startswith("models:/"):
-        return config, checkpoint.load_info(source)
-    found = tracking.find_version(source, uri, "--train.warm_start")
-    pinned = f"models:/{found.name}/{found.version}"
+    if source.startswith("models:/"):
+        found = tracking.find_version(source, uri, "--train.warm_start")
+        pinned = f"models:/{found.name}/{found.version}"
+        info = tracking.fetch_info(pinned, uri)
+    else:  # a Tune trial works in a folder of its own
+        info, pinned = checkpoint.load_info(source), str(Path(source).absolute())
     train = config.train.model_copy(update={"warm_start": pinned})
-    return config.model_copy(update={"train": train}), tracking.fetch_info(pinned, uri)
+    return config.model_copy(update={"train": train}), info
 
 
 def resolve_for(dataset: Dataset, config: ModelConfig, start: ModelInfo | None) -> ModelConfig:
@@ -196,11 +199,15 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
         for name, baseline in baselines.items():
             values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
             tracker.log(values, trained["steps"])
-        with timer.phase("publish"):
-            result = publish(config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds, out)
-        unsent = tracker.replay()
-    if unsent:
-        out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
+        try:
+            with timer.phase("publish"):
+                result = publish(
+                    config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds, out
+                )
+        finally:
+            unsent = tracker.replay()
+            if unsent:
+                out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
     return {
         **result,
         "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},

@@ -131,7 +131,12 @@ class _Run:
         given = self.config.model_dump(exclude={"search", "resume"})
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
         # And before a trial is made, each of which would fail by a wrong input.
-        found, start = find_warm_start(self.config, uri)
+        asked = self.config
+        if "warm_start" in search.memo:  # what an alias named when the search began
+            train = asked.train.model_copy(update={"warm_start": search.memo["warm_start"]})
+            asked = asked.model_copy(update={"train": train})
+        found, start = find_warm_start(asked, uri)
+        search.note(warm_start=found.train.warm_start)
         given["train"] = resolve_train(found.train, dataset.manifest).model_dump()
         given["model"] = resolve_for(dataset, self.config.model, start).model_dump()
         self.base = TrainJobConfig.model_validate(given)

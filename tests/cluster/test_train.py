@@ -342,6 +342,24 @@ def test_a_registry_that_fails_costs_the_version_alone(
     assert len(Recommender(folder).recommend([[]], k=3).items[0]) == 3
 
 
+def test_a_run_whose_end_mlflow_does_not_take_is_done_all_the_same(runs: Runs, tmp_path: Path) -> None:
+    from pipelines import tracking
+
+    database = tmp_path / "mlflow.db"
+    config = TrackingConfig(uri=f"sqlite:///{database}", system_metrics=False)
+    tracking.open_tracking(config, runs.home)
+    try:
+        with (
+            pytest.warns(UserWarning, match="MLflow did not take the run's end"),
+            tracking.start_run(config, {"a": 1}, {}, "test"),
+            closing(sqlite3.connect(database)) as opened,
+        ):
+            opened.execute("ALTER TABLE runs RENAME TO lost")
+        assert mlflow.active_run() is None
+    finally:
+        tracking.open_tracking(TrackingConfig(uri=runs.two_workers["tracking_uri"]), runs.home)
+
+
 def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:
     """SIGKILL to one rank of this session's Ray as soon as a checkpoint under `folder` is on record."""
     until = time.monotonic() + 100

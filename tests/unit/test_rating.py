@@ -1,5 +1,6 @@
 """Rating prediction: the queries of each split, the baselines on cases by hand, and training end to end."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -98,6 +99,14 @@ def test_rates_by_taste_where_biases_cannot(dataset: Dataset, rated: tuple[MGDSC
     assert baselines["user_item_bias"]["rmse"] > 1.3
     assert baselines["matrix_factorization"]["rmse"] < 0.7
     assert baselines["global_mean"]["rmse"] > 1.3
+
+
+def test_ratings_stay_within_the_scale(dataset: Dataset, rated: tuple[MGDSC, list[Validated]]) -> None:
+    """As the figures have it, which clip them too."""
+    model = copy.deepcopy(rated[0])
+    queries = list(rating_queries(dataset, "test"))[:3]
+    model.rating_head.mean += 100
+    assert set(ModelRater(model, 100, CPU)(queries).tolist()) == {dataset.rating_scale()[-1]}
 
 
 def test_both_heads_train_in_one_run(dataset: Dataset) -> None:

@@ -38,6 +38,8 @@ def test_data_that_is_named_is_taken_and_else_the_versions_own(tmp_path: Path, m
     for named in (DataConfig(source="movielens-100k"), DataConfig(dataset="elsewhere")):
         assert own_data(named, home, registry, version) is named
     assert own_data(DataConfig(), home, registry, version).dataset == str(dataset.folder)
+    with pytest.raises(InputError, match=r"data\.split: says how a log is read, and none is named"):
+        own_data(DataConfig(split="temporal"), home, registry, version)
     with pytest.raises(InputError, match=r"is not in .*elsewhere; give a log"):
         own_data(DataConfig(out=str(tmp_path / "elsewhere")), home, registry, version)
 
