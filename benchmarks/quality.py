@@ -117,10 +117,14 @@ def ingest_once(settings: Settings, name: str, options: Sequence[str]) -> Datase
     return Dataset(json.loads(record.read_text()))
 
 
-def ml1m_dataset(settings: Settings) -> Dataset:
+def ml1m_log(settings: Settings) -> Path:
     if settings.log is None:
         raise InputError("--log: missing; this part needs MovieLens-1M, a Parquet file of user_id, item_id, timestamp")
-    return ingest_once(settings, "ml1m", ["--data.source", str(Path(settings.log).absolute())])
+    return Path(settings.log).absolute()
+
+
+def ml1m_dataset(settings: Settings) -> Dataset:
+    return ingest_once(settings, "ml1m", ["--data.source", str(ml1m_log(settings))])
 
 
 def cold_start(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
@@ -292,11 +296,9 @@ def short_histories(log: pl.DataFrame, num_users: int) -> pl.DataFrame:
 
 def measure_short(settings: Settings) -> Measured:
     """The default configuration on real short histories: pieces of MovieLens-1M's."""
-    if settings.log is None:
-        raise InputError("--log: missing; this part needs MovieLens-1M, a Parquet file of user_id, item_id, timestamp")
-    log = settings.work / "short.parquet"
+    whole, log = ml1m_log(settings), settings.work / "short.parquet"
     if not log.is_file():
-        short_histories(pl.read_parquet(settings.log), SHORT_USERS).write_parquet(log)
+        short_histories(pl.read_parquet(whole), SHORT_USERS).write_parquet(log)
     dataset = ingest_once(settings, "short", ["--data.source", str(log.absolute())])
     results = all_seeds(settings, "short", Recipe("short", DEFAULT_MINUTES), dataset)
     raw = summarized(results, dataset)

@@ -184,8 +184,9 @@ class Dataset:
         if share >= 1 and turn.ranks == 1:
             return histories
         mine = np.arange(len(histories.user_ids)) % turn.ranks == turn.rank
-        drawn = np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)
-        return histories.of_rows(mine & drawn)
+        if share < 1:
+            mine &= np.asarray([is_drawn(user_id, share) for user_id in histories.user_ids], dtype=bool)
+        return histories.of_rows(mine)
 
     def queries(
         self,

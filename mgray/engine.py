@@ -383,6 +383,19 @@ def evaluate(
     return evaluate_batches(scorer, mine, item_counts, config)
 
 
+def own_batches(
+    dataset: Dataset,
+    ask: Callable[[int, Turn], Iterable[Asked]],
+    batch_events: int,
+    max_rows: int,
+    max_length: int | None,
+) -> Iterator[list[Asked]]:
+    """What `ask` gives of each shard for this rank's users, as `score_batches`; a shard in memory at a time."""
+    turn = Turn(*rank_and_world())
+    for shard in range(dataset.num_shards):
+        yield from score_batches(ask(shard, turn), batch_events, max_rows, max_length)
+
+
 def part_batches(
     dataset: Dataset,
     part: Part,
@@ -396,10 +409,11 @@ def part_batches(
     columns: those beside items that the scorer reads; max_length: events of a history that it reads, None: all; share:
     of the users, as Dataset.queries draws them.
     """
-    turn, rows = Turn(*rank_and_world()), max_score_rows(dataset.num_items)
-    for shard in range(dataset.num_shards):
-        queries = dataset.queries(part, columns, [shard], share, turn)
-        yield from score_batches(queries, config.batch_events, rows, max_length)
+
+    def ask(shard: int, turn: Turn) -> Iterator[Query]:
+        return dataset.queries(part, columns, [shard], share, turn)
+
+    return own_batches(dataset, ask, config.batch_events, max_score_rows(dataset.num_items), max_length)
 
 
 def evaluate_batches(

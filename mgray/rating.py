@@ -16,7 +16,7 @@ from mgray.batch import left_pad
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import ALL_USERS, PART_NUMBERS, Dataset, Histories, Part, Turn
-from mgray.engine import rank_and_world, score_batches
+from mgray.engine import own_batches
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
 from mgray.model import MGDSC
@@ -112,10 +112,11 @@ def rating_batches(
     share: float = 1.0,
 ) -> Iterator[list[RatingQuery]]:
     """The queries of this rank's users in batches, as `engine.part_batches`."""
-    turn = Turn(*rank_and_world())
-    for shard in range(dataset.num_shards):
-        queries = rating_queries(dataset, part, columns, [shard], share, turn)
-        yield from score_batches(queries, config.batch_events, config.batch_events, max_length)
+
+    def ask(shard: int, turn: Turn) -> Iterator[RatingQuery]:
+        return rating_queries(dataset, part, columns, [shard], share, turn)
+
+    return own_batches(dataset, ask, config.batch_events, config.batch_events, max_length)
 
 
 def evaluate_ratings(rater: Rater, batches: Iterable[Sequence[RatingQuery]], scale: Sequence[float]) -> RatingMetrics:

@@ -43,8 +43,7 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
     else:
         models = [version] if champion is None else [version, champion]
         known = [manifest for one in models if (manifest := registry.manifest(one)) is not None]
-        with timer.phase("dataset"):
-            dataset = _window_dataset(config, home, version, known)
+        dataset = _window_dataset(config, home, version, known, timer)
         with timer.phase("compare"), staging_folder(home, "promote", "--home") as scratch:
             compared = _compare(config, dataset, registry, version, champion, known, scratch)
         passed, reasons = compared.decision.passed, [*given, *compared.reasons]
@@ -85,7 +84,9 @@ def _compare(
     )
 
 
-def _window_dataset(config: PromoteJobConfig, home: Path, version: Version, known: list[Manifest]) -> Dataset:
+def _window_dataset(
+    config: PromoteJobConfig, home: Path, version: Version, known: list[Manifest], timer: Timer
+) -> Dataset:
     """Whose test part is the window.
 
     The dataset or log that the config names; else that of the two models' own datasets whose log ends later: the test
@@ -93,7 +94,7 @@ def _window_dataset(config: PromoteJobConfig, home: Path, version: Version, know
     """
     if config.data.is_named:
         cluster.connect()
-        return obtain_dataset(config.data, home, console(), Timer())[0]
+        return obtain_dataset(config.data, home, console(), timer)[0]
     newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)
     out = resolve_out(config.data, home)
     folder = dataset_folder(newest, out) if newest else None

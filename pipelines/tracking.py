@@ -352,9 +352,11 @@ def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, s
     return folder / "artifacts" / "model", found.name, str(found.version)
 
 
-def fetch_info(version_uri: str, tracking_uri: str) -> ModelInfo:
-    """What a registered model is, without its weights. version_uri: models:/NAME/VERSION. Raises InputError."""
-    find_version(version_uri, tracking_uri)
+def fetch_info(version_uri: str) -> ModelInfo:
+    """What a registered model is, without its weights. version_uri: models:/NAME/VERSION, of one that is there.
+
+    Raises InputError where its files are not.
+    """
     with tempfile.TemporaryDirectory() as target:
         return parse_info(_download(f"{version_uri}/artifacts/model/{MODEL_FILE}", Path(target)).read_bytes())
 

@@ -105,7 +105,7 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
     if source.startswith("models:/"):
         found = tracking.find_version(source, uri, "--train.warm_start")
         pinned = f"models:/{found.name}/{found.version}"
-        info = tracking.fetch_info(pinned, uri)
+        info = tracking.fetch_info(pinned)
     else:  # a Tune trial works in a folder of its own
         info, pinned = checkpoint.load_info(source), str(Path(source).absolute())
     train = config.train.model_copy(update={"warm_start": pinned})
@@ -130,7 +130,7 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
         return None
     if source.startswith("models:/"):
         return str(tracking.fetch_model(source, uri, run_folder / "warm_start")[0])
-    return str(Path(source).absolute())
+    return source  # absolute, by find_warm_start
 
 
 def train_in_run(

@@ -20,6 +20,7 @@ from ray import tune
 from rich.console import Console
 
 from mgray import search as spaces
+from mgray.checkpoint import ModelInfo
 from mgray.config import TrainJobConfig, TuneJobConfig
 from mgray.data_rules import resolve_train
 from mgray.dataset import Dataset
@@ -100,6 +101,17 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
     return dataset
 
 
+def _warm_start(search: SearchFolder, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
+    """As find_warm_start; a resumed search goes on from the version that an alias named when it began."""
+    config = search.config
+    if "warm_start" in search.memo:
+        train = config.train.model_copy(update={"warm_start": search.memo["warm_start"]})
+        config = config.model_copy(update={"train": train})
+    found, start = find_warm_start(config, uri)
+    search.note(warm_start=found.train.warm_start)
+    return found, start
+
+
 class _Failures(tune.Callback):
     """Trials whose process died, as often as `scale.max_failures` allows; the others end by a report."""
 
@@ -131,12 +143,7 @@ class _Run:
         given = self.config.model_dump(exclude={"search", "resume"})
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
         # And before a trial is made, each of which would fail by a wrong input.
-        asked = self.config
-        if "warm_start" in search.memo:  # what an alias named when the search began
-            train = asked.train.model_copy(update={"warm_start": search.memo["warm_start"]})
-            asked = asked.model_copy(update={"train": train})
-        found, start = find_warm_start(asked, uri)
-        search.note(warm_start=found.train.warm_start)
+        found, start = _warm_start(search, uri)
         given["train"] = resolve_train(found.train, dataset.manifest).model_dump()
         given["model"] = resolve_for(dataset, self.config.model, start).model_dump()
         self.base = TrainJobConfig.model_validate(given)
