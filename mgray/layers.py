@@ -82,12 +82,18 @@ class BatchNorm(nn.Module):
         return summand * self.weight * torch.rsqrt(self.running_variance + EPSILON)
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        count = _over_ranks(mask.sum()).clamp(min=1)
-        mean = _over_ranks((x * mask).sum((0, 1))) / count
-        variance = _over_ranks(((x - mean).square() * mask).sum((0, 1))) / count
+        # One reduction a norm, since a small step waits for little else. Squares are taken about the running mean, the
+        # same on every rank: about zero, a variance far below the mean's square would be lost.
+        centred = (x - self.running_mean) * mask
+        sums = (centred.sum((0, 1)), centred.square().sum((0, 1)), mask.sum().float().view(1))
+        first, second, count = _over_ranks(torch.cat(sums)).split([x.shape[-1], x.shape[-1], 1])
+        count = count.clamp(min=1)
+        offset = first / count
+        variance = (second / count - offset.square()).clamp(min=0)
+        mean = self.running_mean + offset
         with torch.no_grad():
-            self.running_mean.lerp_(mean.detach(), BATCH_NORM_MOMENTUM)
-            self.running_variance.lerp_(variance.detach(), BATCH_NORM_MOMENTUM)
+            self.running_mean.lerp_(mean, BATCH_NORM_MOMENTUM)
+            self.running_variance.lerp_(variance, BATCH_NORM_MOMENTUM)
         return mean, variance
 
 
