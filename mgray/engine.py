@@ -420,16 +420,28 @@ def evaluate_batches(
     scorer: Scorer, batches: Iterable[Sequence[Query]], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
 ) -> RankingMetrics:
     """Full-catalogue ranking of this rank's queries; the result is over all ranks, each of which must call it."""
+    return evaluate_each([scorer], batches, item_counts, config)[0]
+
+
+def evaluate_each(
+    scorers: Sequence[Scorer],
+    batches: Iterable[Sequence[Query]],
+    item_counts: npt.NDArray[np.int64],
+    config: EvaluateConfig,
+) -> list[RankingMetrics]:
+    """As evaluate_batches, of several scorers on the same queries, which are read once; a result a scorer."""
     num_items = len(item_counts) - 1
-    metrics = RankingMetrics(config.k, item_counts)
+    found = [RankingMetrics(config.k, item_counts) for _ in scorers]
     for batch in batches:
-        scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
-        top = scores.topk(min(config.k, num_items), dim=1)
-        # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
-        recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
-        metrics.update(ranks, recommended, [len(query.history) for query in batch], targets)
-    metrics.all_reduce()
-    return metrics
+        for scorer, metrics in zip(scorers, found, strict=True):
+            scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
+            top = scores.topk(min(config.k, num_items), dim=1)
+            # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
+            recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
+            metrics.update(ranks, recommended, [len(query.history) for query in batch], targets)
+    for metrics in found:
+        metrics.all_reduce()
+    return found
 
 
 def part_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[Query]:

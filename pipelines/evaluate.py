@@ -17,7 +17,7 @@ from mgray.baselines import make_baselines
 from mgray.columns import OptionalColumn
 from mgray.config import EvalJobConfig, EvaluateConfig, Outputs, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query
-from mgray.engine import HistoryList, evaluate_batches, max_score_rows, part_batches
+from mgray.engine import HistoryList, evaluate_batches, evaluate_each, max_score_rows, part_batches
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics, valid_share
 from mgray.manifest import MANIFEST_FILE, Manifest
@@ -57,10 +57,10 @@ def evaluate_baselines(
 
 
 def _ranked(dataset: Dataset, part: Part, config: EvaluateConfig) -> dict[str, RankingMetrics]:
-    return {
-        name: evaluate_batches(scorer, part_batches(dataset, part, (), config), dataset.item_counts, config)
-        for name, scorer in make_baselines(dataset).items()
-    }
+    scorers = make_baselines(dataset)
+    batches = part_batches(dataset, part, (), config)
+    found = evaluate_each(list(scorers.values()), batches, dataset.item_counts, config)
+    return dict(zip(scorers, found, strict=True))
 
 
 def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, list[report.SliceRow]]:
