@@ -1,4 +1,4 @@
-"""Quality where little is known: users of a few events, and items that came after the training.
+"""Quality where little is known: users of a few events, users that began later, and items that came after training.
 
 A model knows no users, so a user it never saw is served from a history of any length; one without a known item gets the
 popularity list. An item without a number is left out of every history, cannot be recommended, and counts as a miss
@@ -6,7 +6,7 @@ where it is the target; the next training gives it a number (from data.min_item_
 that scores like an average item.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,12 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
-from mgray.dataset import Query
-from mgray.engine import HistoryList, Scorer, evaluate
+from mgray.dataset import Dataset, Query
+from mgray.engine import HistoryList, Scorer, evaluate, evaluate_each, max_score_rows, score_batches
 from mgray.schema import UNKNOWN
 
 LENGTHS = (1, 2, 5, 10)  # events
+FIRST_EVENTS = (0, 1, 2, 5, 10, 20)  # known of a new user: borders of the rows, the last one open
 HIDDEN_SHARES = (0.1, 0.3)  # of the catalogue
 
 Mask = npt.NDArray[np.bool_]
@@ -77,3 +79,37 @@ def measure_cold_start(
         shown = [without_items(query, hidden) for query in queries]
         by_hidden_share[f"{share:g}"] = metrics(_HidingScorer(scorer, hidden), shown)
     return ColdStart(len(long), by_length | {"all": metrics(scorer, long)}, by_hidden_share)
+
+
+def new_user_queries(dataset: Dataset, columns: Collection[OptionalColumn] = ()) -> Iterator[Query]:
+    """The test part's queries of users without an event to train on: of a split in time, those that began later."""
+    for shard in range(dataset.num_shards):
+        lengths = dataset.read_training(shard).train_end
+        began_later = {user for user, length in zip(dataset.read(shard).user_ids, lengths, strict=True) if length == 0}
+        yield from (query for query in dataset.queries("test", columns, [shard]) if query.user_id in began_later)
+
+
+def measure_new_users(
+    scorers: Mapping[str, Scorer],
+    queries: Sequence[Query],
+    item_counts: npt.NDArray[np.int64],
+    config: EvaluateConfig,
+) -> dict[str, dict[str, Metrics]]:
+    """Events known of the user, as `5-9` -> scorer's name -> its metrics, with `count` queries.
+
+    queries: of `new_user_queries`; item_counts: [V + 1] training events.
+    """
+    found: dict[str, dict[str, Metrics]] = {}
+    for begin, end in zip(FIRST_EVENTS, (*FIRST_EVENTS[1:], None), strict=True):
+        chosen = [
+            query for query in queries if begin <= len(query.history) and (end is None or len(query.history) < end)
+        ]
+        if not chosen:
+            continue
+        label = f"{begin}+" if end is None else str(begin) if end == begin + 1 else f"{begin}-{end - 1}"
+        batches = score_batches(chosen, config.batch_events, max_score_rows(len(item_counts) - 1))
+        measured = evaluate_each(list(scorers.values()), batches, item_counts, config)
+        found[label] = {
+            name: metrics.compute() | {"count": len(chosen)} for name, metrics in zip(scorers, measured, strict=True)
+        }
+    return found

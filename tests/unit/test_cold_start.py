@@ -1,16 +1,20 @@
 """Cold start is measured on what a service would know, no more."""
 
+from pathlib import Path
+
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
-from mgray.cold_start import measure_cold_start, newest, without_items
+from mgray.cold_start import measure_cold_start, measure_new_users, new_user_queries, newest, without_items
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig
 from mgray.dataset import Query
 from mgray.engine import HistoryList
 from mgray.schema import UNKNOWN
+from tests.datasets import write_dataset
 
 NUM_ITEMS = 40
 COUNTS = np.arange(NUM_ITEMS + 1)
@@ -67,3 +71,25 @@ def test_quality_grows_with_what_the_scorer_can_read() -> None:
     assert result.by_hidden_share["0"]["hr@1"] == pytest.approx(200 / 201)
     assert result.by_hidden_share["0.1"]["hr@1"] == pytest.approx(0.59, abs=0.15)
     assert result.by_hidden_share["0.3"]["hr@1"] < result.by_hidden_share["0.1"]["hr@1"]
+
+
+def test_new_users_are_those_that_began_after_training(tmp_path: Path) -> None:
+    # The first eight tenths are trained on, all of `old`, who comes back once; `new` begins behind them.
+    events = [("old", f"i{n % 10}", n) for n in range(85)] + [("new", f"i{n % 10}", 100 + n) for n in range(20)]
+    log = pl.DataFrame([*events, ("old", "i3", 200)], schema=["user_id", "item_id", "timestamp"], orient="row")
+    dataset = write_dataset(tmp_path / "data", log, split="temporal")
+    queries = list(new_user_queries(dataset))
+    assert {query.user_id for query in queries} == {"new"}
+    assert [query.user_id for query in dataset.queries("test")].count("old") == 1
+    assert len(queries) == sum(query.user_id == "new" for query in dataset.queries("test"))
+
+
+def test_new_users_are_measured_by_what_is_known_of_them() -> None:
+    histories = [[5, 6, 7, 8][:known] for known in range(5)]
+    queries = [query(items, items[-4] % NUM_ITEMS + 1 if len(items) == 4 else 1) for items in histories]
+    options = EvaluateConfig(k=1, remove_seen=False)
+    found = measure_new_users({"a": ReadsFarBack(), "b": ReadsFarBack()}, queries, COUNTS, options)
+    assert list(found) == ["0", "1", "2-4"]
+    assert [row["a"]["count"] for row in found.values()] == [1, 1, 3]
+    assert found["2-4"]["a"]["hr@1"] >= 1 / 3
+    assert found["2-4"]["a"] == found["2-4"]["b"]
