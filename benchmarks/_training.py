@@ -37,6 +37,7 @@ from mgray.config import TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries, rank_and_world
+from mgray.item_vectors import start_items_
 from mgray.model import MGDSC
 from mgray.objective import Objective, resolve_exclude_seen
 
@@ -73,7 +74,10 @@ class Run:
             exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
         )
         torch.manual_seed(config.train.seed)
-        self.model = MGDSC(resolved, dataset.num_items, self.info.inputs).to(self.device)
+        self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
+        if self.rank == 0 and not self.state.is_dir():  # DDP gives them to the others
+            start_items_(self.model, dataset, config.train)
+        self.model.to(self.device)
         objective: nn.Module = Objective(self.model, config.train, self.device, exclude_seen=self.info.exclude_seen)
         if world_size > 1:
             objective = DistributedDataParallel(objective)

@@ -4,16 +4,18 @@
     python benchmarks/quality.py ml1m --log interactions.parquet            # 42 minutes a seed
     python benchmarks/quality.py ml1m-budget --log ...                      # 30 minutes a seed
     python benchmarks/quality.py short --log ...                            # 5 minutes a seed
+    python benchmarks/quality.py shop                                       # 12 minutes a seed
     python benchmarks/quality.py ablation --log ... --seeds 0               # 10 minutes a row
     python benchmarks/quality.py ml1m --log ... --model.width 128           # any option of jobs/train.py
 
---log is MovieLens-1M: user_id, item_id, timestamp, one row an event; MovieLens-100K is fetched. Ranking is over the
-full catalogue, seen items removed, ties against the model. What is chosen (the best epoch, the best row) is chosen by
-validation; the test part is read once, when a training has ended, and its figure is kept in --work: a training that was
-stopped goes on in the next sitting, and one that is done is not done again (whatever the program's code is by then: to
-measure that, give another --work). Parts are merged into results/quality.json by name, and of ml1m, ml1m-budget, ml100k
-and temporal the seeds too, where settings and dataset are the same: sittings of one seed each make a mean. A change of
-the code in between is told by the commits of the runs alone.
+--log is MovieLens-1M: user_id, item_id, timestamp, one row an event; MovieLens-100K is fetched, and `shop` reads a log
+that benchmarks/requirements.txt installs. Ranking is over the full catalogue, seen items removed, ties against the
+model. What is chosen (the best epoch, the best row) is by validation; the test part is read once, when a training
+has ended, and its figure is kept in --work: a training that was stopped goes on in the next sitting, and one that is
+done is not done again (whatever the program's code is by then: to measure that, give another --work). Parts are merged
+into results/quality.json by name, and of ml1m, ml1m-budget, ml100k and temporal the seeds too, where settings and
+dataset are the same: sittings of one seed each make a mean. A change of the code in between is told by the commits of
+the runs alone.
 """
 
 import argparse
@@ -32,13 +34,14 @@ import polars as pl
 import torch
 from _datasets import ingest
 from _results import check, environment, read, write
+from _shop import baskets, households
 from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
 from mgray.baselines import RECENT_DAYS, make_baselines
-from mgray.cold_start import measure_cold_start
+from mgray.cold_start import measure_cold_start, measure_new_users, new_user_queries
 from mgray.config import TrainJobConfig, parse_args
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, evaluate, part_queries
+from mgray.engine import ModelScorer, evaluate, evaluate_each, part_batches, part_queries
 from mgray.errors import InputError
 from mgray.synthetic import DenseHabits, OracleScorer, SparseShop
 
@@ -133,6 +136,13 @@ def cold_start(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
     return {"cold_start": measure_cold_start(scorer, queries, dataset.item_counts, config.evaluate)._asdict()}
 
 
+def new_users(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
+    """Quality for users that training never saw, by what is known of them, beside the baselines on the same queries."""
+    queries = list(new_user_queries(dataset, scorer.columns))
+    scorers = {"model": scorer, **make_baselines(dataset)}
+    return {"new_users": measure_new_users(scorers, queries, dataset.item_counts, config.evaluate)}
+
+
 def stamped(measure: Measure | None, scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
     """What a recipe measures, and what tells whether another sitting's training is comparable."""
     made = environment()
@@ -203,12 +213,11 @@ def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -
     return sorted([*results, *earlier], key=lambda run: run["seed"])
 
 
-def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
-    queries, evaluation = part_queries(dataset, "test"), TrainJobConfig().evaluate
-    return {
-        name: evaluate(scorer, queries, dataset.item_counts, evaluation).compute()
-        for name, scorer in make_baselines(dataset).items()
-    }
+def measure_baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
+    scorers, evaluation = make_baselines(dataset), TrainJobConfig().evaluate
+    batches = part_batches(dataset, "test", (), evaluation)
+    found = evaluate_each(list(scorers.values()), batches, dataset.item_counts, evaluation)
+    return {name: metrics.compute() for name, metrics in zip(scorers, found, strict=True)}
 
 
 def mean(results: Sequence[dict[str, Any]], metric: str, part: str = "test") -> float:
@@ -218,7 +227,7 @@ def mean(results: Sequence[dict[str, Any]], metric: str, part: str = "test") -> 
 def summarized(results: list[dict[str, Any]], dataset: Dataset, **more: Any) -> dict[str, Any]:
     parts = ("test", "valid") if results[0]["valid"] else ("test",)  # none of train.include_valid
     means = {part: {metric: mean(results, metric, part) for metric in (HR, NDCG)} for part in parts}
-    return {"means": means, "baselines": baselines(dataset), "runs": results, **more}
+    return {"means": means, "baselines": measure_baselines(dataset), "runs": results, **more}
 
 
 def measure_ml1m(settings: Settings) -> Measured:
@@ -255,7 +264,7 @@ def measure_ml100k(settings: Settings) -> Measured:
 def measure_temporal(settings: Settings) -> Measured:
     """The last tenth of MovieLens-100K's time tests; users that began in it are there too."""
     dataset = ingest_once(settings, "ml100k-temporal", ["--data.split", "temporal"])
-    results = all_seeds(settings, "temporal", Recipe("temporal", DEFAULT_MINUTES), dataset)
+    results = all_seeds(settings, "temporal", Recipe("temporal", DEFAULT_MINUTES, measure=new_users), dataset)
     raw = summarized(results, dataset)
     ratio = mean(results, NDCG) / raw["baselines"][RECENT][NDCG]
     return Measured(raw, [check("temporal_vs_recent_popularity", ratio, 1.0, ">")])
@@ -306,6 +315,22 @@ def measure_short(settings: Settings) -> Measured:
     return Measured(raw, [check("short_vs_cooccurrence", ratio, 1.0, ">")])
 
 
+def measure_shop(settings: Settings) -> Measured:
+    """The default configuration on a real shop's log, in short histories and in long ones."""
+    raw: dict[str, Any] = {}
+    checks = []
+    for name, make_log in (("baskets", baskets), ("households", households)):
+        log = settings.work / f"{name}.parquet"
+        if not log.is_file():
+            make_log().write_parquet(log)
+        dataset = ingest_once(settings, name, ["--data.source", str(log.absolute())])
+        results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
+        raw[name] = summarized(results, dataset)
+        best = max(metrics[NDCG] for metrics in raw[name]["baselines"].values())
+        checks.append(check(f"{name}_vs_best_baseline", mean(results, NDCG) / best, 1.0, ">"))
+    return Measured(raw, checks)
+
+
 def measure_ablation(settings: Settings) -> Measured:
     """Every row at the same budget; those that are not asked for are there too where they were measured before."""
     unknown = set(settings.rows or ()).difference(ROWS)
@@ -339,6 +364,7 @@ PARTS = {
     "temporal": measure_temporal,
     "synthetic": measure_synthetic,
     "short": measure_short,
+    "shop": measure_shop,
     "ablation": measure_ablation,
 }
 

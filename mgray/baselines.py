@@ -6,6 +6,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
 from mgray.engine import HistoryList, Scorer
 from mgray.schema import PAD
@@ -41,21 +42,6 @@ class CooccurrenceScorer:
         return torch.from_numpy(self.counts[last].toarray() + self.tie_break).float()
 
 
-def cooccurrence_counts(dataset: Dataset) -> sparse.csr_matrix:
-    """[V + 1, V + 1]: for each ordered pair of training items, the sum of 1/distance over distances 1 to 3."""
-    size = dataset.num_items + 1
-    total = sparse.csr_matrix((size, size), dtype=np.float64)
-    for histories in dataset.train_events():
-        items = histories.columns.items.astype(np.int64)
-        owner = np.repeat(np.arange(len(histories.train_end)), histories.train_end)
-        for distance, weight in enumerate(DISTANCE_WEIGHTS, start=1):
-            same = owner[:-distance] == owner[distance:]
-            before, after = items[:-distance][same], items[distance:][same]
-            pairs = sparse.coo_matrix((np.full(len(before), weight), (before, after)), shape=(size, size))
-            total = total + pairs.tocsr()
-    return total
-
-
 def recent_counts(dataset: Dataset, days: float = RECENT_DAYS) -> npt.NDArray[np.int64]:
     """[V + 1]: training events of each item in the last `days` of the training part."""
     newest = -np.inf
@@ -75,5 +61,5 @@ def make_baselines(dataset: Dataset) -> dict[str, Scorer]:
     return {
         "popularity": PopularityScorer(dataset.item_counts),
         f"popularity_{RECENT_DAYS}d": PopularityScorer(recent_counts(dataset)),
-        "cooccurrence": CooccurrenceScorer(cooccurrence_counts(dataset), dataset.item_counts),
+        "cooccurrence": CooccurrenceScorer(pair_counts(dataset, DISTANCE_WEIGHTS), dataset.item_counts),
     }

@@ -425,6 +425,11 @@ class TrainConfig(Section):
     )
     augment_drop: float = Field(0.0, ge=0.0, lt=1.0, description="share of training events taken out")
     augment_mask: float = Field(0.0, ge=0.0, lt=1.0, description="share of training events whose item is hidden")
+    item_init: Literal["cooccurrence", "random"] = Field(
+        "cooccurrence",
+        description="how the item vectors of a model that recommends start: from what stands near what in the training "
+        "part, or at random; a warm start has the earlier model's",
+    )
     warm_start: str | None = Field(
         None, description="model to start from: models:/NAME@ALIAS or a model folder; items are matched by raw id"
     )

@@ -23,6 +23,7 @@ from mgray.dataset import Dataset, Part
 from mgray.engine import Logged, Trainer, Validated
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
+from mgray.item_vectors import start_items_
 from mgray.model import MGDSC
 from mgray.objective import Objective, resolve_exclude_seen
 from mgray.warm_start import warm_start_
@@ -134,10 +135,13 @@ class RankRun:
             include_valid=self.config.train.include_valid,
             exclude_seen=resolve_exclude_seen(self.config.train, self.config.evaluate.remove_seen),
         )
-        # Drawn alike on every rank, so DDP's first broadcast changes nothing and one process gives the same weights.
+        # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
         self.model = MGDSC(model, self.dataset.num_items, self.info.inputs)
-        if given.warm_start is not None:
+        if given.warm_start is None:
+            if session.rank == 0:  # DDP gives them to the others
+                start_items_(self.model, self.dataset, self.config.train)
+        else:
             source, _, vocabulary = checkpoint.load_model(given.warm_start, torch.device("cpu"))
             warm_start_(
                 self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgray.baselines import cooccurrence_counts, make_baselines
+from mgray.baselines import make_baselines
 from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
@@ -288,20 +288,6 @@ def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
     kept = evaluate(scorer, [seen], dataset.item_counts, EvaluateConfig(k=60, remove_seen=False)).compute()
     assert removed["hr@60"] == 0
     assert kept["hr@60"] == 1
-
-
-def test_cooccurrence_by_hand(tmp_path: Path) -> None:
-    """Training part a b a c (the last two events are held out): a->b 1, a->a 1/2, b->a 1, a->c 1 + 1/3, b->c 1/2."""
-    import polars as pl
-
-    items = ["a", "b", "a", "c", "x", "y"]
-    log = pl.DataFrame({"user_id": ["u"] * 6, "item_id": items, "timestamp": np.arange(6.0), "rating": [1.0] * 6})
-    dataset = write_dataset(tmp_path / "v", log, num_shards=1)
-    number = {item: i for i, item in enumerate(dataset.item_ids, start=1)}
-    counts = cooccurrence_counts(dataset).toarray()
-    pairs = {(a, b): counts[number[a], number[b]] for a in "abc" for b in "abc"}
-    expected = {("a", "b"): 1, ("a", "a"): 1 / 2, ("b", "a"): 1, ("a", "c"): 4 / 3, ("b", "c"): 1 / 2}
-    assert pairs == pytest.approx({pair: expected.get(pair, 0) for pair in pairs})
 
 
 def saved_model(dataset: Dataset, folder: Path) -> Path:

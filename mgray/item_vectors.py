@@ -1,0 +1,91 @@
+"""Where an item's vector starts: from what stands near it in the histories, instead of at random.
+
+The factors of the positive pointwise mutual information of neighbouring items, which is what word2vec's vectors
+approximate (Levy & Goldberg, "Neural word embedding as implicit matrix factorization", NeurIPS 2014), with the choices
+that Levy, Goldberg & Dagan found to matter (TACL 2015): neighbours weigh less with distance, a context's frequency
+is taken to the power 3/4, and the eigenvalues enter by their square roots. A model whose scores are products of an
+interest with these vectors, and whose blocks start near the identity, begins as a recommender of neighbours; a sparse
+log does not have the events to find them from random numbers.
+
+Legend: `V` items (1..V; 0 is padding), `D` width.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+from scipy.sparse.linalg import eigsh
+
+from mgray.config import TrainConfig
+from mgray.cooccurrence import pair_counts
+from mgray.dataset import Dataset
+from mgray.model import MGDSC
+from mgray.schema import PAD
+
+WINDOW = 8  # events to either side
+WEIGHTS = tuple(1 - distance / WINDOW for distance in range(WINDOW))
+CONTEXT_POWER = 0.5
+NOISE = 0.1  # of the random start that is kept, for items without neighbours and factors beyond the rank
+# What a log of any size is cut to: a few minutes of a core and a gigabyte at most.
+MAX_PAIRS = 2**24  # counted; beyond, a share of the users is drawn
+MAX_ITEMS = 2**18  # with the most training events; the others start at random
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def positive_pmi(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Symmetric counts of neighbours [V, V] -> positive pointwise mutual information, made symmetric again [V, V]."""
+    counts = counts.tocoo()
+    apart = counts.row != counts.col  # that an item follows itself says nothing of what it is like
+    row, column, count = counts.row[apart], counts.col[apart], counts.data[apart]
+    total = np.bincount(row, count, counts.shape[0])
+    context = total**CONTEXT_POWER
+    information = np.log(count * context.sum() / (total[row] * context[column]))
+    found = sparse.csr_matrix((np.maximum(information, 0), (row, column)), shape=counts.shape)
+    return (found + found.T) / 2
+
+
+def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
+    """A symmetric matrix's [V, V] part of its `rank` largest eigenvalues, none below zero: F F^T with F [V, rank]."""
+    size = matrix.shape[0]
+    if rank >= size // 2:  # Lanczos finds some of many
+        values, vectors = np.linalg.eigh(matrix.toarray())
+        values, vectors = values[-rank:], vectors[:, -rank:]
+    else:
+        # A start of its own, so that the same log gives the same vectors.
+        values, vectors = eigsh(matrix, k=rank, which="LA", v0=np.ones(size), tol=1e-4)
+    found = np.zeros((size, rank))
+    found[:, : len(values)] = vectors * np.sqrt(np.maximum(values, 0))
+    return found
+
+
+def item_vectors(dataset: Dataset, width: int) -> FloatArray:
+    """[V + 1, D]; zero for padding and for an item that has no neighbour, or is not among the MAX_ITEMS."""
+    pairs = dataset.manifest.train_events * WINDOW
+    counts = pair_counts(dataset, WEIGHTS, share=min(1.0, MAX_PAIRS / max(1, pairs)))
+    frequent = np.argsort(-dataset.item_counts[1:], kind="stable")[:MAX_ITEMS] + 1
+    chosen = counts[frequent][:, frequent]
+    found = np.zeros((dataset.num_items + 1, width))
+    found[frequent] = factors(positive_pmi(chosen + chosen.T), width)
+    return found
+
+
+def start_items_(model: MGDSC, dataset: Dataset, config: TrainConfig) -> None:
+    """Start the items of a model that recommends as `item_init` says, in place; NOISE of the random start stays.
+
+    The vectors are turned at random, by torch's generator: a channel's time scale is no matter of its eigenvalue.
+    Their root mean square length is that of the random start.
+    """
+    if config.item_init == "random" or model.config.outputs == "rating":
+        return
+    table = model.embedding.weight
+    vectors = torch.from_numpy(item_vectors(dataset, table.shape[1])).float()
+    is_known = (vectors.square().sum(1) > 0)[:, None]
+    if not is_known.any():
+        return
+    length = vectors.square().sum(1, keepdim=True)[is_known].mean().sqrt()
+    turn, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
+    with torch.no_grad():
+        random = table.cpu() * torch.where(is_known, NOISE, 1.0)
+        table.copy_(vectors @ turn / length + random)
+        table[PAD] = 0
