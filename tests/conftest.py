@@ -10,6 +10,17 @@ import pytest
 from mgray.config import DataConfig
 from mgray.dataset import Dataset
 
+# Folders whose tests stay in one process each under `pytest -n 2 --dist loadgroup`: two Rays at a time, not one a test.
+# Those of a group also share what is made once a session. All other tests go wherever there is room.
+GROUPS = {"cluster": "ray here", "contract": "ray here", "infra": "jobs", "jobs": "jobs", "ui": "jobs"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        group = GROUPS.get(item.path.relative_to(config.rootpath / "tests").parts[0])
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
