@@ -1,11 +1,11 @@
 """Where an item's vector starts: from what stands near it in the histories, instead of at random.
 
 The factors of the positive pointwise mutual information of neighbouring items, which is what word2vec's vectors
-approximate (Levy & Goldberg, "Neural word embedding as implicit matrix factorization", NeurIPS 2014), with the choices
-that Levy, Goldberg & Dagan found to matter (TACL 2015): neighbours weigh less with distance, a context's frequency
-is taken to the power 3/4, and the eigenvalues enter by their square roots. A model whose scores are products of an
-interest with these vectors, and whose blocks start near the identity, begins as a recommender of neighbours; a sparse
-log does not have the events to find them from random numbers.
+approximate (Levy & Goldberg, "Neural word embedding as implicit matrix factorization", NeurIPS 2014), with choices
+that Levy, Goldberg & Dagan found to matter (TACL 2015): neighbours weigh less with distance, a context's frequency is
+taken to a power, and the eigenvalues enter by their square roots. A model whose scores are products of an interest with
+these vectors, and whose blocks start near the identity, begins as a recommender of neighbours; a sparse log does not
+have the events to find them from random numbers.
 
 Legend: `V` items (1..V; 0 is padding), `D` width.
 """
@@ -24,10 +24,11 @@ from mgray.schema import PAD
 
 WINDOW = 8  # events to either side
 WEIGHTS = tuple(1 - distance / WINDOW for distance in range(WINDOW))
-CONTEXT_POWER = 0.5
+CONTEXT_POWER = 0.5  # 3/4 there: popular items then start too far behind (MovieLens-100K untrained: 0.053, 0.098)
 NOISE = 0.1  # of the random start that is kept, for items without neighbours and factors beyond the rank
-# What a log of any size is cut to: a few minutes of a core and a gigabyte at most.
-MAX_PAIRS = 2**24  # counted; beyond, a share of the users is drawn
+TOLERANCE = 1e-2  # of an eigenvalue, relative: a start wants no more, and takes two thirds of the time of 1e-4
+# What a log of any size is cut to: about a minute of a core, and a gigabyte.
+MAX_PAIRS = 2**23  # counted; beyond, a share of the users is drawn
 MAX_ITEMS = 2**18  # with the most training events; the others start at random
 
 FloatArray = npt.NDArray[np.float64]
@@ -53,7 +54,7 @@ def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
         values, vectors = values[-rank:], vectors[:, -rank:]
     else:
         # A start of its own, so that the same log gives the same vectors.
-        values, vectors = eigsh(matrix, k=rank, which="LA", v0=np.ones(size), tol=1e-4)
+        values, vectors = eigsh(matrix, k=rank, which="LA", v0=np.ones(size), tol=TOLERANCE)
     found = np.zeros((size, rank))
     found[:, : len(values)] = vectors * np.sqrt(np.maximum(values, 0))
     return found

@@ -36,10 +36,10 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
 
 
 def test_mutual_information_by_hand() -> None:
-    """Of the totals 4, 5, 3, what is beside itself left out: log(count * sum of powers / (total * other's power))."""
+    """Of the totals 4, 5, 3, what is beside itself left out: log(count * sum of roots / (total * other's root))."""
     counts = sparse.csr_matrix(np.array([[7.0, 3, 1], [3, 0, 2], [1, 2, 0]]))  # the 7 is an item beside itself
     total = np.array([4.0, 5.0, 3.0])
-    context = total**0.75
+    context = np.sqrt(total)
 
     def information(row: int, column: int, count: float) -> float:
         return max(0.0, np.log(count * context.sum() / (total[row] * context[column])))
@@ -53,8 +53,9 @@ def test_mutual_information_by_hand() -> None:
     assert found[0, 1] > 0
 
 
-@pytest.mark.parametrize(("size", "rank"), [(60, 5), (12, 6), (4, 7)], ids=["some of many", "half", "beyond the rank"])
+@pytest.mark.parametrize(("size", "rank"), [(200, 5), (12, 6), (4, 7)], ids=["some of many", "half", "beyond the rank"])
 def test_factors_are_the_best_of_their_rank(size: int, rank: int) -> None:
+    """No product of their rank is nearer than that of the largest eigenvalues (Eckart & Young 1936)."""
     given = np.random.default_rng(0).random((size, size))
     matrix = given + given.T
     found = factors(sparse.csr_matrix(matrix), rank)
@@ -62,7 +63,7 @@ def test_factors_are_the_best_of_their_rank(size: int, rank: int) -> None:
     values, vectors = np.linalg.eigh(matrix)
     values[: max(0, size - rank)] = 0
     best = vectors * np.maximum(values, 0) @ vectors.T
-    np.testing.assert_allclose(found @ found.T, best, atol=2e-3)
+    assert np.linalg.norm(matrix - found @ found.T) <= 1.01 * np.linalg.norm(matrix - best)
 
 
 @pytest.fixture(scope="module")
