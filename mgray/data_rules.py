@@ -10,11 +10,9 @@ from mgray.manifest import Manifest
 DROPOUT_AT_100K = 0.5  # of 100,000 training events
 DROPOUT_PER_DECADE = 0.25  # less for ten times the events
 DROPOUT_RANGE = (0.1, 0.5)
-# Below so many training events batch normalization's noise is worth having (MovieLens-100K); above, it costs time and
-# buys nothing (1M). Histories must be long: like lengths share a batch, so where all are short a batch has one length,
-# whose statistics are not the next one's (the made-up shop lost 5%).
-BATCH_NORM_EVENTS = 500_000
-BATCH_NORM_HISTORY = 20  # training events a user
+# Batch normalization was worth its time on a small log of long histories in batches of 4,096; in the batches that such
+# a log has now layer normalization is ahead, and needs no reduction over the workers.
+NORM = "layer"
 FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # of a model trained on: no weights hang on them
 
 
@@ -45,8 +43,7 @@ def resolve_model(config: ModelConfig, manifest: Manifest, start: ModelConfig | 
     if resolved.dropout == "auto":
         found["dropout"] = dropout_rate(manifest.train_events)
     if resolved.norm == "auto":
-        are_long = manifest.train_events >= BATCH_NORM_HISTORY * manifest.users
-        found["norm"] = "batch" if are_long and manifest.train_events < BATCH_NORM_EVENTS else "layer"
+        found["norm"] = NORM
     return resolved.model_copy(update=found)
 
 

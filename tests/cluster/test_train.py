@@ -395,7 +395,7 @@ def test_a_warm_start_takes_from_the_earlier_model_what_the_data_would_decide_an
 
     earlier = runs.run(runs.one_worker).data.params
     assert earlier["model.norm"] == "layer"
-    monkeypatch.setattr("mgray.data_rules.BATCH_NORM_HISTORY", 0)  # now it would be batch
+    monkeypatch.setattr("mgray.data_rules.NORM", "batch")  # by a later version's rule
     asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
     asked["train"] |= {"warm_start": f"models:/{NAME}@champion", "epochs": 1}
     asked["tracking"] |= {"register_model": False}

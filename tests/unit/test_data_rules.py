@@ -21,22 +21,20 @@ def test_auto_becomes_what_the_dataset_says_and_a_number_stays(tmp_path: Path) -
     resolved = resolve_model(ModelConfig(inputs="auto"), manifest)
     assert resolved.dropout == dropout_rate(manifest.train_events)
     assert resolved.inputs == ("rating", "time_gap")
-    assert resolved.norm == "batch"
-    for more in ({"train_events": 10**6}, {"users": manifest.train_events // 10}):  # large; of short histories
-        assert resolve_model(ModelConfig(), manifest.model_copy(update=more)).norm == "layer"
-    chosen = resolve_model(ModelConfig(dropout=0.2, norm="layer"), manifest)
-    assert (chosen.dropout, chosen.norm) == (0.2, "layer")
+    assert resolved.norm == "layer"
+    chosen = resolve_model(ModelConfig(dropout=0.2, norm="batch"), manifest)
+    assert (chosen.dropout, chosen.norm) == (0.2, "batch")
     assert resolve_model(resolved, manifest) == resolved
 
 
 def test_auto_becomes_what_the_model_has_that_training_starts_from(tmp_path: Path) -> None:
     """By a log that has grown past a rule's border it would be another model, which the weights do not fit."""
     manifest = write_dataset(tmp_path / "version", make_log(30, 20, mean_events=40)).manifest
-    start = ModelConfig(norm="layer", inputs=("rating",), dropout=0.11)
+    start = ModelConfig(norm="batch", inputs=("rating",), dropout=0.11)
     resolved = resolve_model(ModelConfig(inputs="auto"), manifest, start)
-    assert (resolved.norm, resolved.inputs) == ("layer", ("rating",))
+    assert (resolved.norm, resolved.inputs) == ("batch", ("rating",))
     assert resolved.dropout == dropout_rate(manifest.train_events), "it has no weights: the data's"
-    assert resolve_model(ModelConfig(norm="batch"), manifest, start).norm == "batch", "asked for, and refused later"
+    assert resolve_model(ModelConfig(norm="layer"), manifest, start).norm == "layer", "asked for, and refused later"
 
 
 @pytest.mark.parametrize(("events", "batch"), [(47_000, 1024), (500_000, 2500), (10**6, 4096), (10**9, 4096)])
