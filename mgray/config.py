@@ -253,8 +253,8 @@ class ModelConfig(Section):
     )
     norm: Literal["layer", "batch", "auto"] = Field(
         "auto",
-        description="normalization over the channels of a position, or of a channel over the batch; auto: layer, or what "
-        "the model has that training starts from",
+        description="normalization over the channels of a position, or of a channel over the batch; auto: layer, or "
+        "what the model has that training starts from",
     )
     feedforward: int = Field(2, ge=0, le=16, description="width multiple of each level's feed-forward; 0: none")
     fusion: Literal["attention", "gate", "concat", "sum"] = Field(
