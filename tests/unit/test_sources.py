@@ -293,7 +293,12 @@ WIDE = "x" * (1 << 20)
         ("log.jsonl", b"user_id,item_id\n", {}, "no JSON object in its first"),
         ("log.parquet", b"PAR1 not", {}, "not readable as parquet"),
         ("log.csv.gz", b"\x1f\x8bbroken", {}, "not readable as csv"),
-        ("log.csv.gz", gzip.compress(CSV.encode(), mtime=0)[:-9], {}, "not readable as csv (Truncated compressed stream)"),
+        (
+            "log.csv.gz",
+            gzip.compress(CSV.encode(), mtime=0)[:-9],
+            {},
+            "not readable as csv (Truncated compressed stream)",
+        ),
         ("log.csv.zst", b"no frame", {}, "not readable as csv (ZSTD decompress failed"),
         ("log.csv", CSV.encode("utf-16-be"), {}, "holds NUL bytes: it is not UTF-8 text, perhaps UTF-16"),
         ("log.csv", b"\xff\xfe," + CSV.encode(), {}, "not readable as csv ('utf-8' codec can't decode"),
