@@ -19,10 +19,11 @@ from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Query
 from mgray.engine import HistoryList, Scorer, evaluate, evaluate_each, max_score_rows, score_batches
+from mgray.metrics import slice_label, slice_labels
 from mgray.schema import UNKNOWN
 
 LENGTHS = (1, 2, 5, 10)  # events
-FIRST_EVENTS = (0, 1, 2, 5, 10, 20)  # known of a new user: borders of the rows, the last one open
+FIRST_EVENTS = (0, 1, 4, 9, 19)  # known of a new user: the last of each row
 HIDDEN_SHARES = (0.1, 0.3)  # of the catalogue
 
 Mask = npt.NDArray[np.bool_]
@@ -100,13 +101,10 @@ def measure_new_users(
     queries: of `new_user_queries`; item_counts: [V + 1] training events.
     """
     found: dict[str, dict[str, Metrics]] = {}
-    for begin, end in zip(FIRST_EVENTS, (*FIRST_EVENTS[1:], None), strict=True):
-        chosen = [
-            query for query in queries if begin <= len(query.history) and (end is None or len(query.history) < end)
-        ]
+    for label in slice_labels(FIRST_EVENTS):
+        chosen = [query for query in queries if slice_label(len(query.history), FIRST_EVENTS) == label]
         if not chosen:
             continue
-        label = f"{begin}+" if end is None else str(begin) if end == begin + 1 else f"{begin}-{end - 1}"
         batches = score_batches(chosen, config.batch_events, max_score_rows(len(item_counts) - 1))
         measured = evaluate_each(list(scorers.values()), batches, item_counts, config)
         found[label] = {

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -55,7 +56,7 @@ class Histories:
         lengths = np.diff(self.offsets)
         keep = np.repeat(chosen, lengths)
         return Histories(
-            [user_id for user_id, is_chosen in zip(self.user_ids, chosen, strict=True) if is_chosen],
+            list(compress(self.user_ids, chosen)),
             np.concatenate([[0], np.cumsum(lengths[chosen])]),
             self.columns.take(keep),
             self.train_end[chosen],

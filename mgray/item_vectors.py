@@ -14,22 +14,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
-from scipy.sparse.linalg import eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 
 from mgray.config import TrainConfig
 from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
-from mgray.schema import PAD
 
 WINDOW = 8  # events to either side
 WEIGHTS = tuple(1 - distance / WINDOW for distance in range(WINDOW))
 CONTEXT_POWER = 0.5  # 3/4 there: popular items then start too far behind (MovieLens-100K untrained: 0.053, 0.098)
-NOISE = 0.1  # of the random start that is kept, for items without neighbours and factors beyond the rank
-TOLERANCE = 1e-2  # of an eigenvalue, relative: a start wants no more, and takes two thirds of the time of 1e-4
+NOISE = 0.1  # of its random start that an item with a vector keeps, for the channels beyond the rank
 # What a log of any size is cut to: about a minute of a core, and a gigabyte.
-MAX_PAIRS = 2**23  # counted; beyond, a share of the users is drawn
+MAX_PAIRS = 2**23  # counted; beyond, a share of the histories is drawn
 MAX_ITEMS = 2**18  # with the most training events; the others start at random
+MAX_RANK = 128  # channels that tell; a wider model's others start at random
+MAX_RESTARTS = 100  # of Lanczos' method, which takes some ten
+TOLERANCE = 1e-2  # of an eigenvalue, relative: a start wants no more, and takes two thirds of the time of 1e-4
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -49,44 +50,54 @@ def positive_pmi(counts: sparse.csr_matrix) -> sparse.csr_matrix:
 def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
     """A symmetric matrix's [V, V] part of its `rank` largest eigenvalues, none below zero: F F^T with F [V, rank]."""
     size = matrix.shape[0]
-    if rank >= size // 2:  # Lanczos finds some of many
+    found = np.zeros((size, rank))
+    if matrix.count_nonzero() == 0:  # which Lanczos' method does not take
+        return found
+    if rank >= size // 2:  # it finds some of many
         values, vectors = np.linalg.eigh(matrix.toarray())
         values, vectors = values[-rank:], vectors[:, -rank:]
     else:
-        # A start of its own, so that the same log gives the same vectors.
-        values, vectors = eigsh(matrix, k=rank, which="LA", v0=np.ones(size), tol=TOLERANCE)
-    found = np.zeros((size, rank))
+        # A start and restarts of its own, so that the same log gives the same vectors.
+        source = np.random.default_rng(0)
+        start = source.standard_normal(size)
+        try:
+            values, vectors = eigsh(
+                matrix, k=rank, which="LA", v0=start, tol=TOLERANCE, maxiter=MAX_RESTARTS, rng=source
+            )
+        except ArpackNoConvergence as stopped:
+            values, vectors = stopped.eigenvalues, stopped.eigenvectors  # those found so far do
     found[:, : len(values)] = vectors * np.sqrt(np.maximum(values, 0))
     return found
 
 
-def item_vectors(dataset: Dataset, width: int) -> FloatArray:
-    """[V + 1, D]; zero for padding and for an item that has no neighbour, or is not among the MAX_ITEMS."""
+def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Items that have neighbours, M of the MAX_ITEMS at most [M], and their vectors [M, D]."""
     pairs = dataset.manifest.train_events * WINDOW
     counts = pair_counts(dataset, WEIGHTS, share=min(1.0, MAX_PAIRS / max(1, pairs)))
-    frequent = np.argsort(-dataset.item_counts[1:], kind="stable")[:MAX_ITEMS] + 1
-    chosen = counts[frequent][:, frequent]
-    found = np.zeros((dataset.num_items + 1, width))
-    found[frequent] = factors(positive_pmi(chosen + chosen.T), width)
-    return found
+    items = np.argsort(-dataset.item_counts[1:], kind="stable")[:MAX_ITEMS] + 1
+    counts = counts[items][:, items]
+    vectors = np.zeros((len(items), width))
+    rank = min(width, MAX_RANK)
+    vectors[:, :rank] = factors(positive_pmi(counts + counts.T), rank)
+    has_neighbours = (vectors != 0).any(1)
+    return items[has_neighbours], vectors[has_neighbours]
 
 
 def start_items_(model: MGDSC, dataset: Dataset, config: TrainConfig) -> None:
-    """Start the items of a model that recommends as `item_init` says, in place; NOISE of the random start stays.
+    """Start the items of a model that recommends as `item_init` says, in place.
 
     The vectors are turned at random, by torch's generator: a channel's time scale is no matter of its eigenvalue.
-    Their root mean square length is that of the random start.
+    Their root mean square length is that of the random start, of which they keep NOISE; an item without neighbours
+    keeps all of it.
     """
     if config.item_init == "random" or model.config.outputs == "rating":
         return
     table = model.embedding.weight
-    vectors = torch.from_numpy(item_vectors(dataset, table.shape[1])).float()
-    is_known = (vectors.square().sum(1) > 0)[:, None]
-    if not is_known.any():
+    numbers, found = item_vectors(dataset, table.shape[1])
+    if len(numbers) == 0:
         return
-    length = vectors.square().sum(1, keepdim=True)[is_known].mean().sqrt()
     turn, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
+    items, vectors = torch.from_numpy(numbers).to(table.device), torch.from_numpy(found).float()
+    vectors = vectors @ turn / vectors.square().sum(1).mean().sqrt()
     with torch.no_grad():
-        random = table.cpu() * torch.where(is_known, NOISE, 1.0)
-        table.copy_(vectors @ turn / length + random)
-        table[PAD] = 0
+        table[items] = vectors.to(table) + NOISE * table[items]

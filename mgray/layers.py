@@ -83,7 +83,7 @@ class BatchNorm(nn.Module):
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         # One reduction a norm, since a small step waits for little else. Squares are taken about the running mean, the
-        # same on every rank: about zero, a variance far below the mean's square would be lost.
+        # same on every rank: once it is near, no variance far below the mean's square is lost, as it is about zero.
         centred = (x - self.running_mean) * mask
         sums = (centred.sum((0, 1)), centred.square().sum((0, 1)), mask.sum().float().view(1))
         first, second, count = _over_ranks(torch.cat(sums)).split([x.shape[-1], x.shape[-1], 1])

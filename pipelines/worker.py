@@ -53,6 +53,10 @@ class Session(Protocol):
     def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
         """Called on every rank at every validation; `save` fills a checkpoint folder, once, for rank 0."""
 
+    @property
+    def resumes(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+
     def restore(self, load: Callable[[Path], None]) -> None:
         """Calls `load` with the latest checkpoint's folder, if there is one."""
 
@@ -76,6 +80,10 @@ class RaySession:
         with tempfile.TemporaryDirectory() as folder:
             save(Path(folder))
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    @property
+    def resumes(self) -> bool:
+        return ray.train.get_checkpoint() is not None
 
     def restore(self, load: Callable[[Path], None]) -> None:
         latest = ray.train.get_checkpoint()
@@ -103,9 +111,13 @@ class LocalSession:
         replace_folder(draft, self.folder)
         self.on_report(metrics)
 
-    def restore(self, load: Callable[[Path], None]) -> None:
+    @property
+    def resumes(self) -> bool:
         recover_folder(self.folder)
-        if self.folder.exists():
+        return self.folder.exists()
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        if self.resumes:
             load(self.folder)
 
 
@@ -139,7 +151,7 @@ class RankRun:
         torch.manual_seed(self.config.train.seed)
         self.model = MGDSC(model, self.dataset.num_items, self.info.inputs)
         if given.warm_start is None:
-            if session.rank == 0:  # DDP gives them to the others
+            if session.rank == 0 and not session.resumes:  # DDP gives them to the others
                 start_items_(self.model, self.dataset, self.config.train)
         else:
             source, _, vocabulary = checkpoint.load_model(given.warm_start, torch.device("cpu"))

@@ -9,7 +9,6 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mgray.model import MGDSC
-from tests.dist.test_ddp import free_port
 from tests.perturbed import make_inputs, make_model
 from tests.models import model_config
 
@@ -27,9 +26,9 @@ def step(rows: tuple[int, int]) -> MGDSC:
     return model
 
 
-def worker(rank: int, port: int, out: str, rows: Rows) -> None:
+def worker(rank: int, out: str, rows: Rows) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=2)
     model = step(rows[rank])
     torch.save(({n: p.grad for n, p in model.named_parameters()}, dict(model.named_buffers())), f"{out}/{rank}.pt")
     dist.destroy_process_group()
@@ -38,7 +37,7 @@ def worker(rank: int, port: int, out: str, rows: Rows) -> None:
 @pytest.mark.parametrize("rows", [((0, 5), (5, 6)), ((0, 6), (6, 6))], ids=["uneven", "one without rows"])
 def test_two_ranks_equal_one(tmp_path: Path, rows: Rows) -> None:
     single = step((0, 6))
-    mp.spawn(worker, (free_port(), str(tmp_path), rows), nprocs=2)
+    mp.spawn(worker, (str(tmp_path), rows), nprocs=2)
     for rank in range(2):
         gradients, buffers = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         for name, buffer in single.named_buffers():

@@ -1,6 +1,5 @@
 """Distributed equals single-process: two gloo ranks take the same steps as one, with uneven parts and idle ranks."""
 
-import socket
 from pathlib import Path
 
 import polars as pl
@@ -55,18 +54,12 @@ def train(dataset: Dataset, config: TrainConfig, outputs: str) -> dict:
     }
 
 
-def worker(rank: int, world: int, port: int, folder: str, config: TrainConfig, outputs: str, out: str) -> None:
+def worker(rank: int, world: int, folder: str, config: TrainConfig, outputs: str, out: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
     result = train(Dataset(folder), config, outputs)
     torch.save(result, f"{out}/{rank}.pt")
     dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.mark.parametrize(("loss", "outputs"), [("sampled_softmax", "next_item"), ("softmax", "both")])
@@ -79,7 +72,7 @@ def test_two_ranks_equal_one(tmp_path: Path, loss: str, outputs: str) -> None:
     )
     torch.set_num_threads(1)
     single = train(dataset, config, outputs)
-    mp.spawn(worker, (2, free_port(), str(tmp_path / "data"), config, outputs, str(tmp_path)), nprocs=2)
+    mp.spawn(worker, (2, str(tmp_path / "data"), config, outputs, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
     for name, tensor in ranks[0]["weights"].items():

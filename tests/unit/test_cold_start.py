@@ -84,12 +84,21 @@ def test_new_users_are_those_that_began_after_training(tmp_path: Path) -> None:
     assert len(queries) == sum(query.user_id == "new" for query in dataset.queries("test"))
 
 
+class MissesAll:
+    """Puts an item first that no target is."""
+
+    def __call__(self, histories: HistoryList) -> Tensor:
+        scores = torch.zeros(len(histories), NUM_ITEMS + 1)
+        scores[:, 0] = -torch.inf
+        scores[:, NUM_ITEMS] = 1.0
+        return scores
+
+
 def test_new_users_are_measured_by_what_is_known_of_them() -> None:
     histories = [[5, 6, 7, 8][:known] for known in range(5)]
-    queries = [query(items, items[-4] % NUM_ITEMS + 1 if len(items) == 4 else 1) for items in histories]
+    queries = [query(items, items[-4] % NUM_ITEMS + 1 if len(items) == 4 else UNKNOWN) for items in histories]
     options = EvaluateConfig(k=1, remove_seen=False)
-    found = measure_new_users({"a": ReadsFarBack(), "b": ReadsFarBack()}, queries, COUNTS, options)
-    assert list(found) == ["0", "1", "2-4"]
-    assert [row["a"]["count"] for row in found.values()] == [1, 1, 3]
-    assert found["2-4"]["a"]["hr@1"] >= 1 / 3
-    assert found["2-4"]["a"] == found["2-4"]["b"]
+    found = measure_new_users({"far": ReadsFarBack(), "none": MissesAll()}, queries, COUNTS, options)
+    assert {label: row["far"]["count"] for label, row in found.items()} == {"0": 1, "1": 1, "2-4": 3}
+    assert {label: row["far"]["hr@1"] for label, row in found.items()} == {"0": 0, "1": 0, "2-4": pytest.approx(1 / 3)}
+    assert {row["none"]["hr@1"] for row in found.values()} == {0}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from mgray import item_vectors
+from mgray import cooccurrence, item_vectors
 from mgray.baselines import DISTANCE_WEIGHTS
 from mgray.config import TrainConfig
 from mgray.cooccurrence import pair_counts
@@ -66,6 +66,23 @@ def test_factors_are_the_best_of_their_rank(size: int, rank: int) -> None:
     assert np.linalg.norm(matrix - found @ found.T) <= 1.01 * np.linalg.norm(matrix - best)
 
 
+def test_a_log_without_pairs_has_no_factors() -> None:
+    assert not factors(sparse.csr_matrix((400, 400)), 8).any()
+
+
+def test_the_same_pairs_give_the_same_factors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle has each eigenvalue twice, where Lanczos' method begins anew at random; and one that runs out of
+    restarts gives what it has found."""
+    cycle = sparse.diags_array([1.0] * 99, offsets=1, shape=(100, 100)).tolil()
+    cycle[0, 99] = 1
+    matrix = sparse.csr_matrix(cycle + cycle.T)
+    np.testing.assert_array_equal(factors(matrix, 6), factors(matrix, 6))
+    assert factors(matrix, 6).any()
+    monkeypatch.setattr(item_vectors, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(item_vectors, "TOLERANCE", 1e-12)
+    assert factors(matrix, 6).shape == (100, 6)
+
+
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Users of two tastes, each with a group of items of its own."""
@@ -113,11 +130,24 @@ def test_what_a_large_log_is_cut_to(dataset: Dataset, monkeypatch: pytest.Monkey
     assert 0.3 < pair_counts(dataset, item_vectors.WEIGHTS, share=0.5).sum() / whole < 0.7
     monkeypatch.setattr(item_vectors, "MAX_PAIRS", dataset.manifest.train_events * item_vectors.WINDOW // 2)
     monkeypatch.setattr(item_vectors, "MAX_ITEMS", 10)
-    found = item_vectors.item_vectors(dataset, WIDTH)
-    has_vector = np.flatnonzero((found**2).sum(1))
-    assert len(has_vector) == 10
+    items, vectors = item_vectors.item_vectors(dataset, WIDTH)
+    assert vectors.shape == (10, WIDTH)
     counts = dataset.item_counts[1:]
-    assert counts[has_vector - 1].min() >= np.sort(counts)[-10]
+    assert counts[items - 1].min() >= np.sort(counts)[-10]
     table, random = started(dataset), make_model(dataset).embedding.weight
-    others = np.setdiff1d(np.arange(1, dataset.num_items + 1), has_vector)
+    others = np.setdiff1d(np.arange(1, dataset.num_items + 1), items)
     torch.testing.assert_close(table[others], random[others])
+    assert not torch.isclose(table[items], random[items]).any()
+
+
+def test_a_wide_model_starts_at_random_beyond_the_rank(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(item_vectors, "MAX_RANK", 3)
+    _, vectors = item_vectors.item_vectors(dataset, WIDTH)
+    assert vectors[:, :3].any(0).all()
+    assert not vectors[:, 3:].any()
+
+
+def test_pairs_are_the_same_however_they_are_merged(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = pair_counts(dataset, item_vectors.WEIGHTS)
+    monkeypatch.setattr(cooccurrence, "MERGED_PAIRS", 1)
+    assert abs(whole - pair_counts(dataset, item_vectors.WEIGHTS)).max() < 1e-9

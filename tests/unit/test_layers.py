@@ -31,6 +31,15 @@ def test_batch_norm_counts_real_positions_alone() -> None:
     assert torch.equal(ours.running_mean, before)
 
 
+def test_batch_norm_keeps_a_variance_far_below_the_mean() -> None:
+    """Squares about zero would lose it: 1e6 has an error of 0.06 in fp32, and the variance is 0.01."""
+    x, mask = torch.randn(8, 40, 3, generator=torch.Generator().manual_seed(0)) * 0.1 + 1000, torch.ones(8, 40, 1)
+    norm = BatchNorm(3).train()
+    norm.running_mean.fill_(1000.0)
+    expected = (x.double() - x.double().mean((0, 1))) / x.double().var((0, 1), unbiased=False).add(1e-5).sqrt()
+    torch.testing.assert_close(norm(x, mask).double(), expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("norm", [LayerNorm(5), BatchNorm(5).eval()], ids=["layer", "batch"])
 def test_parts_add_up_to_the_normalized(norm: LayerNorm | BatchNorm) -> None:
     with torch.no_grad():
