@@ -10,18 +10,6 @@ import pytest
 from mgray.config import DataConfig
 from mgray.dataset import Dataset
 
-# Folders whose tests stay in one process under `pytest -n 2 --dist loadgroup`, where they share what is made once a
-# module or a session. All other tests go wherever there is room.
-GROUPS = {"cluster": "ray here", "contract": "ray here", "infra": "jobs", "jobs": "jobs", "ui": "jobs"}
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in a hook of the same name
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for item in items:
-        group = GROUPS.get(item.path.relative_to(config.rootpath / "tests").parts[0])
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
