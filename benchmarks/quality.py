@@ -22,7 +22,7 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,6 +120,14 @@ def ingest_once(settings: Settings, name: str, options: Sequence[str]) -> Datase
     return Dataset(json.loads(record.read_text()))
 
 
+def made_dataset(settings: Settings, name: str, make_log: Callable[[], pl.DataFrame]) -> Dataset:
+    """Of a log that is made, once a work folder."""
+    log = settings.work / f"{name}.parquet"
+    if not log.is_file():
+        make_log().write_parquet(log)
+    return ingest_once(settings, name, ["--data.source", str(log.absolute())])
+
+
 def ml1m_log(settings: Settings) -> Path:
     if settings.log is None:
         raise InputError("--log: missing; this part needs MovieLens-1M, a Parquet file of user_id, item_id, timestamp")
@@ -214,10 +222,10 @@ def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -
 
 
 def measure_baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
-    scorers, evaluation = make_baselines(dataset), TrainJobConfig().evaluate
+    evaluation = TrainJobConfig().evaluate
     batches = part_batches(dataset, "test", (), evaluation)
-    found = evaluate_each(list(scorers.values()), batches, dataset.item_counts, evaluation)
-    return {name: metrics.compute() for name, metrics in zip(scorers, found, strict=True)}
+    found = evaluate_each(make_baselines(dataset), batches, dataset.item_counts, evaluation)
+    return {name: metrics.compute() for name, metrics in found.items()}
 
 
 def mean(results: Sequence[dict[str, Any]], metric: str, part: str = "test") -> float:
@@ -274,10 +282,7 @@ def measure_synthetic(settings: Settings) -> Measured:
     """The default configuration on two unlike worlds, beside the best that any model can reach there."""
     raw: dict[str, Any] = {}
     for name, world, num_users in (("shop", SparseShop(), 30_000), ("habits", DenseHabits(), 1_500)):
-        log = settings.work / f"{name}.parquet"
-        if not log.is_file():
-            world.make_log(num_users).write_parquet(log)
-        dataset = ingest_once(settings, name, ["--data.source", str(log.absolute())])
+        dataset = made_dataset(settings, name, partial(world.make_log, num_users))
         results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
         queries = part_queries(dataset, "test")
         oracle = OracleScorer(world, dataset.item_ids)
@@ -305,10 +310,8 @@ def short_histories(log: pl.DataFrame, num_users: int) -> pl.DataFrame:
 
 def measure_short(settings: Settings) -> Measured:
     """The default configuration on real short histories: pieces of MovieLens-1M's."""
-    whole, log = ml1m_log(settings), settings.work / "short.parquet"
-    if not log.is_file():
-        short_histories(pl.read_parquet(whole), SHORT_USERS).write_parquet(log)
-    dataset = ingest_once(settings, "short", ["--data.source", str(log.absolute())])
+    whole = ml1m_log(settings)
+    dataset = made_dataset(settings, "short", lambda: short_histories(pl.read_parquet(whole), SHORT_USERS))
     results = all_seeds(settings, "short", Recipe("short", DEFAULT_MINUTES), dataset)
     raw = summarized(results, dataset)
     ratio = mean(results, NDCG) / raw["baselines"]["cooccurrence"][NDCG]
@@ -320,10 +323,7 @@ def measure_shop(settings: Settings) -> Measured:
     raw: dict[str, Any] = {}
     checks = []
     for name, make_log in (("baskets", baskets), ("households", households)):
-        log = settings.work / f"{name}.parquet"
-        if not log.is_file():
-            make_log().write_parquet(log)
-        dataset = ingest_once(settings, name, ["--data.source", str(log.absolute())])
+        dataset = made_dataset(settings, name, make_log)
         results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
         raw[name] = summarized(results, dataset)
         best = max(metrics[NDCG] for metrics in raw[name]["baselines"].values())

@@ -85,8 +85,8 @@ def measure_cold_start(
 def new_user_queries(dataset: Dataset, columns: Collection[OptionalColumn] = ()) -> Iterator[Query]:
     """The test part's queries of users without an event to train on: of a split in time, those that began later."""
     for shard in range(dataset.num_shards):
-        lengths = dataset.read_training(shard).train_end
-        began_later = {user for user, length in zip(dataset.read(shard).user_ids, lengths, strict=True) if length == 0}
+        trained = dataset.read(shard).training()
+        began_later = {user for user, length in zip(trained.user_ids, trained.train_end, strict=True) if length == 0}
         yield from (query for query in dataset.queries("test", columns, [shard]) if query.user_id in began_later)
 
 
@@ -106,8 +106,6 @@ def measure_new_users(
         if not chosen:
             continue
         batches = score_batches(chosen, config.batch_events, max_score_rows(len(item_counts) - 1))
-        measured = evaluate_each(list(scorers.values()), batches, item_counts, config)
-        found[label] = {
-            name: metrics.compute() | {"count": len(chosen)} for name, metrics in zip(scorers, measured, strict=True)
-        }
+        measured = evaluate_each(scorers, batches, item_counts, config)
+        found[label] = {name: metrics.compute() | {"count": len(chosen)} for name, metrics in measured.items()}
     return found

@@ -5,7 +5,7 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -420,26 +420,26 @@ def evaluate_batches(
     scorer: Scorer, batches: Iterable[Sequence[Query]], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
 ) -> RankingMetrics:
     """Full-catalogue ranking of this rank's queries; the result is over all ranks, each of which must call it."""
-    return evaluate_each([scorer], batches, item_counts, config)[0]
+    return evaluate_each({"": scorer}, batches, item_counts, config)[""]
 
 
 def evaluate_each(
-    scorers: Sequence[Scorer],
+    scorers: Mapping[str, Scorer],
     batches: Iterable[Sequence[Query]],
     item_counts: npt.NDArray[np.int64],
     config: EvaluateConfig,
-) -> list[RankingMetrics]:
-    """As evaluate_batches, of several scorers on the same queries, which are read once; a result a scorer."""
+) -> dict[str, RankingMetrics]:
+    """As evaluate_batches, of several scorers by name on the same queries, which are read once."""
     num_items = len(item_counts) - 1
-    found = [RankingMetrics(config.k, item_counts) for _ in scorers]
+    found = {name: RankingMetrics(config.k, item_counts) for name in scorers}
     for batch in batches:
-        for scorer, metrics in zip(scorers, found, strict=True):
+        for name, scorer in scorers.items():
             scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
             top = scores.topk(min(config.k, num_items), dim=1)
             # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
             recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
-            metrics.update(ranks, recommended, [len(query.history) for query in batch], targets)
-    for metrics in found:
+            found[name].update(ranks, recommended, [len(query.history) for query in batch], targets)
+    for metrics in found.values():
         metrics.all_reduce()
     return found
 

@@ -21,7 +21,6 @@ from mgray.engine import HistoryList, evaluate_batches, evaluate_each, max_score
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics, valid_share
 from mgray.manifest import MANIFEST_FILE, Manifest
-from mgray.metrics import RankingMetrics
 from mgray.model_card import model_card
 from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches
 from mgray.rating_baselines import make_rating_baselines
@@ -47,20 +46,15 @@ def evaluate_baselines(
     """Baseline name -> its metrics on the same queries as those of a model of these outputs."""
     found: dict[str, PartMetrics] = {}
     if outputs != "rating":
-        found |= {name: PartMetrics(one, None) for name, one in _ranked(dataset, part, config).items()}
+        batches = part_batches(dataset, part, (), config)
+        ranked = evaluate_each(make_baselines(dataset), batches, dataset.item_counts, config)
+        found |= {name: PartMetrics(one, None) for name, one in ranked.items()}
     if outputs != "next_item":
         scale = dataset.rating_scale()
         for name, rater in make_rating_baselines(dataset).items():
-            batches = rating_batches(dataset, part, (), config)
-            found[name] = PartMetrics(None, evaluate_ratings(rater, batches, scale))
+            asked = rating_batches(dataset, part, (), config)
+            found[name] = PartMetrics(None, evaluate_ratings(rater, asked, scale))
     return found
-
-
-def _ranked(dataset: Dataset, part: Part, config: EvaluateConfig) -> dict[str, RankingMetrics]:
-    scorers = make_baselines(dataset)
-    batches = part_batches(dataset, part, (), config)
-    found = evaluate_each(list(scorers.values()), batches, dataset.item_counts, config)
-    return dict(zip(scorers, found, strict=True))
 
 
 def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, list[report.SliceRow]]:
