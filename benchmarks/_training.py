@@ -34,12 +34,11 @@ from mgray.checkpoint import (
     save_state,
 )
 from mgray.config import TrainJobConfig
-from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries, rank_and_world
 from mgray.item_vectors import start_items_
 from mgray.model import MGDSC
-from mgray.objective import Objective, resolve_exclude_seen
+from mgray.objective import Objective
 
 SECONDS_BETWEEN_LINES = 30.0
 RESULT_FILE, STATE_FOLDER = "result.json", "state"
@@ -64,17 +63,9 @@ class Run:
         self.rank, world_size = rank_and_world()
         self.device = torch.device("cuda", self.rank) if use_gpu else torch.device("cpu")
         self.metric = f"ndcg@{config.evaluate.k}"
-        resolved = resolve_model(config.model, dataset.manifest)
-        self.info = ModelInfo(
-            config=resolved,
-            num_items=dataset.num_items,
-            max_length=config.train.max_length,
-            dataset_fingerprint=dataset.manifest.fingerprint,
-            inputs=dataset.input_spec(resolved),
-            exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
-        )
+        self.info = ModelInfo.of(dataset, config)
         torch.manual_seed(config.train.seed)
-        self.model = MGDSC(resolved, dataset.num_items, self.info.inputs)
+        self.model = MGDSC(self.info.config, self.info.num_items, self.info.inputs)
         if self.rank == 0 and not self.state.is_dir():  # DDP gives them to the others
             start_items_(self.model, dataset, config.train)
         self.model.to(self.device)
@@ -93,10 +84,9 @@ class Run:
         """A kill leaves the earlier state or this one."""
         draft = self.state.with_name("draft")
         shutil.rmtree(draft, ignore_errors=True)
-        trainer, dataset = self.trainer, self.dataset
+        trainer = self.trainer
         save_state(draft, self.model, trainer.optimizer, trainer.progress, self.curve, trainer.average)
-        vocabulary = Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
-        save_model(draft / BEST_FOLDER, self.best, self.info, vocabulary)
+        save_model(draft / BEST_FOLDER, self.best, self.info, Vocabulary.of(self.dataset))
         replace_folder(draft, self.state)
 
     def train(self) -> None:

@@ -34,8 +34,7 @@ from _results import check, write
 
 from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import concatenate
-from mgray.config import ModelConfig, TrackingConfig, TrainConfig
-from mgray.data_rules import resolve_model
+from mgray.config import ModelConfig, TrackingConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
 from mgray.recommend import Recommender
@@ -76,21 +75,10 @@ def register(home: Path, dataset: Dataset) -> Path:
     from pipelines import tracking
 
     torch.manual_seed(0)
-    config = resolve_model(ModelConfig(), dataset.manifest)
-    model = MGDSC(config, dataset.num_items)
-    info = ModelInfo(
-        config=config,
-        num_items=dataset.num_items,
-        max_length=TrainConfig().max_length,
-        dataset_fingerprint=dataset.manifest.fingerprint,
-    )
+    info = ModelInfo.of(dataset, TrainJobConfig())
+    model = MGDSC(info.config, info.num_items, info.inputs)
     folder = home / "model"
-    save_model(
-        folder,
-        model.state_dict(),
-        info,
-        Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist()),
-    )
+    save_model(folder, model.state_dict(), info, Vocabulary.of(dataset))
     settings = TrackingConfig(system_metrics=False)
     tracking.open_tracking(settings, home)
     with tracking.start_run(settings, {}, {}, "benchmark"):

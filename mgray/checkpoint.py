@@ -19,11 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mgray import __version__
-from mgray.config import ModelConfig
+from mgray.config import ModelConfig, TrainJobConfig
+from mgray.data_rules import resolve_model
+from mgray.dataset import Dataset
 from mgray.engine import Progress
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.model import MGDSC
+from mgray.objective import resolve_exclude_seen
 from mgray.optim import WeightAverage
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -55,6 +58,21 @@ class ModelInfo(BaseModel):
     exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
 
+    @classmethod
+    def of(cls, dataset: Dataset, config: TrainJobConfig) -> "ModelInfo":
+        """Of the model that a training of `config` makes of the dataset. Raises InputError as `resolve_model`."""
+        model = resolve_model(config.model, dataset.manifest)
+        return cls(
+            config=model,
+            num_items=dataset.num_items,
+            max_length=config.train.max_length,
+            dataset_fingerprint=dataset.manifest.fingerprint,
+            inputs=dataset.input_spec(model),
+            remove_seen=config.evaluate.remove_seen,
+            include_valid=config.train.include_valid,
+            exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
+        )
+
     def caution(self, remove_seen: bool) -> str | None:
         """What to say where the model's lists are to be made with this `remove_seen`; None: nothing."""
         if remove_seen or not self.exclude_seen:
@@ -69,6 +87,10 @@ class Vocabulary:
     item_ids: list[str]
     titles: list[str]
     num_train_events: list[int]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "Vocabulary":
+        return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:

@@ -5,9 +5,7 @@ Text has two paths. The fast one hands whole blocks to Arrow's CSV reader, after
 block by records, and names the line and the reason of each row that cannot be read. A test holds them equal.
 """
 
-import gzip
 import hashlib
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -33,8 +31,6 @@ PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in
 UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 BOM = b"\xef\xbb\xbf"
-# pyarrow takes some damage for a type of column that it does not know
-READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError)
 
 
 class Range(NamedTuple):

@@ -2,12 +2,14 @@
 
 import csv
 import fnmatch
+import gzip
 import hashlib
 import json
 import logging
 import os
 import re
 import socket
+import zlib
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,6 +24,7 @@ from pipelines.presets import RATINGS_CSV, RATINGS_HEADER, fetch_movielens, know
 from pipelines.titles import read_item_ids, read_titles
 
 __all__ = [
+    "READ_ERRORS",
     "SEPARATORS",
     "Compression",
     "Format",
@@ -67,6 +70,8 @@ LEFT_OUT_SHOWN = 5
 # what a folder of logs may hold that nobody takes for one, by names in small letters
 NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
 # Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
+# of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
+READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError)
 REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
 
 logger = logging.getLogger(__name__)
@@ -293,7 +298,7 @@ def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
                 return _empty_layout(file, columns)
             header, start, line = _header(first, file.format, columns.header)
             found = _json_keys(first) if file.format == "jsonl" else header
-    except (OSError, EOFError, pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, csv.Error) as error:
+    except (*READ_ERRORS, UnicodeDecodeError, csv.Error) as error:
         raise layout_error(file, error) from error
     if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
         raise InputError(

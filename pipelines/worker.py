@@ -18,14 +18,13 @@ from torch import nn
 from mgray import checkpoint
 from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_folder
 from mgray.config import TrainJobConfig
-from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset, Part
 from mgray.engine import Logged, Trainer, Validated
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.item_vectors import start_items_
 from mgray.model import MGDSC
-from mgray.objective import Objective, resolve_exclude_seen
+from mgray.objective import Objective
 from mgray.warm_start import warm_start_
 from pipelines import tracking
 
@@ -47,15 +46,12 @@ class RankInput(NamedTuple):
 class Session(Protocol):
     rank: int
     device: torch.device
+    resumes: bool  # whether there is a checkpoint to go on from
 
     def prepare(self, objective: nn.Module) -> nn.Module: ...
 
     def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
         """Called on every rank at every validation; `save` fills a checkpoint folder, once, for rank 0."""
-
-    @property
-    def resumes(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
 
     def restore(self, load: Callable[[Path], None]) -> None:
         """Calls `load` with the latest checkpoint's folder, if there is one."""
@@ -67,6 +63,7 @@ class RaySession:
     def __init__(self) -> None:
         self.rank = ray.train.get_context().get_world_rank()
         self.device = ray.train.torch.get_device()
+        self.resumes = ray.train.get_checkpoint() is not None
 
     def prepare(self, objective: nn.Module) -> nn.Module:
         prepared: nn.Module = ray.train.torch.prepare_model(objective)
@@ -80,10 +77,6 @@ class RaySession:
         with tempfile.TemporaryDirectory() as folder:
             save(Path(folder))
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-    @property
-    def resumes(self) -> bool:
-        return ray.train.get_checkpoint() is not None
 
     def restore(self, load: Callable[[Path], None]) -> None:
         latest = ray.train.get_checkpoint()
@@ -100,6 +93,8 @@ class LocalSession:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.folder = folder
         self.on_report = on_report
+        recover_folder(folder)
+        self.resumes = folder.exists()
 
     def prepare(self, objective: nn.Module) -> nn.Module:
         return objective
@@ -111,18 +106,9 @@ class LocalSession:
         replace_folder(draft, self.folder)
         self.on_report(metrics)
 
-    @property
-    def resumes(self) -> bool:
-        recover_folder(self.folder)
-        return self.folder.exists()
-
     def restore(self, load: Callable[[Path], None]) -> None:
         if self.resumes:
             load(self.folder)
-
-
-def dataset_vocabulary(dataset: Dataset) -> Vocabulary:
-    return Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
 
 
 class RankRun:
@@ -135,21 +121,11 @@ class RankRun:
         self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool)) if session.rank == 0 else None
         self.curve: list[dict[str, Any]] = []
         self.logged: Logged | None = None
-        self.vocabulary = dataset_vocabulary(self.dataset)
-        model = resolve_model(self.config.model, self.dataset.manifest)
-        self.info = ModelInfo(
-            config=model,
-            num_items=self.dataset.num_items,
-            max_length=self.config.train.max_length,
-            dataset_fingerprint=self.dataset.manifest.fingerprint,
-            inputs=self.dataset.input_spec(model),
-            remove_seen=self.config.evaluate.remove_seen,
-            include_valid=self.config.train.include_valid,
-            exclude_seen=resolve_exclude_seen(self.config.train, self.config.evaluate.remove_seen),
-        )
+        self.vocabulary = Vocabulary.of(self.dataset)
+        self.info = ModelInfo.of(self.dataset, self.config)
         # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
-        self.model = MGDSC(model, self.dataset.num_items, self.info.inputs)
+        self.model = MGDSC(self.info.config, self.info.num_items, self.info.inputs)
         if given.warm_start is None:
             if session.rank == 0 and not session.resumes:  # DDP gives them to the others
                 start_items_(self.model, self.dataset, self.config.train)

@@ -64,15 +64,9 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     place = Place(folder / "home", log, dataset.folder)
     # A model that was never trained is registered like any other.
     config = model_config(width=8, granularities=(1,), heads=1)
-    info = ModelInfo(
-        config=config,
-        num_items=dataset.num_items,
-        max_length=50,
-        dataset_fingerprint=dataset.manifest.fingerprint,
-    )
-    vocabulary = Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
+    info = ModelInfo.of(dataset, TrainJobConfig(model=config))
     torch.manual_seed(0)
-    checkpoint.save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, vocabulary)
+    checkpoint.save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, Vocabulary.of(dataset))
     tracking.open_tracking(TrackingConfig(), place.home)
     with tracking.start_run(TrackingConfig(system_metrics=False), {}, {}, "earlier"):
         assert tracking.register(TrackingConfig(), folder / "model", {"history": [dataset.item_ids[:3]]}, {}) == "1"

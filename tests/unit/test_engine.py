@@ -10,7 +10,7 @@ import torch
 from mgray.baselines import make_baselines
 from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
 from mgray.columns import Columns
-from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
+from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query, Turn
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
 from mgray.errors import InputError
@@ -292,11 +292,8 @@ def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
 
 def saved_model(dataset: Dataset, folder: Path) -> Path:
     trainer = make_trainer(dataset)
-    info = ModelInfo(
-        config=MODEL, num_items=dataset.num_items, max_length=50, dataset_fingerprint=dataset.manifest.fingerprint
-    )
-    vocabulary = Vocabulary(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
-    save_model(folder, trainer.model.state_dict(), info, vocabulary)
+    info = ModelInfo.of(dataset, TrainJobConfig(model=MODEL))
+    save_model(folder, trainer.model.state_dict(), info, Vocabulary.of(dataset))
     return folder
 
 

@@ -208,8 +208,7 @@ def test_a_model_is_judged_on_a_dataset_of_other_numbers(tmp_path: Path) -> None
         dataset_fingerprint=own.manifest.fingerprint,
         inputs=model.spec,
     )
-    vocabulary = Vocabulary(own.item_ids, own.item_ids, own.item_counts[1:].tolist())
-    save_model(tmp_path / "model", model.state_dict(), info, vocabulary)
+    save_model(tmp_path / "model", model.state_dict(), info, Vocabulary.of(own))
     metrics = evaluate_foreign(Recommender(tmp_path / "model"), other, "test", EvaluateConfig())
     users = {query.user_id for query in other.queries("test")}
     places = [i for i, query in enumerate(own.queries("test")) if query.user_id in users]
