@@ -69,9 +69,9 @@ LEFT_OUT_SHOWN = 5
 
 # what a folder of logs may hold that nobody takes for one, by names in small letters
 NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
-# Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
 # of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
 READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError)
+# Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
 REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
 
 logger = logging.getLogger(__name__)
