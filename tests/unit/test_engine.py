@@ -292,7 +292,8 @@ def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
 
 def saved_model(dataset: Dataset, folder: Path) -> Path:
     trainer = make_trainer(dataset)
-    info = ModelInfo.of(dataset, TrainJobConfig(model=MODEL))
+    config = TrainJobConfig(model=MODEL, train=TrainConfig(max_length=50, exclude_seen=False))  # as make_trainer trains
+    info = ModelInfo.of(dataset, config)
     save_model(folder, trainer.model.state_dict(), info, Vocabulary.of(dataset))
     return folder
 
