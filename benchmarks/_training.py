@@ -36,8 +36,8 @@ from mgray.checkpoint import (
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries, rank_and_world
+from mgray.ensemble import make_model
 from mgray.item_vectors import start_items_
-from mgray.model import MGDSC
 from mgray.objective import Objective
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -65,7 +65,7 @@ class Run:
         self.metric = f"ndcg@{config.evaluate.k}"
         self.info = ModelInfo.of(dataset, config)
         torch.manual_seed(config.train.seed)
-        self.model = MGDSC(self.info.config, self.info.num_items, self.info.inputs)
+        self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
         if self.rank == 0 and not self.state.is_dir():  # DDP gives them to the others
             start_items_(self.model, dataset, config.train)
         self.model.to(self.device)

@@ -36,7 +36,7 @@ from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import concatenate
 from mgray.config import ModelConfig, TrackingConfig, TrainJobConfig
 from mgray.dataset import Dataset
-from mgray.model import MGDSC
+from mgray.ensemble import make_model
 from mgray.recommend import Recommender
 from mgray.scoring import rank_lists, translate
 from mgray.synthetic import make_log
@@ -76,7 +76,7 @@ def register(home: Path, dataset: Dataset) -> Path:
 
     torch.manual_seed(0)
     info = ModelInfo.of(dataset, TrainJobConfig())
-    model = MGDSC(info.config, info.num_items, info.inputs)
+    model = make_model(info.config, info.num_items, info.inputs)
     folder = home / "model"
     save_model(folder, model.state_dict(), info, Vocabulary.of(dataset))
     settings = TrackingConfig(system_metrics=False)

@@ -162,7 +162,7 @@ def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
     """Size and quality of the model cut to fewer levels, as jobs/export.py cuts it."""
     queries = part_queries(dataset, "test", scorer.columns)
     found = {}
-    for num_levels in range(1, len(scorer.model.levels)):
+    for num_levels in range(1, len(scorer.model.config.granularities)):
         model = scorer.model.cut(num_levels)
         smaller = ModelScorer(model, dataset.item_counts, config.train.max_length, scorer.device)
         found[num_levels] = {

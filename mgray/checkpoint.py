@@ -23,9 +23,9 @@ from mgray.config import ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.engine import Progress
+from mgray.ensemble import Model, make_model
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
-from mgray.model import MGDSC
 from mgray.objective import resolve_exclude_seen
 from mgray.optim import WeightAverage
 
@@ -126,12 +126,12 @@ def parse_info(content: bytes) -> ModelInfo:
     return info.model_copy(update={"config": info.config.model_copy(update={"norm": "layer"})})
 
 
-def load_model(folder: str | Path, device: torch.device) -> tuple[MGDSC, ModelInfo, Vocabulary]:
+def load_model(folder: str | Path, device: torch.device) -> tuple[Model, ModelInfo, Vocabulary]:
     """The model of a folder that `save_model` wrote. Raises InputError where a file is missing."""
     folder = Path(folder)
     info = load_info(folder)
     vocabulary = Vocabulary(**json.loads((folder / VOCABULARY_FILE).read_bytes()))
-    model = MGDSC(info.config, info.num_items, info.inputs)
+    model = make_model(info.config, info.num_items, info.inputs)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.to(device).eval(), info, vocabulary
 

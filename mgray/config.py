@@ -220,6 +220,13 @@ class ModelConfig(Section):
         "rating model also reads the ratings so far",
     )
     width: int = Field(64, ge=1, le=8192, description="embedding and channel width D")
+    members: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="models of this width that are trained side by side and recommend by the mean of their scores; "
+        "each costs the time and the memory of one",
+    )
     granularities: tuple[Granularity, ...] = Field(
         (1, "decay:1..400"),
         min_length=1,
@@ -296,6 +303,17 @@ class ModelConfig(Section):
         if self.fusion == "attention" and self.width % self.heads:
             raise ValueError(f"width ({self.width}) must be a multiple of heads ({self.heads})")
         return self
+
+    @model_validator(mode="after")
+    def _members_recommend(self) -> "ModelConfig":
+        if self.members > 1 and self.outputs != "next_item":
+            raise ValueError(f"members ({self.members}) needs outputs: next_item; give 1 to a model that rates")
+        return self
+
+    @property
+    def member(self) -> "ModelConfig":
+        """The config of one of the members."""
+        return self.model_copy(update={"members": 1})
 
     @property
     def dropout_rate(self) -> float:

@@ -23,11 +23,11 @@ from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.data_rules import resolve_train
 from mgray.dataset import Dataset, Part, Query, Turn
+from mgray.ensemble import Model
 from mgray.errors import InputError
 from mgray.fusion import AttentionFusion
 from mgray.inputs import Inputs, read_columns
 from mgray.metrics import RankingMetrics, is_better, remove_seen_, target_ranks
-from mgray.model import MGDSC
 from mgray.negatives import StepNegatives
 from mgray.objective import autocast, resolve_precision
 from mgray.optim import WeightAverage, learning_rate, make_optimizer
@@ -94,7 +94,7 @@ class Trainer:
     """One rank's part of a training run."""
 
     def __init__(
-        self, objective: nn.Module, model: MGDSC, dataset: Dataset, config: TrainConfig, device: torch.device
+        self, objective: nn.Module, model: Model, dataset: Dataset, config: TrainConfig, device: torch.device
     ) -> None:
         """objective: an Objective over `model`, wrapped in DDP where there is more than one rank."""
         self.objective, self.model, self.dataset, self.device = objective, model, dataset, device
@@ -293,15 +293,16 @@ class _Window:
 class ModelScorer:
     """Scores histories with a model; an empty history is ranked by popularity."""
 
-    def __init__(self, model: MGDSC, item_counts: npt.NDArray[np.int64], max_length: int, device: torch.device) -> None:
+    def __init__(self, model: Model, item_counts: npt.NDArray[np.int64], max_length: int, device: torch.device) -> None:
         self.model, self.max_length, self.device = model, max_length, device
         self.columns = read_columns(model.config)
         self.popularity = torch.from_numpy(item_counts).float().to(device)
         self.popularity[PAD] = -torch.inf
         # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
         self._share: Tensor | None = None
-        if isinstance(model.fusion, AttentionFusion):
-            shape = (len(model.levels), model.fusion.heads)
+        fusion = model.members[0].fusion
+        if isinstance(fusion, AttentionFusion):
+            shape = (len(model.config.granularities), fusion.heads)
             self._share = torch.zeros(shape, dtype=torch.float64, device=device)
         self._num_shares = 0
 

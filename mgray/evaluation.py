@@ -10,8 +10,8 @@ from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Part
 from mgray.engine import ModelScorer, evaluate_batches, part_batches
+from mgray.ensemble import Model
 from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
-from mgray.model import MGDSC
 from mgray.rating import ModelRater, evaluate_ratings, rating_batches
 
 Batch = TypeVar("Batch")
@@ -50,7 +50,7 @@ class PartEvaluation:
     """
 
     def __init__(
-        self, model: MGDSC, dataset: Dataset, part: Part, max_length: int, device: torch.device, config: EvaluateConfig
+        self, model: Model, dataset: Dataset, part: Part, max_length: int, device: torch.device, config: EvaluateConfig
     ) -> None:
         self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
         share = valid_share(config, dataset.manifest.users) if part == "valid" else 1.0

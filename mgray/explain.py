@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mgray.ensemble import Model
 from mgray.errors import InputError
 from mgray.inputs import Inputs
 from mgray.model import MGDSC
@@ -25,7 +26,7 @@ class Explanation(NamedTuple):
 
 
 @torch.no_grad()
-def explain(model: MGDSC, inputs: Inputs, item: int, num_events: int = 20) -> Explanation:
+def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Explanation:
     """Explain the score of `item` for one history, inputs [1, L].
 
     A level's part is its summand in the fusion times the item's embedding, through the output normalization with its
@@ -33,7 +34,7 @@ def explain(model: MGDSC, inputs: Inputs, item: int, num_events: int = 20) -> Ex
     of Ali et al. 2022, arXiv 2202.07304). A level also acts through the ones above that read it; that part is theirs.
 
     An event's part is exact: the history is scored again without it, all N in one batch. Where it is the only event,
-    what is left is the model's answer to an empty history.
+    what is left is the model's answer to an empty history. An ensemble's are the means of its members'.
 
     Raises InputError for an item that the model does not know, or inputs that are not one history with an event.
     """
@@ -42,11 +43,18 @@ def explain(model: MGDSC, inputs: Inputs, item: int, num_events: int = 20) -> Ex
     if len(inputs.items) != 1 or inputs.items.shape[1] == 0 or int(inputs.items[0, -1]) == PAD:
         raise InputError("explain: one history at a time, with an event at least; give inputs of one row")
     model.eval()
+    scores, parts, losses = zip(*(_explain_member(one, inputs, item, num_events) for one in model.members), strict=True)
+    score, levels = float(torch.stack(scores).mean()), torch.stack(parts).mean(0)
+    events: list[float] = torch.stack(losses).mean(0).tolist()
+    return Explanation(score, levels.tolist(), score - float(levels.sum()), events)
+
+
+def _explain_member(model: MGDSC, inputs: Inputs, item: int, num_events: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(score [], what each level adds [G], what the score loses without each event [N])."""
     embedding = model.embedding.weight[item].float()
-    score = float(model(inputs)[0, -1].float() @ embedding)
-    levels = _level_parts(model, inputs) @ embedding
+    score = model(inputs)[0, -1].float() @ embedding
     without = model(_leave_one_out(inputs, num_events))[:, -1].float() @ embedding
-    return Explanation(score, levels.tolist(), score - float(levels.sum()), (score - without).tolist())
+    return score, _level_parts(model, inputs) @ embedding, score - without
 
 
 def _level_parts(model: MGDSC, inputs: Inputs) -> Tensor:

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from mgray.checkpoint import WEIGHTS_FILE, load_model, save_model
+from mgray.ensemble import Model
 from mgray.errors import InputError
-from mgray.model import MGDSC
 
 
 class Size(NamedTuple):
@@ -51,6 +51,6 @@ def _are_same(draft: Path, out: Path) -> bool:
     return not any(filecmp.cmpfiles(draft, out, names, shallow=False)[1:])
 
 
-def _size(folder: Path, model: MGDSC) -> Size:
+def _size(folder: Path, model: Model) -> Size:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Size(len(model.levels), parameters, (folder / WEIGHTS_FILE).stat().st_size)
+    return Size(len(model.config.granularities), parameters, (folder / WEIGHTS_FILE).stat().st_size)

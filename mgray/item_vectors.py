@@ -19,7 +19,7 @@ from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from mgray.config import TrainConfig
 from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
-from mgray.model import MGDSC
+from mgray.ensemble import Model
 
 WINDOW = 8  # events to either side
 WEIGHTS = tuple(1 - distance / WINDOW for distance in range(WINDOW))
@@ -83,21 +83,24 @@ def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], F
     return items[has_neighbours], vectors[has_neighbours]
 
 
-def start_items_(model: MGDSC, dataset: Dataset, config: TrainConfig) -> None:
+def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
     """Start the items of a model that recommends as `item_init` says, in place.
 
-    The vectors are turned at random, by torch's generator: a channel's time scale is no matter of its eigenvalue.
+    The vectors are turned at random, by torch's generator and for each member of an ensemble anew: a channel's time
+    scale is no matter of its eigenvalue.
     Their root mean square length is that of the random start, of which they keep NOISE; an item without neighbours
     keeps all of it.
     """
     if config.item_init == "random" or model.config.outputs == "rating":
         return
-    table = model.embedding.weight
-    numbers, found = item_vectors(dataset, table.shape[1])
+    width = model.config.width
+    numbers, found = item_vectors(dataset, width)
     if len(numbers) == 0:
         return
-    turn, _ = torch.linalg.qr(torch.randn(table.shape[1], table.shape[1]))
-    items, vectors = torch.from_numpy(numbers).to(table.device), torch.from_numpy(found).float()
-    vectors = vectors @ turn / vectors.square().sum(1).mean().sqrt()
-    with torch.no_grad():
-        table[items] = vectors.to(table) + NOISE * table[items]
+    items, vectors = torch.from_numpy(numbers), torch.from_numpy(found).float()
+    for member in model.members:
+        table = member.embedding.weight
+        turn, _ = torch.linalg.qr(torch.randn(width, width))
+        turned = vectors @ turn / vectors.square().sum(1).mean().sqrt()
+        with torch.no_grad():
+            table[items.to(table.device)] = turned.to(table) + NOISE * table[items.to(table.device)]

@@ -8,6 +8,7 @@ size, equals the whole history at once.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -65,6 +66,15 @@ class MGDSC(nn.Module):
         self.rating_head = (
             RatingHead(num_items, config.width, rate, self.spec) if config.outputs != "next_item" else None
         )
+
+    @property
+    def members(self) -> Sequence["MGDSC"]:
+        """As an ensemble's: itself."""
+        return [self]
+
+    def each(self, interest: Tensor) -> list[tuple["MGDSC", Tensor]]:
+        """As an ensemble's: itself with the whole interest."""
+        return [(self, interest)]
 
     def read(self, inputs: Inputs, state: State | None = None) -> Read:
         """What each level makes of the histories; with a state, of histories that go on from it.

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from mgray import losses
 from mgray.config import TrainConfig
+from mgray.ensemble import Model
 from mgray.inputs import Inputs
-from mgray.model import MGDSC
 from mgray.negatives import Negatives, Seen, seen_items, take_hardest
 from mgray.schema import PAD
 
@@ -49,7 +49,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 class Objective(nn.Module):
     """Model and loss as one module, so that DDP sees one forward pass."""
 
-    def __init__(self, model: MGDSC, config: TrainConfig, device: torch.device, *, exclude_seen: bool) -> None:
+    def __init__(self, model: Model, config: TrainConfig, device: torch.device, *, exclude_seen: bool) -> None:
         """exclude_seen: what `resolve_exclude_seen` makes of the config."""
         super().__init__()
         self.model, self.config = model, config
@@ -74,11 +74,17 @@ class Objective(nn.Module):
         return self._next_item(interest, inputs, targets, negatives) + config.rating_weight * rating
 
     def _next_item(self, interest: Tensor, inputs: Inputs, targets: Tensor, negatives: Negatives | None) -> Tensor:
-        """interest: [B, L, D], inputs, targets: [B, L] -> []."""
-        table, real = self.model.embedding.weight, targets != PAD
+        """interest: [B, L, D] of each member, inputs, targets: [B, L] -> the mean of the members' losses, []."""
+        real = targets != PAD
         # As far as the batch shows them: neither what a window begins after, nor what augmentation took out or hid.
         seen = seen_items(inputs.items, real) if self.exclude_seen else None
-        return next_item_loss(interest[real], table, targets[real], negatives, self.config, self.loss_dtype, seen)
+        own_losses = [
+            next_item_loss(
+                own[real], member.embedding.weight, targets[real], negatives, self.config, self.loss_dtype, seen
+            )
+            for member, own in self.model.each(interest)
+        ]
+        return torch.stack(own_losses).mean()
 
 
 def next_item_loss(

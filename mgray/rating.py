@@ -17,9 +17,9 @@ from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import ALL_USERS, PART_NUMBERS, Dataset, Histories, Part, Turn
 from mgray.engine import own_batches
+from mgray.ensemble import Model
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
-from mgray.model import MGDSC
 from mgray.rating_head import RaterState
 from mgray.schema import PAD, TRAIN, UNKNOWN
 
@@ -76,7 +76,7 @@ def _whole_users(histories: Histories, part: Part) -> Iterator[RatingQuery]:
 class ModelRater:
     """Ratings by a model with a rating head, within its scale; an item that it does not know gets the user's mean."""
 
-    def __init__(self, model: MGDSC, max_length: int, device: torch.device) -> None:
+    def __init__(self, model: Model, max_length: int, device: torch.device) -> None:
         assert model.rating_head is not None, "model.outputs has no rating"
         self.model, self.head = model, model.rating_head
         self.max_length, self.device = max_length, device

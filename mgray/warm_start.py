@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mgray.config import ModelConfig
 from mgray.data_rules import FREE_TO_CHANGE
+from mgray.ensemble import Model
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.model import MGDSC
@@ -45,9 +46,10 @@ def check_fits(config: ModelConfig, spec: InputSpec, source_config: ModelConfig,
 
 
 def warm_start_(
-    model: MGDSC, item_ids: Sequence[str], source: MGDSC, source_ids: Sequence[str], keep: float = 1.0
+    model: Model, item_ids: Sequence[str], source: Model, source_ids: Sequence[str], keep: float = 1.0
 ) -> WarmStart:
-    """Copy `source` into `model`, in place: every weight as it is, rows of items and event types by name.
+    """Copy `source` into `model`, in place: every weight as it is, rows of items and event types by name; of an
+    ensemble, member by member.
 
     With `keep` below 1 each matrix becomes keep * source + (1 - keep) * the random start that `model` came with;
     vectors (norms, biases, time scales) are copied whole. Weights that training has settled learn less from new data
@@ -60,7 +62,14 @@ def warm_start_(
     """
     check_fits(model.config, model.spec, source.config, source.spec)
     rows = torch.from_numpy(number_map(item_ids, source_ids)[1:-1]).long()
+    for member, earlier in zip(model.members, source.members, strict=True):
+        _start_member(member, earlier, rows, keep)
     known = rows != UNKNOWN
+    return WarmStart(int(known.sum()), int((~known).sum()))
+
+
+def _start_member(model: MGDSC, source: MGDSC, rows: Tensor, keep: float) -> None:
+    """rows: [V] that of each item in the source's table, or UNKNOWN."""
     # Vectors are copied whole, so only matrices are mixed with their random start.
     mixed = [name for name, tensor in model.state_dict().items() if keep < 1 and is_matrix(name, tensor)]
     fresh_start = {name: model.state_dict()[name].clone() for name in mixed}
@@ -74,7 +83,6 @@ def warm_start_(
                 _copy_items(model.state_dict()[name], source.state_dict()[name], rows)
         for name, start in fresh_start.items():
             model.state_dict()[name].lerp_(start, 1 - keep)
-    return WarmStart(int(known.sum()), int((~known).sum()))
 
 
 def _copy_items(table: Tensor, earlier: Tensor, rows: Tensor) -> None:

@@ -12,10 +12,10 @@ from mgray import search as spaces
 from mgray.config import TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
+from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.inputs import named_inputs
 from mgray.manifest import Manifest
-from mgray.model import MGDSC
 from mgray.search_report import SearchReport, TrialRow, render_search, summary
 from pipelines import tracking
 from pipelines.search_folder import SearchFolder
@@ -66,7 +66,7 @@ def rungs(search: SearchFolder) -> list[float]:
 def count_parameters(config: TrainJobConfig, manifest: Manifest) -> int:
     resolved = resolve_model(config.model, manifest)
     with torch.device("meta"):  # shapes alone
-        model = MGDSC(resolved, manifest.items, named_inputs(resolved, manifest))
+        model = make_model(resolved, manifest.items, named_inputs(resolved, manifest))
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -20,10 +20,10 @@ from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_fold
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset, Part
 from mgray.engine import Logged, Trainer, Validated
+from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.item_vectors import start_items_
-from mgray.model import MGDSC
 from mgray.objective import Objective
 from mgray.warm_start import warm_start_
 from pipelines import tracking
@@ -125,7 +125,7 @@ class RankRun:
         self.info = ModelInfo.of(self.dataset, self.config)
         # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
-        self.model = MGDSC(self.info.config, self.info.num_items, self.info.inputs)
+        self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
         if given.warm_start is None:
             if session.rank == 0 and not session.resumes:  # DDP gives them to the others
                 start_items_(self.model, self.dataset, self.config.train)
