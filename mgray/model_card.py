@@ -82,7 +82,8 @@ def model_card(
     likeness = ""
     if resolve_exclude_seen(config.train, config.evaluate.remove_seen):
         likeness = f"- {SEEN_CAUTION}.\n"
-    card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}, \
+    members = "" if config.model.members == 1 else f" ({config.model.members} models, whose scores are averaged)"
+    card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}{members}, \
 {trained["parameters"]:,} parameters.
 
 ## Trained on

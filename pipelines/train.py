@@ -218,6 +218,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
 
 
 def run_name(config: TrainJobConfig) -> str:
-    """What a row of MLflow's runs table says: the granularities, then the width."""
+    """What a row of MLflow's runs table says: the granularities, the width, how many members, the seed."""
     levels = "-".join(str(g).replace("decay:", "d") for g in config.model.granularities)
-    return f"g{levels}-w{config.model.width}-s{config.train.seed}"
+    members = "" if config.model.members == 1 else f"x{config.model.members}"
+    return f"g{levels}-w{config.model.width}{members}-s{config.train.seed}"

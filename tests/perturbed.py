@@ -1,12 +1,17 @@
 """Untrained models whose every weight is away from its neutral start, where a broken law could hide; and histories."""
 
+from typing import TypeVar
+
 import torch
 
 from mgray.config import ModelConfig
+from mgray.ensemble import Ensemble
 from mgray.inputs import Inputs, InputSpec
 from mgray.layers import BatchNorm
 from mgray.manifest import Feature
 from mgray.model import MGDSC
+
+AnyModel = TypeVar("AnyModel", MGDSC, Ensemble)
 
 NUM_ITEMS = 50
 SPEC = InputSpec(
@@ -21,11 +26,17 @@ def make_model(config: ModelConfig, seed: int = 0) -> MGDSC:
     return perturbed(MGDSC(config, NUM_ITEMS, SPEC))
 
 
-def perturbed(model: MGDSC) -> MGDSC:
+def make_ensemble(config: ModelConfig, seed: int = 0) -> Ensemble:
+    torch.manual_seed(seed)
+    return perturbed(Ensemble(config, NUM_ITEMS, SPEC))
+
+
+def perturbed(model: AnyModel) -> AnyModel:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-        model.embedding.weight[0] = 0
+        for member in model.members:
+            member.embedding.weight[0] = 0
         for module in model.modules():
             if isinstance(module, BatchNorm):
                 module.running_mean.add_(torch.randn_like(module.running_mean), alpha=0.1)

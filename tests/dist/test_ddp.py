@@ -1,6 +1,7 @@
 """Distributed equals single-process: two gloo ranks take the same steps as one, with uneven parts and idle ranks."""
 
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
-from mgray.model import MGDSC
+from mgray.ensemble import make_model
 from mgray.objective import Objective
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
@@ -23,10 +24,10 @@ CPU = torch.device("cpu")
 MODEL = model_config(width=16, granularities=(1, 4, "decay:1..50"), heads=2, dropout=0.0)
 
 
-def train(dataset: Dataset, config: TrainConfig, outputs: str) -> dict:
+def train(dataset: Dataset, config: TrainConfig, switch: dict[str, Any]) -> dict:
     torch.manual_seed(0)
-    settings = MODEL.model_copy(update={"outputs": outputs})
-    model = MGDSC(settings, dataset.num_items, dataset.input_spec(settings))
+    settings = MODEL.model_copy(update=switch)
+    model = make_model(settings, dataset.num_items, dataset.input_spec(settings))
     objective: torch.nn.Module = Objective(model, config, CPU, exclude_seen=True)
     if dist.is_initialized():
         objective = DistributedDataParallel(objective)
@@ -54,16 +55,18 @@ def train(dataset: Dataset, config: TrainConfig, outputs: str) -> dict:
     }
 
 
-def worker(rank: int, world: int, folder: str, config: TrainConfig, outputs: str, out: str) -> None:
+def worker(rank: int, world: int, folder: str, config: TrainConfig, switch: dict[str, Any], out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
-    result = train(Dataset(folder), config, outputs)
+    result = train(Dataset(folder), config, switch)
     torch.save(result, f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("loss", "outputs"), [("sampled_softmax", "next_item"), ("softmax", "both")])
-def test_two_ranks_equal_one(tmp_path: Path, loss: str, outputs: str) -> None:
+@pytest.mark.parametrize(
+    ("loss", "switch"), [("sampled_softmax", {}), ("softmax", {"outputs": "both"}), ("softmax", {"members": 2})]
+)
+def test_two_ranks_equal_one(tmp_path: Path, loss: str, switch: dict[str, Any]) -> None:
     # 61 users, an odd number; one history longer than a whole batch, so that some steps leave a rank idle.
     long = make_log(1, 40, seed=9, mean_events=400).with_columns(pl.lit("whale").alias("user_id"))
     dataset = write_dataset(tmp_path / "data", pl.concat([make_log(60, 40), long]))
@@ -71,8 +74,8 @@ def test_two_ranks_equal_one(tmp_path: Path, loss: str, outputs: str) -> None:
         epochs=3, global_batch_events=120, num_negatives=15, loss=loss, max_time_s=None, validate_every_epochs=1
     )
     torch.set_num_threads(1)
-    single = train(dataset, config, outputs)
-    mp.spawn(worker, (2, str(tmp_path / "data"), config, outputs, str(tmp_path)), nprocs=2)
+    single = train(dataset, config, switch)
+    mp.spawn(worker, (2, str(tmp_path / "data"), config, switch, str(tmp_path)), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
     for name, tensor in ranks[0]["weights"].items():

@@ -13,9 +13,9 @@ from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query, Turn
 from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
+from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
-from mgray.model import MGDSC
 from mgray.objective import Objective
 from mgray.optim import WeightAverage, learning_rate
 from mgray.recommend import Recommender
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def make_trainer(dataset: Dataset, train: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> Trainer:
     torch.manual_seed(train.seed)
-    network = MGDSC(model, dataset.num_items, dataset.input_spec(model))
+    network = make_model(model, dataset.num_items, dataset.input_spec(model))
     return Trainer(Objective(network, train, CPU, exclude_seen=False), network, dataset, train, CPU)
 
 
@@ -113,6 +113,7 @@ MODEL_SWITCHES = {
     "batch norm": {"norm": "batch"},
     "granularity dropout": {"level_dropout": 0.5},
     "both heads": {"outputs": "both", "inputs": ("rating",)},
+    "members": {"members": 2},
 }
 
 
@@ -129,7 +130,7 @@ def test_resume_is_bit_for_bit(dataset: Dataset, tmp_path: Path, switch: str) ->
     save_state(tmp_path, stopped.model, stopped.optimizer, stopped.progress, [], stopped.average)
     resumed = make_trainer(dataset, config, model)
     with torch.no_grad():
-        resumed.model.embedding.weight.zero_()  # nothing of a fresh start may survive
+        resumed.model.members[-1].embedding.weight.zero_()  # nothing of a fresh start may survive
     resumed.progress, _ = restore_state(tmp_path, resumed.model, resumed.optimizer, resumed.average)
     assert resumed.progress.step == 13
     run(resumed)

@@ -52,6 +52,14 @@ def test_it_says_what_was_trained_on(tmp_path: Path, split: SplitKind, include_v
     assert f"of these {events} {told.format(**days)}" in model_card(config, manifest, trained, {})
 
 
+def test_it_says_how_many_models_it_is(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "v", make_log(20, 10)).manifest
+    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
+    config = TrainJobConfig(model=ModelConfig(members=3))
+    assert "width 64 (3 models, whose scores are averaged), 1,000" in model_card(config, manifest, trained, {})
+    assert "width 64, 1,000" in model_card(TrainJobConfig(), manifest, trained, {})
+
+
 def test_it_says_that_seen_items_were_no_negatives(tmp_path: Path) -> None:
     manifest = write_dataset(tmp_path / "v", make_log(20, 10)).manifest
     trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}

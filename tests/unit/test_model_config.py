@@ -88,6 +88,7 @@ def test_a_config_survives_its_json() -> None:
         ("--model.granularities=['decay:1..1000000']", "model.granularities"),
         ("--model.granularities=[1, 7d, 1d]", "spans of time must grow"),
         ("--model.granularities=[1, 7 weeks]", "neither a stride"),
+        ("--model.members=0", "model.members"),
     ],
 )
 def test_a_mistake_is_one_line(argv: str, message: str) -> None:
@@ -95,3 +96,8 @@ def test_a_mistake_is_one_line(argv: str, message: str) -> None:
         parse(argv)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_members_that_rate_are_refused() -> None:
+    with pytest.raises(InputError, match=r"members \(2\) needs outputs: next_item; give 1 to a model that rates"):
+        parse("--model.members=2", "--model.outputs=both")
