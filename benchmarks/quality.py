@@ -78,7 +78,7 @@ ROWS: dict[str, list[str]] = {
     "batch normalization": ["--model.norm", "batch"],
     "no feed-forward": ["--model.feedforward", "0"],
     "members: 2": ["--model.members", "2"],
-    "members: 4, of half the width": ["--model.members", "4", "--model.width", "32", "--model.heads", "2"],
+    "members: 4, of half the width": ["--model.members", "4", "--model.width", "32"],
     "windows of 200": ["--train.max_length", "200"],
     "constant learning rate": ["--train.decay_share", "0"],
     "512 negatives": ["--train.num_negatives", "512"],
