@@ -224,8 +224,8 @@ class ModelConfig(Section):
         1,
         ge=1,
         le=64,
-        description="models of this width that are trained side by side and recommend by the mean of their scores; "
-        "each costs the time and the memory of one",
+        description="models of this width that are trained side by side, in the time of as many, and recommend by the "
+        "mean of their scores; for outputs: next_item alone",
     )
     granularities: tuple[Granularity, ...] = Field(
         (1, "decay:1..400"),

@@ -213,7 +213,9 @@ class Trainer:
         # augmentation, so that a target weighs the same whatever was taken out of the others).
         (loss * (self.world_size / global_targets)).backward()
         if self.config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+            members = self.model.members
+            for member in members:  # each as if it were alone, whose part of a mean loss is one of so many
+                nn.utils.clip_grad_norm_(member.parameters(), self.config.max_grad_norm / len(members))
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, self.progress.step + 1)
@@ -302,7 +304,7 @@ class ModelScorer:
         self._share: Tensor | None = None
         fusion = model.members[0].fusion
         if isinstance(fusion, AttentionFusion):
-            shape = (len(model.config.granularities), fusion.heads)
+            shape = (len(model.config.granularities), len(model.members) * fusion.heads)
             self._share = torch.zeros(shape, dtype=torch.float64, device=device)
         self._num_shares = 0
 

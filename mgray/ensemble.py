@@ -20,7 +20,7 @@ from mgray.model import MGDSC, State
 
 
 class Ensemble(nn.Module):
-    """M models with the methods of one. It does not rate: `rating_head` is None."""
+    """M models with the methods of one, but for `rate`: `rating_head` is None. Its state is a tuple of theirs."""
 
     def __init__(self, config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
         """As MGDSC's; config.members: M."""
@@ -37,13 +37,13 @@ class Ensemble(nn.Module):
         return [cast(MGDSC, model) for model in self.models]
 
     def fuse(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
-        """inputs: [B, L] -> (interest [B, L, M D], mean share of each granularity [B, L, G, heads] or None).
+        """inputs: [B, L] -> (interest [B, L, M D], share of each granularity [B, L, G, M heads] or None).
 
         Raises InputError as MGDSC.read does.
         """
         interests, shares = zip(*(member.fuse(inputs) for member in self.members), strict=True)
-        share = None if shares[0] is None else torch.stack(shares).mean(0)
-        return torch.cat(interests, dim=-1), share
+        # Side by side: one member's first head has nothing to do with another's.
+        return torch.cat(interests, dim=-1), None if shares[0] is None else torch.cat(shares, dim=-1)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """inputs: [B, L], oldest first -> interest [B, L, M D] at every position."""
@@ -51,9 +51,10 @@ class Ensemble(nn.Module):
 
     def score(self, interest: Tensor) -> Tensor:
         """interest: [T, M D] -> the mean of the members' scores [T, V + 1] float32; padding scores minus infinity."""
-        scores, *others = (member.score(own) for member, own in self.each(interest))
-        for other in others:
-            scores += other
+        (first, own), *others = self.each(interest)
+        scores = first.score(own)
+        for member, own in others:  # two tables of scores at a time, however many members
+            scores += member.score(own)
         return scores.div_(len(self.models))
 
     def each(self, interest: Tensor) -> list[tuple[MGDSC, Tensor]]:
@@ -76,7 +77,8 @@ class Ensemble(nn.Module):
 
     def cut(self, num_levels: int) -> "Ensemble":
         """Of the members' first `num_levels` levels, as MGDSC.cut. Raises ValueError as it does."""
-        smaller = Ensemble(self.config.cut(num_levels), self.num_items, self.spec)
+        with torch.device("meta"):  # its members are put in their places
+            smaller = Ensemble(self.config.cut(num_levels), self.num_items, self.spec)
         smaller.models = nn.ModuleList(member.cut(num_levels) for member in self.members)
         return smaller.train(self.training)
 

@@ -43,9 +43,9 @@ def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Ex
     if len(inputs.items) != 1 or inputs.items.shape[1] == 0 or int(inputs.items[0, -1]) == PAD:
         raise InputError("explain: one history at a time, with an event at least; give inputs of one row")
     model.eval()
-    scores, parts, losses = zip(*(_explain_member(one, inputs, item, num_events) for one in model.members), strict=True)
+    scores, parts, lost = zip(*(_explain_member(one, inputs, item, num_events) for one in model.members), strict=True)
     score, levels = float(torch.stack(scores).mean()), torch.stack(parts).mean(0)
-    events: list[float] = torch.stack(losses).mean(0).tolist()
+    events: list[float] = torch.stack(lost).mean(0).tolist()
     return Explanation(score, levels.tolist(), score - float(levels.sum()), events)
 
 

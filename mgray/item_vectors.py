@@ -87,9 +87,8 @@ def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
     """Start the items of a model that recommends as `item_init` says, in place.
 
     The vectors are turned at random, by torch's generator and for each member of an ensemble anew: a channel's time
-    scale is no matter of its eigenvalue.
-    Their root mean square length is that of the random start, of which they keep NOISE; an item without neighbours
-    keeps all of it.
+    scale is no matter of its eigenvalue. Their root mean square length is that of the random start, of which they keep
+    NOISE; an item without neighbours keeps all of it.
     """
     if config.item_init == "random" or model.config.outputs == "rating":
         return
@@ -98,9 +97,10 @@ def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
     if len(numbers) == 0:
         return
     items, vectors = torch.from_numpy(numbers), torch.from_numpy(found).float()
+    length = vectors.square().sum(1).mean().sqrt()
     for member in model.members:
         table = member.embedding.weight
         turn, _ = torch.linalg.qr(torch.randn(width, width))
-        turned = vectors @ turn / vectors.square().sum(1).mean().sqrt()
+        rows = items.to(table.device)
         with torch.no_grad():
-            table[items.to(table.device)] = turned.to(table) + NOISE * table[items.to(table.device)]
+            table[rows] = (vectors @ turn / length).to(table) + NOISE * table[rows]

@@ -47,6 +47,7 @@ class MGDSC(nn.Module):
     def __init__(self, config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
         """spec: what the extra inputs of the config stand for; none: there are none."""
         super().__init__()
+        assert config.members == 1, "mgray.ensemble makes a model of several"
         self.config = config
         self.num_items = num_items
         self.spec = spec or InputSpec()

@@ -74,17 +74,16 @@ class Objective(nn.Module):
         return self._next_item(interest, inputs, targets, negatives) + config.rating_weight * rating
 
     def _next_item(self, interest: Tensor, inputs: Inputs, targets: Tensor, negatives: Negatives | None) -> Tensor:
-        """interest: [B, L, D] of each member, inputs, targets: [B, L] -> the mean of the members' losses, []."""
+        """interest: [B, L, M D] of M members, inputs, targets: [B, L] -> the mean of the members' losses, []."""
         real = targets != PAD
+        asked = targets[real]
         # As far as the batch shows them: neither what a window begins after, nor what augmentation took out or hid.
         seen = seen_items(inputs.items, real) if self.exclude_seen else None
-        own_losses = [
-            next_item_loss(
-                own[real], member.embedding.weight, targets[real], negatives, self.config, self.loss_dtype, seen
-            )
-            for member, own in self.model.each(interest)
+        of_members = [
+            next_item_loss(own, member.embedding.weight, asked, negatives, self.config, self.loss_dtype, seen)
+            for member, own in self.model.each(interest[real])
         ]
-        return torch.stack(own_losses).mean()
+        return torch.stack(of_members).mean()
 
 
 def next_item_loss(

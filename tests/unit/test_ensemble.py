@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from mgray.checkpoint import ModelInfo, Vocabulary, load_model, save_model
 from mgray.config import TrainConfig
+from mgray.engine import Logged, ModelScorer, Trainer
 from mgray.ensemble import Ensemble
 from mgray.explain import explain
 from mgray.inputs import Inputs
@@ -24,7 +26,7 @@ CONFIG = model_config(width=8, heads=2, granularities=(1, 4, "decay:1..9"), drop
 TRAIN = TrainConfig(loss_precision="fp32")
 
 
-def test_its_scores_and_shares_are_the_mean_of_its_members() -> None:
+def test_its_scores_are_the_mean_of_its_members_and_its_shares_theirs() -> None:
     model, inputs = make_ensemble(CONFIG), make_inputs(12)
     interest, share = model.fuse(inputs)
     assert interest.shape == (2, 12, 24)
@@ -32,7 +34,8 @@ def test_its_scores_and_shares_are_the_mean_of_its_members() -> None:
     fused = [member.fuse(inputs) for member in model.members]
     expected = sum(member.score(own[:, -1]) for member, (own, _) in zip(model.members, fused, strict=True)) / 3
     torch.testing.assert_close(model.score(interest[:, -1]), expected)
-    torch.testing.assert_close(share, sum(share for _, share in fused) / 3)
+    assert share is not None
+    torch.testing.assert_close(share, torch.cat([share for _, share in fused], dim=-1))
     first, second, third = (own for own, _ in fused)
     assert not torch.allclose(first, second)
     assert not torch.allclose(second, third)
@@ -110,3 +113,32 @@ def test_members_start_from_the_same_vectors_turned_differently(tmp_path: Path) 
     likeness = torch.stack([(first @ first.T)[1:, 1:].flatten(), (second @ second.T)[1:, 1:].flatten()])
     assert torch.corrcoef(likeness)[0, 1] > 0.95
     assert torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1].abs() < 0.2
+
+
+def test_the_attention_of_every_members_heads_is_told() -> None:
+    model = make_ensemble(CONFIG)
+    scorer = ModelScorer(model, np.ones(NUM_ITEMS + 1, dtype=np.int64), 50, CPU)
+    inputs = make_inputs(9)
+    scorer.score_padded(inputs)
+    expected = model.fuse(inputs)[1]
+    assert expected is not None
+    torch.testing.assert_close(torch.tensor(scorer.attention_share()), expected[:, -1].mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_members_gradient_is_clipped_as_if_it_were_alone(tmp_path: Path) -> None:
+    """The gradient of a mean loss has a third of each one's own, and so a third of the norm that it is held to."""
+    dataset = write_dataset(tmp_path / "v", make_log(30, 40))
+    limit = 1e-3  # far below what any has, so that all are clipped
+    config = TRAIN.model_copy(update={"max_grad_norm": limit, "epochs": 1, "max_time_s": None})
+    torch.manual_seed(0)
+    model = Ensemble(CONFIG, dataset.num_items)
+    trainer = Trainer(Objective(model, config, CPU, exclude_seen=True), model, dataset, config, CPU)
+    trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0)
+    norms = []
+    for event in trainer.run(lambda: {"ndcg@10": 0.0}, "ndcg@10", 1):
+        if isinstance(event, Logged):
+            squares = [[float(p.grad.square().sum()) for p in member.parameters()] for member in model.members]
+            norms.append([sum(own) ** 0.5 for own in squares])
+    assert norms
+    for own in norms:
+        assert own == pytest.approx([limit / 3] * 3, rel=1e-3)

@@ -9,6 +9,7 @@ from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfi
 from mgray.histories import SplitKind
 from mgray.model_card import model_card
 from mgray.synthetic import make_log
+from pipelines.train import run_name
 from tests.datasets import write_dataset
 
 
@@ -57,6 +58,7 @@ def test_it_says_how_many_models_it_is(tmp_path: Path) -> None:
     trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
     config = TrainJobConfig(model=ModelConfig(members=3))
     assert "width 64 (3 models, whose scores are averaged), 1,000" in model_card(config, manifest, trained, {})
+    assert run_name(config) == "g1-d1..400-w64x3-s0"
     assert "width 64, 1,000" in model_card(TrainJobConfig(), manifest, trained, {})
 
 
