@@ -73,7 +73,7 @@ class Run:
         if world_size > 1:
             objective = DistributedDataParallel(objective)
         self.trainer = Trainer(objective, self.model, dataset, config.train, self.device)
-        self.scorer = ModelScorer(self.model, dataset.item_counts, config.train.max_length, self.device)
+        self.scorer = ModelScorer(self.model, dataset.popularity, config.train.max_length, self.device)
         self.best, self.curve = self.trainer.weights(), []
         if self.state.is_dir():
             restored = restore_state(self.state, self.model, self.trainer.optimizer, self.trainer.average)

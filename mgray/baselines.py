@@ -42,24 +42,10 @@ class CooccurrenceScorer:
         return torch.from_numpy(self.counts[last].toarray() + self.tie_break).float()
 
 
-def recent_counts(dataset: Dataset, days: float = RECENT_DAYS) -> npt.NDArray[np.int64]:
-    """[V + 1]: training events of each item in the last `days` of the training part."""
-    newest = -np.inf
-    for histories in dataset.train_events(["times"]):
-        assert histories.columns.times is not None
-        newest = max(newest, float(histories.columns.times.max(initial=-np.inf)))
-    counts = np.zeros(dataset.num_items + 1, dtype=np.int64)
-    for histories in dataset.train_events(["times"]):
-        assert histories.columns.times is not None
-        recent = histories.columns.times > newest - days * 86400
-        counts += np.bincount(histories.columns.items[recent], minlength=len(counts))
-    return counts
-
-
 def make_baselines(dataset: Dataset) -> dict[str, Scorer]:
     """Name -> scorer, each from the training part alone."""
     return {
         "popularity": PopularityScorer(dataset.item_counts),
-        f"popularity_{RECENT_DAYS}d": PopularityScorer(recent_counts(dataset)),
+        f"popularity_{RECENT_DAYS}d": PopularityScorer(dataset.recent_counts(RECENT_DAYS)),
         "cooccurrence": CooccurrenceScorer(pair_counts(dataset, DISTANCE_WEIGHTS), dataset.item_counts),
     }

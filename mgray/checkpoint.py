@@ -7,7 +7,7 @@ the latest step beside it: resume needs nothing else, since order, negatives and
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +87,16 @@ class Vocabulary:
     item_ids: list[str]
     titles: list[str]
     num_train_events: list[int]
+    popular: list[float] = field(default_factory=list)  # Dataset.popularity; none of a model of an earlier version
 
     @classmethod
     def of(cls, dataset: Dataset) -> "Vocabulary":
-        return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist())
+        return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), dataset.popularity[1:].tolist())
 
     @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """[V + 1] training events; index 0 (padding) is 0."""
-        return np.asarray([0, *self.num_train_events], dtype=np.int64)
+    def popularity(self) -> npt.NDArray[np.float64]:
+        """[V + 1] what an empty history is ranked by; index 0 (padding) is 0."""
+        return np.asarray([0, *(self.popular or self.num_train_events)], dtype=np.float64)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

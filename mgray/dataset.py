@@ -23,6 +23,13 @@ from mgray.schema import ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID
 IntArray = npt.NDArray[np.int64]
 Part = Literal["train", "valid", "test"]
 
+# What is popular now, for a user of whom nothing is known. On a split in time of MovieLens-100K 7 to 90 days have 3 times
+# the ndcg@10 of all time, and so has any number of old events up to a thousand.
+POPULAR_DAYS = 30
+POPULAR_PRIOR = (
+    300.0  # events of all time that are put to them, so that a log with a thin end is not ranked by a handful
+)
+DAY_S = 86_400
 MAX_SCALE_VALUES = 101  # distinct ratings that are a scale, such as 0 to 100
 PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 
@@ -125,6 +132,23 @@ class Dataset:
     def item_counts(self) -> IntArray:
         """Training events of each item, [V + 1]; index 0 (padding) is 0."""
         return np.concatenate([[0], np.asarray(self._vocabulary["num_train_events"], dtype=np.int64)])
+
+    def recent_counts(self, days: float) -> IntArray:
+        """Training events of each item in the last `days` of the training part, [V + 1]; index 0 (padding) is 0."""
+        newest = max((_times(one).max(initial=-np.inf) for one in self.train_events(["times"])), default=-np.inf)
+        counts = np.zeros(self.num_items + 1, dtype=np.int64)
+        for histories in self.train_events(["times"]):
+            recent = _times(histories) > newest - days * DAY_S
+            counts += np.bincount(histories.columns.items[recent], minlength=len(counts))
+        return counts
+
+    @cached_property
+    def popularity(self) -> npt.NDArray[np.float64]:
+        """What a user without a known event is ranked by, [V + 1]: events of the last POPULAR_DAYS of training, and
+        POPULAR_PRIOR more spread as those of all time are. Reads the shards' times, twice.
+        """
+        share = self.item_counts / max(1, self.item_counts.sum())
+        return self.recent_counts(POPULAR_DAYS) + POPULAR_PRIOR * share
 
     def _trains_on_prefixes(self, include_valid: bool) -> bool:
         """Whether what a history trains on is its first events, all of them on known items.
@@ -246,6 +270,11 @@ class Dataset:
             assert histories.columns.ratings is not None
             parts.append(moments.measure(histories.columns.ratings[:, None].astype(np.float64)))
         return moments.combine(parts, 1)
+
+
+def _times(histories: Histories) -> npt.NDArray[np.float64]:
+    assert histories.columns.times is not None, "they are among the columns that were asked for"
+    return histories.columns.times
 
 
 def shard_columns(table: pa.Table, columns: Collection[OptionalColumn], num_features: int) -> tuple[IntArray, Columns]:

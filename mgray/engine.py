@@ -293,12 +293,12 @@ class _Window:
 
 
 class ModelScorer:
-    """Scores histories with a model; an empty history is ranked by popularity."""
+    """Scores histories with a model; an empty history is ranked by popularity, [V + 1]."""
 
-    def __init__(self, model: Model, item_counts: npt.NDArray[np.int64], max_length: int, device: torch.device) -> None:
+    def __init__(self, model: Model, popularity: npt.NDArray[np.number], max_length: int, device: torch.device) -> None:
         self.model, self.max_length, self.device = model, max_length, device
         self.columns = read_columns(model.config)
-        self.popularity = torch.from_numpy(item_counts).float().to(device)
+        self.popularity = torch.from_numpy(popularity).float().to(device)
         self.popularity[PAD] = -torch.inf
         # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
         self._share: Tensor | None = None

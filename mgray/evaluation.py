@@ -61,7 +61,7 @@ class PartEvaluation:
 
         self.scorer = self.rater = None
         if model.config.outputs != "rating":
-            self.scorer = ModelScorer(model, dataset.item_counts, max_length, device)
+            self.scorer = ModelScorer(model, dataset.popularity, max_length, device)
             self.ranking_batches = batches(part_batches, self.scorer.columns)
         if model.config.outputs != "next_item":
             self.rater = ModelRater(model, max_length, device)

@@ -36,13 +36,13 @@ class Reasons(NamedTuple):
 
 
 class Recommender:
-    """A saved model with its vocabulary. An empty history is answered with the most popular items."""
+    """A saved model with its vocabulary. An empty history is answered with what is popular of late."""
 
     def __init__(self, folder: str | Path, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
         self.model, self.info, self.vocabulary = load_model(folder, self.device)
         self.encoder = HistoryEncoder(self.vocabulary.item_ids, self.info.config, self.info.inputs)
-        self.scorer = ModelScorer(self.model, self.vocabulary.counts, self.info.max_length, self.device)
+        self.scorer = ModelScorer(self.model, self.vocabulary.popularity, self.info.max_length, self.device)
 
     def recommend(
         self,

@@ -47,7 +47,7 @@ VOCABULARY_SCHEMA = pa.schema(
     ]
 )
 
-# Each user's best items. A user with no known item has the popularity list, whose scores are training events.
+# Each user's best items. A user with no known item has the popularity list, whose scores are Dataset.popularity.
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field(USER_ID, pa.large_string(), nullable=False),

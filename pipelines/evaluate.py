@@ -134,8 +134,9 @@ def publish(
         except Exception as error:  # of MLflow, its store or the network; told at the end: hours of training come first
             failure = error
     model = {"name": config.tracking.model_name, "version": version} if version else None
+    members = "" if config.model.members == 1 else f" ({config.model.members} members)"
     data = report.ReportData(
-        title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}",
+        title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}{members}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
         facts={

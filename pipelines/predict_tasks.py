@@ -83,7 +83,7 @@ class PartScorer:
                 )
             device = torch.device("cuda" if job.use_gpu else "cpu")
             model, info, vocabulary = load_model(job.model, device)
-            self.scorer = ModelScorer(model, vocabulary.counts, info.max_length, device)
+            self.scorer = ModelScorer(model, vocabulary.popularity, info.max_length, device)
             self.item_ids = pa.array(vocabulary.item_ids, pa.large_string())
             self.dataset = Dataset(job.dataset)
             self.translation = Translation(self.dataset, vocabulary.item_ids, info)

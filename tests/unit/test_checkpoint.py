@@ -1,10 +1,24 @@
-"""A checkpoint folder takes another's place, whatever moment a kill comes at."""
+"""A checkpoint folder takes another's place, whatever moment a kill comes at; what a model folder holds is read back."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from mgray.checkpoint import recover_folder, replace_folder
+from mgray.checkpoint import (
+    VOCABULARY_FILE,
+    ModelInfo,
+    Vocabulary,
+    load_model,
+    recover_folder,
+    replace_folder,
+    save_model,
+)
+from mgray.model import MGDSC
+from mgray.synthetic import make_log
+from tests.datasets import write_dataset
+from tests.models import MODEL
 
 
 def write(folder: Path, text: str) -> Path:
@@ -47,3 +61,18 @@ def test_the_first_one_replaces_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
     replace_folder(write(tmp_path / "draft", "first"), tmp_path / "state")
     assert (tmp_path / "state" / "state").read_text() == "first"
+
+
+def test_what_is_popular_goes_with_the_model(tmp_path: Path) -> None:
+    """A model of a version that did not keep it answers an empty history by its training events."""
+    dataset = write_dataset(tmp_path / "v", make_log(20, 10))
+    vocabulary = Vocabulary.of(dataset)
+    assert vocabulary.popularity.tolist() == dataset.popularity.tolist()
+    info = ModelInfo(config=MODEL, num_items=dataset.num_items, max_length=9, dataset_fingerprint="test")
+    save_model(tmp_path / "m", MGDSC(MODEL, dataset.num_items).state_dict(), info, vocabulary)
+    path, device = tmp_path / "m" / VOCABULARY_FILE, torch.device("cpu")
+    assert load_model(tmp_path / "m", device)[2].popularity.tolist() == dataset.popularity.tolist()
+    written = json.loads(path.read_text())
+    del written["popular"]
+    path.write_text(json.dumps(written))
+    assert load_model(tmp_path / "m", device)[2].popularity.tolist() == dataset.item_counts.tolist()

@@ -10,7 +10,7 @@ import pytest
 from mgray.batch import feed, plan_epoch
 from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
-from mgray.dataset import Dataset
+from mgray.dataset import DAY_S, POPULAR_DAYS, POPULAR_PRIOR, Dataset
 from mgray.histories import SplitKind
 from mgray.inputs import InputSpec
 from mgray.raw_history import HistoryEncoder
@@ -177,3 +177,25 @@ def log_with_a_valid_item(split: SplitKind) -> pl.DataFrame:
     items = log["item_id"].to_list()
     items[at] = "only-valid"
     return log.with_columns(pl.Series("item_id", items))
+
+
+def test_what_is_popular_is_of_the_newest_days(tmp_path: Path) -> None:
+    """Half of all training events are on `old`, which no one has taken for 99 days."""
+    rows = [
+        (f"u{i}", item, float(day) * DAY_S) for i in range(10) for day, item in enumerate(("old", "old", "old", "b"))
+    ]
+    late = [
+        (f"v{i}", item, (100.0 + day) * DAY_S) for i in range(10) for day, item in enumerate(("new", "b", "x", "y"))
+    ]
+    log = pl.DataFrame(rows + late, schema=["user_id", "item_id", "timestamp"], orient="row")
+    dataset = write_dataset(tmp_path / "v", log)  # leave-one-out: each user's first two events train
+    counts = dict(zip(dataset.item_ids, dataset.item_counts[1:].tolist(), strict=True))
+    assert counts == {"old": 20, "new": 10, "b": 10}
+    recent = dict(zip(dataset.item_ids, dataset.recent_counts(POPULAR_DAYS)[1:].tolist(), strict=True))
+    assert recent == {"old": 0, "new": 10, "b": 10}
+    assert dataset.recent_counts(200).tolist() == dataset.item_counts.tolist()
+    popular = dict(zip(dataset.item_ids, dataset.popularity[1:].tolist(), strict=True))
+    assert popular == pytest.approx(
+        {"old": POPULAR_PRIOR / 2, "new": 10 + POPULAR_PRIOR / 4, "b": 10 + POPULAR_PRIOR / 4}
+    )
+    assert dataset.popularity[0] == 0
