@@ -1,4 +1,4 @@
-"""A checkpoint folder takes another's place, whatever moment a kill comes at; what a model folder holds is read back."""
+"""A checkpoint folder takes another's place, whatever moment a kill comes at; a model folder is read back."""
 
 import json
 from pathlib import Path
