@@ -1,7 +1,7 @@
 """How good the model is: on MovieLens, on made-up logs with a known best, and switch by switch.
 
     python benchmarks/quality.py ml100k temporal synthetic                  # about 45 minutes
-    python benchmarks/quality.py ml1m --log interactions.parquet            # 75 minutes a seed
+    python benchmarks/quality.py ml1m --log interactions.parquet            # 80 to 120 minutes a seed
     python benchmarks/quality.py ml1m-budget --log ...                      # 30 minutes a seed
     python benchmarks/quality.py short --log ...                            # 5 minutes a seed
     python benchmarks/quality.py shop                                       # 12 minutes a seed
@@ -243,7 +243,7 @@ def summarized(results: list[dict[str, Any]], dataset: Dataset, **more: Any) -> 
 
 
 def measure_ml1m(settings: Settings) -> Measured:
-    raw, results = _ml1m(settings, "ml1m", Recipe("ml1m", ML1M_MINUTES, ML1M, measure=cold_start))
+    raw, results = _ml1m(settings, Recipe("ml1m", ML1M_MINUTES, ML1M, measure=cold_start))
     checks = [
         check("ml1m_hr10", mean(results, HR), 0.364, ">="),
         check("ml1m_ndcg10", mean(results, NDCG), 0.2165, ">="),
@@ -253,13 +253,13 @@ def measure_ml1m(settings: Settings) -> Measured:
 
 def measure_ml1m_budget(settings: Settings) -> Measured:
     recipe = Recipe("ml1m-budget", ML1M_BUDGET_MINUTES, ML1M_BUDGET, measure=cold_start)
-    raw, results = _ml1m(settings, "ml1m-budget", recipe)
+    raw, results = _ml1m(settings, recipe)
     return Measured(raw, [check("ml1m_budget_ndcg10", mean(results, NDCG), 0.203, ">=")])
 
 
-def _ml1m(settings: Settings, part: str, recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _ml1m(settings: Settings, recipe: Recipe) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     dataset = ml1m_dataset(settings)
-    results = all_seeds(settings, part, recipe, dataset)
+    results = all_seeds(settings, recipe.name, recipe, dataset)
     return summarized(results, dataset), results
 
 

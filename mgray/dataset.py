@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mgray import moments
 from mgray.columns import LIST_NAMES, Columns, OptionalColumn
 from mgray.config import ModelConfig
-from mgray.inputs import InputSpec, named_inputs
+from mgray.inputs import DAY_S, InputSpec, named_inputs
 from mgray.manifest import Manifest, read_manifest
 from mgray.schema import ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID
 
@@ -27,7 +27,6 @@ Part = Literal["train", "valid", "test"]
 # on MovieLens-100K's split in time, be they 7 or 90. The prior is for a log with a thin end.
 POPULAR_DAYS = 30
 POPULAR_PRIOR = 300.0  # events
-DAY_S = 86_400
 MAX_SCALE_VALUES = 101  # distinct ratings that are a scale, such as 0 to 100
 PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 

@@ -47,7 +47,7 @@ class Ensemble(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """inputs: [B, L], oldest first -> interest [B, L, M D] at every position."""
-        return torch.cat([member(inputs) for member in self.members], dim=-1)
+        return self.fuse(inputs)[0]
 
     def score(self, interest: Tensor) -> Tensor:
         """interest: [T, M D] -> the mean of the members' scores [T, V + 1] float32; padding scores minus infinity."""

@@ -10,9 +10,9 @@ import pytest
 from mgray.batch import feed, plan_epoch
 from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
-from mgray.dataset import DAY_S, POPULAR_DAYS, POPULAR_PRIOR, Dataset
+from mgray.dataset import POPULAR_DAYS, POPULAR_PRIOR, Dataset
 from mgray.histories import SplitKind
-from mgray.inputs import InputSpec
+from mgray.inputs import DAY_S, InputSpec
 from mgray.raw_history import HistoryEncoder
 from mgray.schema import PAD, TRAIN, UNKNOWN, VALID
 from mgray.synthetic import make_log
