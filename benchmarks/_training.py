@@ -64,6 +64,7 @@ class Run:
         self.device = torch.device("cuda", self.rank) if use_gpu else torch.device("cpu")
         self.metric = f"ndcg@{config.evaluate.k}"
         self.info = ModelInfo.of(dataset, config)
+        self.vocabulary = Vocabulary.of(dataset, config.train.include_valid)
         torch.manual_seed(config.train.seed)
         self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
         if self.rank == 0 and not self.state.is_dir():  # DDP gives them to the others
@@ -73,7 +74,7 @@ class Run:
         if world_size > 1:
             objective = DistributedDataParallel(objective)
         self.trainer = Trainer(objective, self.model, dataset, config.train, self.device)
-        self.scorer = ModelScorer(self.model, dataset.popularity, config.train.max_length, self.device)
+        self.scorer = ModelScorer(self.model, self.vocabulary.popularity, config.train.max_length, self.device)
         self.best, self.curve = self.trainer.weights(), []
         if self.state.is_dir():
             restored = restore_state(self.state, self.model, self.trainer.optimizer, self.trainer.average)
@@ -86,7 +87,7 @@ class Run:
         shutil.rmtree(draft, ignore_errors=True)
         trainer = self.trainer
         save_state(draft, self.model, trainer.optimizer, trainer.progress, self.curve, trainer.average)
-        save_model(draft / BEST_FOLDER, self.best, self.info, Vocabulary.of(self.dataset))
+        save_model(draft / BEST_FOLDER, self.best, self.info, self.vocabulary)
         replace_folder(draft, self.state)
 
     def train(self) -> None:

@@ -168,7 +168,7 @@ def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
     found = {}
     for num_levels in range(1, len(scorer.model.config.granularities)):
         model = scorer.model.cut(num_levels)
-        smaller = ModelScorer(model, dataset.popularity, config.train.max_length, scorer.device)
+        smaller = ModelScorer(model, scorer.popularity.cpu().numpy(), config.train.max_length, scorer.device)
         found[num_levels] = {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "test": evaluate(smaller, queries, dataset.item_counts, config.evaluate).compute(),

@@ -153,7 +153,7 @@ class Loop:
 def validation_seconds(config: RetrainJobConfig, dataset: Dataset) -> float:
     """CPU seconds of one validation, as a training makes it; they do not depend on the weights."""
     model = MGDSC(resolve_model(config.model, dataset.manifest), dataset.num_items)
-    scorer = ModelScorer(model, dataset.popularity, config.train.max_length, torch.device("cpu"))
+    scorer = ModelScorer(model, dataset.item_counts, config.train.max_length, torch.device("cpu"))
     queries = part_queries(dataset, "valid")
     started = time.process_time()
     evaluate(scorer, queries, dataset.item_counts, EVALUATION)

@@ -7,7 +7,7 @@ the latest step beside it: resume needs nothing else, since order, negatives and
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ AVERAGE_FILE = "average.safetensors"  # only with train.ema_decay
 STATE_FILE = "state.json"
 BEST_FOLDER = "best"
 
+
+# Of all events to train on, those that say what is popular now, for a user of whom nothing is known: on
+# MovieLens-100K's split in time the newest have 3 to 4 times the ndcg@10 of all, be they those of 7 days or of 90.
+POPULAR_SHARE = 0.1
 
 SEEN_CAUTION = (
     "It never learned to rank low what the user has (train.exclude_seen): with remove_seen false, that comes first"
@@ -82,21 +86,26 @@ class ModelInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Item `i` is at index `i - 1` of each list."""
+    """What the model knows of each item; item `i` is at index `i - 1` of each list."""
 
     item_ids: list[str]
     titles: list[str]
     num_train_events: list[int]
-    popular: list[float] = field(default_factory=list)  # Dataset.popularity; none of a model of an earlier version
+    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; none: of a model of an earlier version
 
     @classmethod
-    def of(cls, dataset: Dataset) -> "Vocabulary":
-        return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), dataset.popularity[1:].tolist())
+    def of(cls, dataset: Dataset, include_valid: bool = False) -> "Vocabulary":
+        """Reads the shards' times, twice. include_valid: as the model trains."""
+        newest = dataset.newest_counts(POPULAR_SHARE, include_valid)
+        return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), newest[1:].tolist())
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """[V + 1] what an empty history is ranked by; index 0 (padding) is 0."""
-        return np.asarray([0, *(self.popular or self.num_train_events)], dtype=np.float64)
+        """What an empty history is ranked by, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
+        counts = np.asarray([0, *self.num_train_events], dtype=np.float64)
+        if self.num_newest_events is None:
+            return counts
+        return np.asarray([0, *self.num_newest_events]) + counts / (counts.max() + 1)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Quality where little is known: users of a few events, users that began later, and items that came after training.
 
 A model knows no users, so a user it never saw is served from a history of any length; one without a known item gets
-what is popular of late (Dataset.popularity). An item without a number is left out of every history, cannot be
+what is popular of late (Vocabulary.popularity). An item without a number is left out of every history, cannot be
 recommended, and counts as a miss where it is the target; the next training gives it a number (from data.min_item_count
 events on), and a warm start a row that scores like an average item.
 """

@@ -23,10 +23,7 @@ from mgray.schema import ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID
 IntArray = npt.NDArray[np.int64]
 Part = Literal["train", "valid", "test"]
 
-# What is popular now, for a user of whom nothing is known: the newest days have 3 to 4 times the ndcg@10 of all time
-# on MovieLens-100K's split in time, be they 7 or 90. The prior is for a log with a thin end.
-POPULAR_DAYS = 30
-POPULAR_PRIOR = 300.0  # events
+MAX_TIMES = 2**20  # that a quantile of the log's times is taken of
 MAX_SCALE_VALUES = 101  # distinct ratings that are a scale, such as 0 to 100
 PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 
@@ -133,19 +130,26 @@ class Dataset:
     def recent_counts(self, days: float) -> IntArray:
         """Training events of each item in the last `days` of the training part, [V + 1]; index 0 (padding) is 0."""
         newest = max((_times(one).max(initial=-np.inf) for one in self.train_events(["times"])), default=-np.inf)
-        counts = np.zeros(self.num_items + 1, dtype=np.int64)
-        for histories in self.train_events(["times"]):
-            recent = _times(histories) > newest - days * DAY_S
-            counts += np.bincount(histories.columns.items[recent], minlength=len(counts))
-        return counts
+        return self._counts_from(np.nextafter(newest - days * DAY_S, np.inf), include_valid=False)
 
-    @cached_property
-    def popularity(self) -> npt.NDArray[np.float64]:
-        """What a user without a known event is ranked by, [V + 1]: events of the last POPULAR_DAYS of training, and
-        POPULAR_PRIOR more spread as those of all time are. Reads the shards' times, twice.
+    def newest_counts(self, share: float, include_valid: bool = False) -> IntArray:
+        """Of each item among the newest `share`, 0 to 1, of all events to train on, and those of the very time that
+        this begins with, [V + 1]; index 0 (padding) is 0.
+
+        By the events and not by the clock, so that a few with a wrong time are but a few. The cut is the quantile of a
+        sample where there are more than MAX_TIMES.
         """
-        share = self.item_counts / max(1, self.item_counts.sum())
-        return self.recent_counts(POPULAR_DAYS) + POPULAR_PRIOR * share
+        step = 1 + self.manifest.train_events // MAX_TIMES
+        sample = [_times(one)[::step] for one in self.train_events(["times"], include_valid)]
+        times = np.concatenate([*sample, np.zeros(0)])
+        cut = np.quantile(times, 1 - share, method="lower") if len(times) else 0.0
+        return self._counts_from(cut, include_valid)
+
+    def _counts_from(self, time: float, include_valid: bool) -> IntArray:
+        counts = np.zeros(self.num_items + 1, dtype=np.int64)
+        for histories in self.train_events(["times"], include_valid):
+            counts += np.bincount(histories.columns.items[_times(histories) >= time], minlength=len(counts))
+        return counts
 
     def _trains_on_prefixes(self, include_valid: bool) -> bool:
         """Whether what a history trains on is its first events, all of them on known items.
@@ -193,10 +197,12 @@ class Dataset:
         histories = self.read(shard, columns, with_users=False)
         return histories if self._trains_on_prefixes(include_valid) else histories.training(include_valid)
 
-    def train_events(self, columns: Collection[OptionalColumn] = ()) -> Iterator[Histories]:
+    def train_events(
+        self, columns: Collection[OptionalColumn] = (), include_valid: bool = False
+    ) -> Iterator[Histories]:
         """Each shard's events to train on, without user ids and the other events."""
         for shard in range(self.num_shards):
-            yield self.read(shard, columns, with_users=False).training()
+            yield self.read(shard, columns, with_users=False).training(include_valid)
 
     def read_users(
         self, shard: int, columns: Collection[OptionalColumn] = (), share: float = 1.0, turn: Turn = ALL_USERS

@@ -298,7 +298,7 @@ class ModelScorer:
     def __init__(self, model: Model, popularity: npt.NDArray[np.number], max_length: int, device: torch.device) -> None:
         self.model, self.max_length, self.device = model, max_length, device
         self.columns = read_columns(model.config)
-        self.popularity = torch.from_numpy(popularity).float().to(device)
+        self.popularity = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
         self.popularity[PAD] = -torch.inf
         # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
         self._share: Tensor | None = None

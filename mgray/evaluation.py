@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mgray.columns import OptionalColumn
@@ -50,8 +52,16 @@ class PartEvaluation:
     """
 
     def __init__(
-        self, model: Model, dataset: Dataset, part: Part, max_length: int, device: torch.device, config: EvaluateConfig
+        self,
+        model: Model,
+        dataset: Dataset,
+        part: Part,
+        max_length: int,
+        device: torch.device,
+        config: EvaluateConfig,
+        popularity: npt.NDArray[np.number],
     ) -> None:
+        """popularity: [V + 1] what an empty history is ranked by."""
         self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
         share = valid_share(config, dataset.manifest.users) if part == "valid" else 1.0
 
@@ -61,7 +71,7 @@ class PartEvaluation:
 
         self.scorer = self.rater = None
         if model.config.outputs != "rating":
-            self.scorer = ModelScorer(model, dataset.popularity, max_length, device)
+            self.scorer = ModelScorer(model, popularity, max_length, device)
             self.ranking_batches = batches(part_batches, self.scorer.columns)
         if model.config.outputs != "next_item":
             self.rater = ModelRater(model, max_length, device)

@@ -5,9 +5,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mgray import granularity
-from mgray.checkpoint import SEEN_CAUTION
+from mgray.checkpoint import POPULAR_SHARE, SEEN_CAUTION
 from mgray.config import TrainJobConfig
-from mgray.dataset import POPULAR_DAYS
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
 from mgray.objective import resolve_exclude_seen
@@ -102,7 +101,7 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
 
 ## Limits
 - It can recommend the {manifest.items:,} items of its training part only; other items in a history are skipped.
-- A user without any known item gets what was popular in the last {POPULAR_DAYS} days of training.
+- A user without any known item gets what was popular among the newest {POPULAR_SHARE:.0%} of the events.
 - It reads at most the last {config.train.max_length:,} events, and of each {_reads(config, manifest)}.
 - Scores rank items within one user; they are no probabilities and do not compare between users.
 {likeness}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.

@@ -47,7 +47,7 @@ VOCABULARY_SCHEMA = pa.schema(
     ]
 )
 
-# Each user's best items. A user with no known item has the popularity list, whose scores are Dataset.popularity.
+# Each user's best items. A user with no known item has the popularity list, whose scores compare with no other.
 PREDICTION_SCHEMA = pa.schema(
     [
         pa.field(USER_ID, pa.large_string(), nullable=False),

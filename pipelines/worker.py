@@ -121,7 +121,7 @@ class RankRun:
         self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool)) if session.rank == 0 else None
         self.curve: list[dict[str, Any]] = []
         self.logged: Logged | None = None
-        self.vocabulary = Vocabulary.of(self.dataset)
+        self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)
         self.info = ModelInfo.of(self.dataset, self.config)
         # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
@@ -157,8 +157,16 @@ class RankRun:
         checkpoint.save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
 
     def _evaluation(self, part: Part) -> PartEvaluation:
-        max_length = self.config.train.max_length
-        return PartEvaluation(self.model, self.dataset, part, max_length, self.session.device, self.config.evaluate)
+        config, popularity = self.config, self.vocabulary.popularity
+        return PartEvaluation(
+            self.model,
+            self.dataset,
+            part,
+            config.train.max_length,
+            self.session.device,
+            config.evaluate,
+            popularity,
+        )
 
     def run(self) -> dict[str, Any]:
         """Train to the end and test the best -> plain figures; those of rank 0 are the run's.

@@ -21,6 +21,7 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from mgray.checkpoint import Vocabulary
 from mgray.config import EvalJobConfig, TrackingConfig, TrainJobConfig, flatten
 from mgray.dataset import Dataset
 from mgray.errors import InputError
@@ -261,8 +262,8 @@ def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) 
     assert not set(answer["items"][0]) & set(known), "what the user has is not recommended"
     assert (answer["items"][1], answer["scores"][1]) == (answer["items"][0], answer["scores"][0])
     assert "1 of 7 history items are unknown to this model" in done.stderr
-    counts = dict(zip(dataset.item_ids, dataset.item_counts[1:].tolist(), strict=True))
-    assert [counts[item] for item in answer["items"][2]] == sorted(counts.values(), reverse=True)[:3]
+    popularity = dict(zip(dataset.item_ids, Vocabulary.of(dataset).popularity[1:].tolist(), strict=True))
+    assert [popularity[item] for item in answer["items"][2]] == sorted(popularity.values(), reverse=True)[:3]
     assert answer["default"] == 10
     assert "/code/" in answer["code"], "the package travels inside the model"
     assert [field["name"] for field in answer["inputs"]] == ["history"]

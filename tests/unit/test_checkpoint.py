@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mgray.checkpoint import (
+    POPULAR_SHARE,
     VOCABULARY_FILE,
     ModelInfo,
     Vocabulary,
@@ -64,15 +65,21 @@ def test_the_first_one_replaces_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_popular_goes_with_the_model(tmp_path: Path) -> None:
-    """A model of a version that did not keep it answers an empty history by its training events."""
-    dataset = write_dataset(tmp_path / "v", make_log(20, 10))
-    vocabulary = Vocabulary.of(dataset)
-    assert vocabulary.popularity.tolist() == dataset.popularity.tolist()
-    info = ModelInfo(config=MODEL, num_items=dataset.num_items, max_length=9, dataset_fingerprint="test")
-    save_model(tmp_path / "m", MGDSC(MODEL, dataset.num_items).state_dict(), info, vocabulary)
-    path, device = tmp_path / "m" / VOCABULARY_FILE, torch.device("cpu")
-    assert load_model(tmp_path / "m", device)[2].popularity.tolist() == dataset.popularity.tolist()
+    """The newest first, ties by all; a model of a version that did not keep it answers by its training events."""
+    vocabulary = Vocabulary(["a", "b", "c"], ["a", "b", "c"], [9, 5, 7], [0, 2, 0])
+    assert vocabulary.popularity.tolist() == pytest.approx([0, 0.9, 2.5, 0.7])
+    info = ModelInfo(config=MODEL, num_items=3, max_length=9, dataset_fingerprint="test")
+    save_model(tmp_path, MGDSC(MODEL, 3).state_dict(), info, vocabulary)
+    path, device = tmp_path / VOCABULARY_FILE, torch.device("cpu")
+    assert load_model(tmp_path, device)[2] == vocabulary
     written = json.loads(path.read_text())
-    del written["popular"]
+    del written["num_newest_events"]
     path.write_text(json.dumps(written))
-    assert load_model(tmp_path / "m", device)[2].popularity.tolist() == dataset.item_counts.tolist()
+    assert load_model(tmp_path, device)[2].popularity.tolist() == [0, 9, 5, 7]
+
+
+def test_a_vocabulary_counts_the_newest_tenth(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "v", make_log(40, 10))
+    newest = Vocabulary.of(dataset).num_newest_events
+    assert newest == dataset.newest_counts(POPULAR_SHARE)[1:].tolist()
+    assert sum(newest) == pytest.approx(dataset.manifest.train_events * POPULAR_SHARE, abs=2)

@@ -10,7 +10,7 @@ import pytest
 from mgray.batch import feed, plan_epoch
 from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
-from mgray.dataset import POPULAR_DAYS, POPULAR_PRIOR, Dataset
+from mgray.dataset import Dataset
 from mgray.histories import SplitKind
 from mgray.inputs import DAY_S, InputSpec
 from mgray.raw_history import HistoryEncoder
@@ -179,23 +179,37 @@ def log_with_a_valid_item(split: SplitKind) -> pl.DataFrame:
     return log.with_columns(pl.Series("item_id", items))
 
 
-def test_what_is_popular_is_of_the_newest_days(tmp_path: Path) -> None:
-    """Half of all training events are on `old`, which no one has taken for 99 days."""
+def log_of_two_times() -> pl.DataFrame:
+    """20 users take `old`, then 20 others `new`, 100 days later; and one has a clock of the far future."""
     rows = [
-        (f"u{i}", item, float(day) * DAY_S) for i in range(10) for day, item in enumerate(("old", "old", "old", "b"))
+        (f"{user}{i}", item, (first + day) * DAY_S)
+        for user, first, items in (("u", 0.0, ("old", "old", "old", "b")), ("v", 100.0, ("new", "b", "x", "y")))
+        for i in range(20)
+        for day, item in enumerate(items)
     ]
-    late = [
-        (f"v{i}", item, (100.0 + day) * DAY_S) for i in range(10) for day, item in enumerate(("new", "b", "x", "y"))
-    ]
-    log = pl.DataFrame(rows + late, schema=["user_id", "item_id", "timestamp"], orient="row")
-    dataset = write_dataset(tmp_path / "v", log)  # leave-one-out: each user's first two events train
-    counts = dict(zip(dataset.item_ids, dataset.item_counts[1:].tolist(), strict=True))
-    assert counts == {"old": 20, "new": 10, "b": 10}
-    recent = dict(zip(dataset.item_ids, dataset.recent_counts(POPULAR_DAYS)[1:].tolist(), strict=True))
-    assert recent == {"old": 0, "new": 10, "b": 10}
-    assert dataset.recent_counts(200).tolist() == dataset.item_counts.tolist()
-    popular = dict(zip(dataset.item_ids, dataset.popularity[1:].tolist(), strict=True))
-    assert popular == pytest.approx(
-        {"old": POPULAR_PRIOR / 2, "new": 10 + POPULAR_PRIOR / 4, "b": 10 + POPULAR_PRIOR / 4}
-    )
-    assert dataset.popularity[0] == 0
+    rows += [("w", item, (9000.0 + day) * DAY_S) for day, item in enumerate(("stray", "b", "b", "b"))]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+def by_item(dataset: Dataset, counts: np.ndarray) -> dict[str, float]:
+    assert counts[0] == 0
+    return dict(zip(dataset.item_ids, counts[1:].tolist(), strict=True))
+
+
+def test_the_newest_events_are_a_share_of_all(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "v", log_of_two_times())  # each user's first two events train, 82 in all
+    assert by_item(dataset, dataset.item_counts) == {"old": 40, "new": 20, "b": 21, "stray": 1}
+    assert by_item(dataset, dataset.newest_counts(1 / 2)) == {"old": 0, "new": 20, "b": 21, "stray": 1}
+    # A quarter begins within the day on which all v take `b`, so that day is there whole.
+    assert by_item(dataset, dataset.newest_counts(1 / 4)) == {"old": 0, "new": 0, "b": 21, "stray": 1}
+    # By the clock the last week is the stray's alone.
+    assert by_item(dataset, dataset.recent_counts(7)) == {"old": 0, "new": 0, "b": 1, "stray": 1}
+    # With the validation part 103 events on known items train, 60 of them on `old`.
+    counts = by_item(dataset, dataset.newest_counts(0.4, include_valid=True))
+    assert counts == {"old": 0, "new": 20, "b": 22, "stray": 1}
+
+
+def test_the_newest_events_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = write_dataset(tmp_path / "v", log_of_two_times())
+    monkeypatch.setattr("mgray.dataset.MAX_TIMES", 20)
+    assert 22 <= dataset.newest_counts(1 / 2).sum() <= 62  # a day less, or more, than of all

@@ -175,7 +175,7 @@ def test_validation_is_by_the_users_that_are_drawn(dataset: Dataset) -> None:
     model, every = make_trainer(dataset).model, {query.user_id: query for query in part_queries(dataset, "valid")}
 
     def asked(part: Part) -> dict[str, Query]:
-        batches = PartEvaluation(model, dataset, part, 100, CPU, config).ranking_batches()
+        batches = PartEvaluation(model, dataset, part, 100, CPU, config, dataset.item_counts).ranking_batches()
         return {query.user_id: query for batch in batches for query in batch}
 
     drawn = asked("valid")
@@ -190,7 +190,10 @@ def test_validation_is_read_once_and_the_test_part_a_shard_at_a_time(
 ) -> None:
     model, read, done = make_trainer(dataset).model, list[int](), Dataset.read
     monkeypatch.setattr(Dataset, "read", lambda self, shard, *_: read.append(shard) or done(self, shard, *_))
-    valid, test = (PartEvaluation(model, dataset, part, 100, CPU, EvaluateConfig()) for part in ("valid", "test"))
+    valid, test = (
+        PartEvaluation(model, dataset, part, 100, CPU, EvaluateConfig(), dataset.item_counts)
+        for part in ("valid", "test")
+    )
     assert read == [], "training with train.include_valid asks for no validation"
     first = valid.run().compute()
     assert read == list(range(dataset.num_shards))
@@ -315,7 +318,8 @@ def test_recommender_speaks_raw_ids(dataset: Dataset, tmp_path: Path) -> None:
     assert [len(items) for items in result.items] == [5, 5]
     assert not {"i1", "i2"} & set(result.items[0])
     assert result.scores[0] == sorted(result.scores[0], reverse=True)
-    assert result.items[1] == dataset.item_ids[:5]
+    popularity = Vocabulary.of(dataset).popularity[1:]
+    assert result.items[1] == [dataset.item_ids[i] for i in np.argsort(-popularity)[:5]]
     known_only = recommender.recommend([["i1", "i2"]], k=5)
     assert known_only.items[0] == result.items[0]
 

@@ -72,7 +72,7 @@ def train(dataset: Dataset, outputs: str, epochs: int = 12) -> tuple[MGDSC, list
     torch.manual_seed(0)
     model = MGDSC(config, dataset.num_items, dataset.input_spec(config))
     trainer = Trainer(Objective(model, options, CPU, exclude_seen=True), model, dataset, options, CPU)
-    valid = PartEvaluation(model, dataset, "valid", options.max_length, CPU, EvaluateConfig())
+    valid = PartEvaluation(model, dataset, "valid", options.max_length, CPU, EvaluateConfig(), dataset.item_counts)
     events = trainer.run(lambda: valid.run().compute(), valid.chief_metric, 10**6)
     return model, [event for event in events if isinstance(event, Validated)]
 
