@@ -216,6 +216,7 @@ def _train_rank(
     result = {
         "seed": config.train.seed,
         "workers": workers,
+        "threads": torch.get_num_threads(),  # of the last sitting
         "device": run.device.type,
         **run.test(),
         "config": settings,

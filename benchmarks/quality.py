@@ -428,9 +428,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
     parser.add_argument("--rows", nargs="+", help="of the ablation, by name [all]")
     parser.add_argument("--workers", type=int, default=2, help="DDP processes of a thread each, or of a GPU each [2]")
+    parser.add_argument("--threads", type=int, default=1, help="of a single worker [1]")
     parser.add_argument("--use-gpu", action="store_true", help="a GPU for each worker")
     args, options = parser.parse_known_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options, args.workers, args.use_gpu)
     try:
