@@ -43,7 +43,6 @@ from pipelines.worker import LocalSession, RankInput, RankRun
 SEEDS = (0, 1, 2)
 METRIC = "ndcg@10"
 EPOCHS = 9
-NO_MLFLOW = "http://127.0.0.1:9"  # a client is made, and never used
 SPACE = {
     "model.granularities": {
         "choice": [[1], [1, 4], [1, 8], [1, 4, 16], [1, 8, 64], ["decay:1..400"], [1, "decay:1..400"]]
@@ -94,10 +93,9 @@ class Trainings:
             known.append((seconds, figures))
             report(seconds, figures)
 
-        given = RankInput(key, str(self.dataset), "benchmark", NO_MLFLOW, str(self.folder / "spool"), None, None)
+        given = RankInput(key, str(self.dataset), "", None, "", None, None)
         # A training that was stopped goes on from its checkpoint where another search wants more of it.
         run = RankRun(given, LocalSession(self.folder / str(abs(hash(key))), on_report))
-        run.tracker = None  # no MLflow here
         assert len(run.curve) == reported, "the checkpoint is of the last report"
         run.run()
 

@@ -1,7 +1,7 @@
 """One rank of a training run: trains, checkpoints at each validation, tests the best. Run by Ray Train, or in place.
 
-What a rank needs of its surroundings is a `Session`: Ray Train's, or that of a single process inside a Tune trial,
-where a nested Train run would cost 13-20 s.
+What a rank needs of its surroundings is a `Session`: Ray Train's, or that of a process inside a Tune trial, where a
+nested Train run would cost 13-20 s, or inside a benchmark.
 """
 
 import tempfile
@@ -12,14 +12,16 @@ from typing import Any, NamedTuple, Protocol
 import ray.train
 import ray.train.torch
 import torch
+import torch.distributed as dist
 from ray.train import Checkpoint
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mgray import checkpoint
 from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_folder
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset, Part
-from mgray.engine import Logged, Trainer, Validated
+from mgray.engine import Logged, Trainer, Validated, rank_and_world
 from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
@@ -37,7 +39,7 @@ class RankInput(NamedTuple):
     config: str  # a TrainJobConfig as JSON
     dataset: str  # folder of the dataset version
     run_id: str
-    uri: str
+    uri: str | None  # of MLflow; None: nothing is tracked
     spool: str  # file that keeps what MLflow did not take
     warm_start: str | None  # folder of the model to start from
     board: Any  # actor that shows progress, or None
@@ -86,20 +88,29 @@ class RaySession:
 
 
 class LocalSession:
-    """A single process: one checkpoint folder, replaced at each validation; `on_report` may raise to stop the run."""
+    """A single process, or a rank of the process group that it is in: one checkpoint folder, replaced at each
+    validation. `on_report`, called by rank 0, may raise to stop the run.
+    """
 
-    def __init__(self, folder: Path, on_report: Callable[[dict[str, float]], None]) -> None:
-        self.rank = 0
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(
+        self, folder: Path, on_report: Callable[[dict[str, float]], None], device: torch.device | None = None
+    ) -> None:
+        self.rank, self.world_size = rank_and_world()
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.folder = folder
         self.on_report = on_report
-        recover_folder(folder)
+        if self.rank == 0:
+            recover_folder(folder)
+        if self.world_size > 1:
+            dist.barrier()
         self.resumes = folder.exists()
 
     def prepare(self, objective: nn.Module) -> nn.Module:
-        return objective
+        return DistributedDataParallel(objective) if self.world_size > 1 else objective
 
     def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        if self.rank != 0:
+            return
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".draft-"))
         save(draft)
@@ -118,7 +129,9 @@ class RankRun:
         self.config = TrainJobConfig.model_validate_json(given.config)
         self.dataset = Dataset(given.dataset)
         self.session, self.board = session, given.board
-        self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool)) if session.rank == 0 else None
+        self.tracker = None
+        if session.rank == 0 and given.uri is not None:
+            self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool))
         self.curve: list[dict[str, Any]] = []
         self.logged: Logged | None = None
         self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)

@@ -30,21 +30,21 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("data") / "version", make_log(80, 40))
 
 
-def test_a_stopped_training_ends_as_one_that_was_not(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_stopped_training_ends_as_one_that_was_not(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = fit(dataset, CONFIG, tmp_path / "whole")
     folder = tmp_path / "stopped"
     folder.mkdir()
     begun = Run(dataset, CONFIG, folder)
-    save = begun.save
 
-    def stop_after_two() -> None:
-        save()
+    def stop_after_two(figures: dict[str, float]) -> None:
         if len(begun.curve) == 2:
             raise KeyboardInterrupt
 
-    begun.save = stop_after_two
+    monkeypatch.setattr(begun.session, "on_report", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
-        begun.train()
+        begun.run()
     assert sorted(path.name for path in folder.iterdir()) == ["state"]
     resumed = fit(dataset, CONFIG, folder)
     assert [point["epoch"] for point in resumed["curve"]] == [1, 2, 3, 4]
