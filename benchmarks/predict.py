@@ -165,7 +165,7 @@ def job(home: str, dataset: str) -> dict[str, Any]:
         meter.done.set()
         return scored
 
-    predict.score_parts = metered
+    predict.score_parts = metered  # type: ignore[assignment]  # it only measures
     result = predict.run_prediction(validate(PredictJobConfig, settings))
     cores, (begin, end) = os.cpu_count() or 1, window
     assert len(result["peak_rss_bytes"]["workers"]) == cores, "one actor a core"
@@ -204,7 +204,7 @@ def main() -> None:
         model = register(home, Dataset(large))
         rounds = []
         for number in range(args.rounds):
-            one = {
+            one: dict[str, Any] = {
                 "plain": run_json([THIS, "--plain", str(large), str(model)]),
                 "job": run_json([THIS, "--job", str(home), str(large)]),
                 "job_quarter": run_json([THIS, "--job", str(home), str(small)]),

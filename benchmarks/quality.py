@@ -37,18 +37,18 @@ from _results import check, environment, read, write
 from _shop import baskets, households
 from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
-from mgray.baselines import RECENT_DAYS, make_baselines
+from mgray.baselines import make_baselines
 from mgray.cold_start import measure_cold_start, measure_new_users, new_user_queries
 from mgray.config import TrainJobConfig, parse_args
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, evaluate, evaluate_each, part_batches, part_queries
+from mgray.engine import ModelScorer, Scorer, evaluate, evaluate_each, part_batches, part_queries
 from mgray.errors import InputError
 from mgray.synthetic import DenseHabits, OracleScorer, SparseShop
 
 ROOT = Path(__file__).parent.parent
 NAME = "quality"
 HR, NDCG = "hr@10", "ndcg@10"
-RECENT = f"popularity_{RECENT_DAYS}d"
+RECENT = "popularity_recent"
 
 # Settings for long histories; the default configuration is for all else. The ablation is of one model of half the
 # width, for its minutes, and so of the default's rate and dropout.
@@ -151,7 +151,7 @@ def cold_start(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
 def new_users(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
     """Quality for users that training never saw, by what is known of them, beside the baselines on the same queries."""
     queries = list(new_user_queries(dataset, scorer.columns))
-    scorers = {"model": scorer, **make_baselines(dataset)}
+    scorers: dict[str, Scorer] = {"model": scorer, **make_baselines(dataset)}
     return {"new_users": measure_new_users(scorers, queries, dataset.item_counts, config.evaluate)}
 
 

@@ -75,7 +75,7 @@ def train(dataset: Dataset, training: TrainConfig) -> dict[str, float]:
     torch.manual_seed(training.seed)
     model = MGDSC(MODEL, dataset.num_items, dataset.input_spec(MODEL))
     trainer = Trainer(Objective(model, training, CPU, exclude_seen=False), model, dataset, training, CPU)
-    test = PartEvaluation(model, dataset, "test", training.max_length, CPU, EvaluateConfig())
+    test = PartEvaluation(model, dataset, "test", training.max_length, CPU, EvaluateConfig(), dataset.item_counts)
     for _ in trainer.run(lambda: test.run().compute(), test.chief_metric, 10**9):
         pass
     return test.run().compute()

@@ -6,20 +6,21 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from mgray.checkpoint import Vocabulary
 from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
 from mgray.engine import HistoryList, Scorer
 from mgray.schema import PAD
 
-RECENT_DAYS = 7
 DISTANCE_WEIGHTS = (1.0, 1 / 2, 1 / 3)  # of an item that follows at distance 1, 2, 3
 
 
 class PopularityScorer:
-    """The same ranking for everyone: events of each item in the training part."""
+    """The same ranking for everyone."""
 
-    def __init__(self, counts: npt.NDArray[np.int64]) -> None:
-        self.scores = torch.from_numpy(counts).float()
+    def __init__(self, popularity: npt.NDArray[np.number]) -> None:
+        """popularity: [V + 1], the more the better."""
+        self.scores = torch.from_numpy(popularity).to(torch.float32, copy=True)
         self.scores[PAD] = -torch.inf
 
     def __call__(self, histories: HistoryList) -> Tensor:
@@ -43,9 +44,9 @@ class CooccurrenceScorer:
 
 
 def make_baselines(dataset: Dataset) -> dict[str, Scorer]:
-    """Name -> scorer, each from the training part alone."""
+    """Name -> scorer, each from the training part alone; popularity_recent is what a model falls back on."""
     return {
         "popularity": PopularityScorer(dataset.item_counts),
-        f"popularity_{RECENT_DAYS}d": PopularityScorer(dataset.recent_counts(RECENT_DAYS)),
+        "popularity_recent": PopularityScorer(Vocabulary.of(dataset).popularity),
         "cooccurrence": CooccurrenceScorer(pair_counts(dataset, DISTANCE_WEIGHTS), dataset.item_counts),
     }

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from mgray import moments
 from mgray.columns import LIST_NAMES, Columns, OptionalColumn
 from mgray.config import ModelConfig
-from mgray.inputs import DAY_S, InputSpec, named_inputs
+from mgray.inputs import InputSpec, named_inputs
 from mgray.manifest import Manifest, read_manifest
 from mgray.schema import ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID
 
@@ -127,11 +127,6 @@ class Dataset:
         """Training events of each item, [V + 1]; index 0 (padding) is 0."""
         return np.concatenate([[0], np.asarray(self._vocabulary["num_train_events"], dtype=np.int64)])
 
-    def recent_counts(self, days: float) -> IntArray:
-        """Training events of each item in the last `days` of the training part, [V + 1]; index 0 (padding) is 0."""
-        newest = max((_times(one).max(initial=-np.inf) for one in self.train_events(["times"])), default=-np.inf)
-        return self._counts_from(np.nextafter(newest - days * DAY_S, np.inf), include_valid=False)
-
     def newest_counts(self, share: float, include_valid: bool = False) -> IntArray:
         """Of each item among the newest `share`, 0 to 1, of all events to train on, and those of the very time that
         this begins with, [V + 1]; index 0 (padding) is 0.
@@ -143,12 +138,9 @@ class Dataset:
         sample = [_times(one)[::step] for one in self.train_events(["times"], include_valid)]
         times = np.concatenate([*sample, np.zeros(0)])
         cut = np.quantile(times, 1 - share, method="lower") if len(times) else 0.0
-        return self._counts_from(cut, include_valid)
-
-    def _counts_from(self, time: float, include_valid: bool) -> IntArray:
         counts = np.zeros(self.num_items + 1, dtype=np.int64)
         for histories in self.train_events(["times"], include_valid):
-            counts += np.bincount(histories.columns.items[_times(histories) >= time], minlength=len(counts))
+            counts += np.bincount(histories.columns.items[_times(histories) >= cut], minlength=len(counts))
         return counts
 
     def _trains_on_prefixes(self, include_valid: bool) -> bool:

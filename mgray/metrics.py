@@ -85,6 +85,7 @@ class RankingMetrics:
         rows = 1 + sum(len(labels) for labels in self.labels.values())
         self.sums = torch.zeros(rows, 1 + len(self.names), dtype=torch.float64)  # count, then a sum for each name
         self.recommended = torch.zeros(len(item_counts), dtype=torch.float64)
+        self.removed = torch.zeros(1, dtype=torch.float64)
 
     def update(self, ranks: Tensor, top: Tensor, lengths: Sequence[int], targets: Tensor) -> None:
         """ranks: [T], top: [T, k] recommended item numbers, lengths: T history lengths, targets: [T]."""
@@ -101,16 +102,16 @@ class RankingMetrics:
             self.sums[offset : offset + len(edges) + 1].index_add_(0, bucket, values)
             offset += len(edges) + 1
         self.recommended[top.flatten()] = 1
+        self.removed += ((ranks == MISS) & (targets != UNKNOWN)).sum()
 
     def all_reduce(self) -> None:
         """Add up over the ranks of the process group, where there is one."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-            packed = torch.cat([self.sums.flatten(), self.recommended]).to(device)
+            packed = torch.cat([self.removed, self.sums.flatten(), self.recommended]).to(device)
             torch.distributed.all_reduce(packed)
-            packed = packed.cpu()
-            self.sums = packed[: self.sums.numel()].view_as(self.sums)
-            self.recommended = packed[self.sums.numel() :].clamp(max=1)
+            removed, sums, recommended = packed.cpu().split([1, self.sums.numel(), len(self.recommended)])
+            self.removed, self.sums, self.recommended = removed, sums.view_as(self.sums), recommended.clamp(max=1)
 
     def compute(self) -> dict[str, float]:
         """Metric name -> value; NaN where there was no target."""
@@ -122,6 +123,11 @@ class RankingMetrics:
     @property
     def num_targets(self) -> int:
         return int(self.sums[0, 0])
+
+    @property
+    def num_removed(self) -> int:
+        """Targets that were no candidates though they are known: items that the user has, where those are removed."""
+        return int(self.removed)
 
     def slices(self) -> dict[str, list[dict[str, float | str]]]:
         """Slice kind -> rows of {"slice", "count", metric: value}; empty slices are left out."""

@@ -37,6 +37,7 @@ from pipelines.registry import TRAINING_KEY_TAG, Registry, own_data, training_ke
 from pipelines.shown import command_line, shown_uri
 
 EXAMPLE_FILMS = 10
+MIN_REPEATS = 0.01  # share of the targets
 EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
 
 
@@ -126,7 +127,7 @@ def publish(
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(config, dataset.manifest.fingerprint)}
     card = model_card(config, dataset.manifest, trained, figures)
-    short = time_notes(config.train, trained["epochs"])
+    short = time_notes(config.train, trained["epochs"]) + repeat_notes(baselines)
     version = failure = None
     if ranks:
         try:
@@ -259,6 +260,18 @@ def time_notes(config: TrainConfig, epochs: float) -> list[str]:
     ]
 
 
+def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
+    """What to say of a part whose targets are often what the user has; baselines: the first to rank knows all items."""
+    ranking = next((baseline.ranking for baseline in baselines.values() if baseline.ranking is not None), None)
+    if ranking is None or ranking.num_removed < max(1, MIN_REPEATS * ranking.num_targets):
+        return []
+    share, count = ranking.num_removed / ranking.num_targets, ranking.num_targets
+    return [
+        f"{share:.1%} of the {count:,} targets are items that the user has by then, which the ranking leaves out: misses "
+        "of every system; where what is done again matters, --evaluate.remove_seen false"
+    ]
+
+
 def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | None) -> list | None:
     if attention is None:
         return None
@@ -354,6 +367,8 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     out.print(metrics_table(metrics.compute(), baselines))
     for sentence in report.verdict(metrics.compute(), baselines):
         out.print(sentence, highlight=False, markup=False)
+    for note in repeat_notes(measured):
+        out.print(f"[yellow]{note}[/]", soft_wrap=True)
     return {
         "model": {"name": name, "version": version},
         "tracking_uri": shown_uri(uri),

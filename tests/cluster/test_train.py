@@ -33,7 +33,7 @@ from tests.jobs.processes import environment
 USERS, ITEMS, EPOCHS = 80, 40, 6
 NAME = "mgray-interest"
 METRICS = {"hr@10", "ndcg@10", "mrr@10", "coverage@10"}
-BASELINES = {"popularity", "popularity_7d", "cooccurrence"}
+BASELINES = {"popularity", "popularity_recent", "cooccurrence"}
 
 
 class Runs(NamedTuple):

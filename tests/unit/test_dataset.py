@@ -202,8 +202,6 @@ def test_the_newest_events_are_a_share_of_all(tmp_path: Path) -> None:
     assert by_item(dataset, dataset.newest_counts(1 / 2)) == {"old": 0, "new": 20, "b": 21, "stray": 1}
     # A quarter begins within the day on which all v take `b`, so that day is there whole.
     assert by_item(dataset, dataset.newest_counts(1 / 4)) == {"old": 0, "new": 0, "b": 21, "stray": 1}
-    # By the clock the last week is the stray's alone.
-    assert by_item(dataset, dataset.recent_counts(7)) == {"old": 0, "new": 0, "b": 1, "stray": 1}
     # With the validation part 103 events on known items train, 60 of them on `old`.
     counts = by_item(dataset, dataset.newest_counts(0.4, include_valid=True))
     assert counts == {"old": 0, "new": 20, "b": 22, "stray": 1}

@@ -47,6 +47,11 @@ def test_what_cannot_be_recommended_is_a_miss() -> None:
     remove_seen_(scores, [np.asarray([1, 3], dtype=np.int32), np.asarray([], dtype=np.int32)])
     # The first user has item 1 already; the second's target is not in the vocabulary.
     assert target_ranks(scores, torch.tensor([1, UNKNOWN])).tolist() == [MISS, MISS]
+    metrics = RankingMetrics(1, COUNTS)
+    metrics.update(
+        torch.tensor([MISS, MISS, 1]), torch.tensor([[2], [1], [1]]), [2, 0, 0], torch.tensor([1, UNKNOWN, 1])
+    )
+    assert (metrics.num_removed, metrics.num_targets) == (1, 3)
     # With 1 and 3 gone, item 2 leads.
     assert target_ranks(scores, torch.tensor([2, 2])).tolist() == [1, 3]
 
