@@ -6,6 +6,7 @@
     python benchmarks/quality.py short --log ...                            # 5 minutes a seed
     python benchmarks/quality.py shop                                       # 12 minutes a seed
     python benchmarks/quality.py ablation --log ... --seeds 0               # 10 minutes a row
+    python benchmarks/quality.py inputs --seeds 0                           # 3 to 5 minutes a row
     python benchmarks/quality.py ml1m --log ... --model.width 128           # any option of jobs/train.py
 
 --log is MovieLens-1M: user_id, item_id, timestamp, one row an event; MovieLens-100K is fetched, and `shop` reads a log
@@ -39,11 +40,13 @@ from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
 from mgray.baselines import make_baselines
 from mgray.cold_start import measure_cold_start, measure_new_users, new_user_queries
-from mgray.config import TrainJobConfig, parse_args
+from mgray.config import Outputs, TrainJobConfig, parse_args
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, Scorer, evaluate, evaluate_each, part_batches, part_queries
+from mgray.engine import ModelScorer, Scorer, evaluate, part_queries
 from mgray.errors import InputError
+from mgray.metrics import RMSE
 from mgray.synthetic import DenseHabits, OracleScorer, SparseShop
+from pipelines.evaluate import evaluate_baselines
 
 ROOT = Path(__file__).parent.parent
 NAME = "quality"
@@ -77,7 +80,10 @@ ROWS: dict[str, list[str]] = {
     "dense convolution: 1, 4, 16": ["--model.granularities", "[1,4,16]", "--model.conv", "dense"],
     "pooling learned: 1, 4": ["--model.granularities", "[1,4]", "--model.pooling", "learned"],
     "pooling max: 1, 4": ["--model.granularities", "[1,4]", "--model.pooling", "max"],
+    "pooling decay: 1, 4": ["--model.granularities", "[1,4]", "--model.pooling", "decay"],
+    "attention of one head": ["--model.heads", "1"],
     "batch normalization": ["--model.norm", "batch"],
+    "items start at random": ["--train.item_init", "random"],
     "no feed-forward": ["--model.feedforward", "0"],
     "members: 2": ["--model.members", "2"],
     "members: 4, of half the width": ["--model.members", "4", "--model.width", "32"],
@@ -89,6 +95,7 @@ ROWS: dict[str, list[str]] = {
     "label smoothing": ["--train.label_smoothing", "0.1"],  # which makes negatives of seen items too
     "seen items are negatives": ["--train.exclude_seen", "false"],
     "hard negatives": ["--train.hard_negatives", "0.25"],
+    "in-batch negatives": ["--train.in_batch_negatives", "true"],
     "popular negatives": ["--train.popular_negatives", "512"],
     "weight average": ["--train.ema_decay", "0.999"],
     "granularity dropout": ["--model.level_dropout", "0.3"],
@@ -96,6 +103,19 @@ ROWS: dict[str, list[str]] = {
     "augmentation: reorder": ["--train.augment_reorder", "0.3"],
     "augmentation: drop": ["--train.augment_drop", "0.1"],
     "augmentation: mask": ["--train.augment_mask", "0.1"],
+}
+# What else a log may tell, and what else is predicted: on MovieLens-100K, under the default configuration.
+INPUT_ROWS: dict[str, list[str]] = {
+    "items alone (default)": [],
+    "time gaps": ["--model.inputs", "[time_gap]"],
+    "hour and weekday": ["--model.inputs", "[hour,weekday]"],
+    "ratings": ["--model.inputs", "[rating]"],
+    "all that the log has": ["--model.inputs", "auto"],
+    "granularities: 1, session:30m, decay": ["--model.granularities", "[1,'session:30m','decay:1..400']"],
+    "granularities: 1, 1d, decay": ["--model.granularities", "[1,1d,'decay:1..400']"],
+    "granularities: 1, session:30m, 7d": ["--model.granularities", "[1,'session:30m',7d]"],
+    "outputs: both": ["--model.outputs", "both"],
+    "outputs: rating": ["--model.outputs", "rating"],
 }
 CUT = (SEVERAL + "1, decay (default)", "granularity dropout")  # rows whose model is also cut to fewer levels
 
@@ -105,7 +125,7 @@ class Settings(NamedTuple):
     log: str | None
     seeds: list[int]
     minutes: float | None  # of each training; None: the part's own
-    rows: list[str] | None  # of the ablation; None: all
+    rows: list[str] | None  # of the ablation or of inputs; None: all
     options: list[str]  # of jobs/train.py, over the part's own
     workers: int = 1
     use_gpu: bool = False
@@ -225,10 +245,8 @@ def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -
     return sorted([*results, *earlier], key=lambda run: run["seed"])
 
 
-def measure_baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
-    evaluation = TrainJobConfig().evaluate
-    batches = part_batches(dataset, "test", (), evaluation)
-    found = evaluate_each(make_baselines(dataset), batches, dataset.item_counts, evaluation)
+def measure_baselines(dataset: Dataset, outputs: Outputs = "next_item") -> dict[str, dict[str, float]]:
+    found = evaluate_baselines(dataset, "test", TrainJobConfig().evaluate, outputs)
     return {name: metrics.compute() for name, metrics in found.items()}
 
 
@@ -336,22 +354,44 @@ def measure_shop(settings: Settings) -> Measured:
     return Measured(raw, checks)
 
 
-def measure_ablation(settings: Settings) -> Measured:
+def train_rows(
+    settings: Settings, part: str, options: dict[str, list[str]], recipe: Callable[[str], Recipe], dataset: Dataset
+) -> dict[str, Any]:
     """Every row at the same budget; those that are not asked for are there too where they were measured before."""
-    unknown = set(settings.rows or ()).difference(ROWS)
+    unknown = set(settings.rows or ()).difference(options)
     if unknown:
-        raise InputError(f"--rows: no row {', '.join(sorted(unknown))}; rows: {', '.join(ROWS)}")
-    dataset = ml1m_dataset(settings)
+        raise InputError(f"--rows: no row {', '.join(sorted(unknown))}; rows: {', '.join(options)}")
     rows: dict[str, Any] = {}
-    earlier = measured_before("ablation").get("rows", {})
-    for name, options in ROWS.items():
-        recipe = Recipe("ablation", ABLATION_MINUTES, LONG, options, cut_models if name in CUT else None)
-        if settings.rows is None or name in settings.rows or recipe.is_done(settings, dataset):
-            runs = train_seeds(settings, recipe, dataset)
+    earlier = measured_before(part).get("rows", {})
+    for name, given in options.items():
+        own = recipe(name)
+        if settings.rows is None or name in settings.rows or own.is_done(settings, dataset):
+            runs = train_seeds(settings, own, dataset)
         else:
-            runs = recall(earlier.get(name, {}).get("runs", []), partial(recipe.folder, settings, dataset))
+            runs = recall(earlier.get(name, {}).get("runs", []), partial(own.folder, settings, dataset))
         if runs:
-            rows[name] = {"options": options, "runs": runs}
+            rows[name] = {"options": given, "runs": runs}
+    return rows
+
+
+def measure_inputs(settings: Settings) -> Measured:
+    """The default configuration with what else MovieLens-100K tells of an event, and with both heads."""
+    dataset = ingest_once(settings, "ml100k", [])
+
+    def recipe(row: str) -> Recipe:
+        return Recipe("inputs", DEFAULT_MINUTES, row=INPUT_ROWS[row])
+
+    rows = train_rows(settings, "inputs", INPUT_ROWS, recipe, dataset)
+    return Measured({"rows": rows, "baselines": measure_baselines(dataset, "both")}, [])
+
+
+def measure_ablation(settings: Settings) -> Measured:
+    """Switch by switch on MovieLens-1M."""
+
+    def recipe(row: str) -> Recipe:
+        return Recipe("ablation", ABLATION_MINUTES, LONG, ROWS[row], cut_models if row in CUT else None)
+
+    rows = train_rows(settings, "ablation", ROWS, recipe, ml1m_dataset(settings))
 
     def best(kind: str) -> float | None:
         of_kind = [row["runs"] for name, row in rows.items() if name.startswith(kind)]
@@ -371,6 +411,7 @@ PARTS = {
     "short": measure_short,
     "shop": measure_shop,
     "ablation": measure_ablation,
+    "inputs": measure_inputs,
 }
 
 
@@ -378,21 +419,25 @@ def table(raw: dict[str, Any]) -> str:
     """Every training and baseline of the parts, in a line each."""
     lines = [
         f"{'':<44}{HR:>10}{NDCG:>10}{'valid':>10}{'minutes':>10}{'epochs':>8}{'positions/s':>13}{'parameters':>12}"
-        f"{'body kFLOP/pos':>16}"
+        f"{'body kFLOP/pos':>16}{RMSE:>10}"
     ]
+
+    def shown(runs: list[dict[str, Any]], part: str, metric: str) -> str:
+        return f"{mean(runs, metric, part):>10.4f}" if metric in runs[0][part] else f"{'-':>10}"
 
     def add(name: str, runs: list[dict[str, Any]]) -> None:
         minutes = statistics.mean(run["seconds"] for run in runs) / 60
         epochs = statistics.mean(run["epochs"] for run in runs)
-        valid = f"{mean(runs, NDCG, 'valid'):.4f}" if runs[0]["valid"] else "-"
-        figures = f"{mean(runs, HR):>10.4f}{mean(runs, NDCG):>10.4f}{valid:>10}"
+        figures = shown(runs, "test", HR) + shown(runs, "test", NDCG) + shown(runs, "valid", NDCG)
         speed = f"{statistics.mean(run['positions_s'] for run in runs):>13,.0f}"
         size = f"{runs[0]['parameters']:>12,}{runs[0]['body_flops_a_position'] / 1e3:>16.1f}"
-        lines.append(f"{name:<44}{figures}{minutes:>10.1f}{epochs:>8.1f}{speed}{size}")
+        lines.append(f"{name:<44}{figures}{minutes:>10.1f}{epochs:>8.1f}{speed}{size}{shown(runs, 'test', RMSE)}")
 
     def add_figures(name: str, metrics: dict[str, float], parameters: int | None = None) -> None:
         size = "" if parameters is None else f"{parameters:>53,}"
-        lines.append(f"{name:<44}{metrics[HR]:>10.4f}{metrics[NDCG]:>10.4f}{size}")
+        ranking = "".join(f"{metrics[one]:>10.4f}" if one in metrics else f"{'-':>10}" for one in (HR, NDCG))
+        rating = f"   {RMSE} {metrics[RMSE]:.4f}" if RMSE in metrics else ""
+        lines.append(f"{name:<44}{ranking}{size}{rating}")
 
     for part, content in raw.items():
         inner = content["result"]
@@ -400,13 +445,14 @@ def table(raw: dict[str, Any]) -> str:
             add(f"{part}: {name}", row["runs"])
             for num_levels, cut in row["runs"][0].get("cut_to_levels", {}).items():
                 add_figures(f"{part}: {name}, cut to {num_levels}", cut["test"], cut["parameters"])
-        for name, own in ({part: inner} if "runs" in inner else inner).items():
+        whole = "runs" in inner or "rows" in inner
+        for name, own in ({part: inner} if whole else inner).items():
             if "runs" in own:
                 add(name, own["runs"])
-                for baseline, metrics in own["baselines"].items():
-                    add_figures(f"{name}: {baseline}", metrics)
-                if "best_achievable" in own:
-                    add_figures(f"{name}: best achievable", own["best_achievable"])
+            for baseline, metrics in own.get("baselines", {}).items():
+                add_figures(f"{name}: {baseline}", metrics)
+            if "best_achievable" in own:
+                add_figures(f"{name}: best achievable", own["best_achievable"])
     return "\n".join(lines)
 
 
@@ -426,7 +472,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=ROOT / "var" / NAME, help="datasets and trainings [var/quality]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
-    parser.add_argument("--rows", nargs="+", help="of the ablation, by name [all]")
+    parser.add_argument("--rows", nargs="+", help="of the ablation or of inputs, by name [all]")
     parser.add_argument("--workers", type=int, default=2, help="DDP processes of a thread each, or of a GPU each [2]")
     parser.add_argument("--threads", type=int, default=1, help="of a single worker [1]")
     parser.add_argument("--use-gpu", action="store_true", help="a GPU for each worker")

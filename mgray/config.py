@@ -442,7 +442,12 @@ class TrainConfig(Section):
         "split",
     )
     augment_drop: float = Field(0.0, ge=0.0, lt=1.0, description="share of training events taken out")
-    augment_mask: float = Field(0.0, ge=0.0, lt=1.0, description="share of training events whose item is hidden")
+    augment_mask: float = Field(
+        0.0,
+        ge=0.0,
+        lt=1.0,
+        description="share of training events that the model is not shown, as if they were padding; still targets",
+    )
     item_init: Literal["cooccurrence", "random"] = Field(
         "cooccurrence",
         description="how the item vectors of a model that recommends start: from what stands near what in the training "

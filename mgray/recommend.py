@@ -1,23 +1,24 @@
 """Raw item ids in, raw item ids with scores out: the model as a service, a notebook or a batch job sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mgray.batch import left_pad, plan_batches
 from mgray.checkpoint import load_model
 from mgray.columns import concatenate
-from mgray.engine import ModelScorer
+from mgray.engine import ModelScorer, max_score_rows
 from mgray.errors import InputError
 from mgray.explain import explain
 from mgray.rating import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
-from mgray.schema import UNKNOWN
-from mgray.scoring import BATCH_EVENTS, rank_lists
+from mgray.schema import PAD, UNKNOWN
+from mgray.scoring import BATCH_EVENTS, best_items, rank_lists
 
 
 class Recommendations(NamedTuple):
@@ -33,6 +34,14 @@ class Reasons(NamedTuple):
     granularity_scores: list[float]  # what each adds to the score; biases add the rest
     events: list[str]  # items of the last events, oldest first
     event_scores: list[float]  # the score less the score without the event
+
+
+class UserState(NamedTuple):
+    """What a model keeps of one user to go on from, of a size that no history lengthens: `Recommender.extend`."""
+
+    state: Any  # the model's, of a batch of one
+    interest: Tensor | None  # [1, M D], after the last known event; None: there was none
+    num_unknown: int  # events so far outside the vocabulary, skipped
 
 
 class Recommender:
@@ -70,6 +79,60 @@ class Recommender:
             [row[:length] for row, length in zip(lists.scores.tolist(), lengths, strict=True)],
             [unknown for _, unknown in encoded],
         )
+
+    def begin(self) -> UserState:
+        """Of a user without an event."""
+        return UserState(self.model.initial_state(1), None, 0)
+
+    @torch.no_grad()
+    def extend(
+        self, user: UserState, events: Sequence[str], beside: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    ) -> UserState:
+        """A user after more events, raw item ids, oldest first: no earlier one is read again, or kept.
+
+        Equals reading the whole history, of any length (`recommend` reads its last `info.max_length` events). beside:
+        `encoder.names` -> a value for each event. Raises InputError as `recommend` does.
+        """
+        lists = {name: [values] for name, values in beside.items()}
+        self.encoder.check(1, lists)
+        columns, unknown = self.encoder.encode([events], lists, 0)
+        if not len(columns):
+            return user._replace(num_unknown=user.num_unknown + unknown)
+        inputs = left_pad([columns], len(columns), self.scorer.columns).map(lambda column: column.to(self.device))
+        state, interest = self.model.eval().extend(user.state, inputs)
+        return UserState(state, interest[:, -1], user.num_unknown + unknown)
+
+    @torch.no_grad()
+    def recommend_next(
+        self, users: Sequence[UserState], k: int = 10, without: Sequence[Sequence[str]] = ()
+    ) -> Recommendations:
+        """As `recommend`, of users by their states. without: raw item ids that are not to be recommended, a list for
+        each user, such as what they have (a state does not hold it); none: all may be.
+        """
+        if k < 1:
+            raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
+        if without and len(without) != len(users):
+            raise InputError(f"without: {len(without)} lists for {len(users)} users; give one for each")
+        found = Recommendations([], [], [user.num_unknown for user in users])
+        for begin in range(0, len(users), max_score_rows(self.model.num_items)):
+            some = slice(begin, begin + max_score_rows(self.model.num_items))
+            self._recommend_next(users[some], k, without[some], found)
+        return found
+
+    def _recommend_next(
+        self, users: Sequence[UserState], k: int, without: Sequence[Sequence[str]], found: Recommendations
+    ) -> None:
+        numbers, ids = self.encoder.item_numbers, self.vocabulary.item_ids
+        scores = self.scorer.popularity.repeat(len(users), 1)
+        interests = {row: user.interest for row, user in enumerate(users) if user.interest is not None}
+        if interests:
+            scores[list(interests)] = self.model.score(torch.cat(list(interests.values())))
+        for row, items in enumerate(without):
+            scores[row, [numbers[item] for item in items if item in numbers]] = -torch.inf
+        for items, values in zip(*best_items(scores, min(k, self.model.num_items)), strict=True):
+            length = int((items != PAD).sum())
+            found.items.append([ids[number - 1] for number in items[:length]])
+            found.scores.append(values[:length].tolist())
 
     def empty_request(self) -> dict[str, list[list[Any]]]:
         """One user without a history, in every column that the model reads."""

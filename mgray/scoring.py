@@ -51,6 +51,17 @@ def pad_rows(
     return pad_spans(columns, np.maximum(offsets[rows], ends - max_length), ends, names)
 
 
+def best_items(scores: torch.Tensor, k: int) -> tuple[Items, npt.NDArray[np.float32]]:
+    """scores: [B, V + 1], minus infinity where not to be recommended -> the k best and their scores, [B, k] each, best
+    first; PAD where there are no more. Raises InputError where a score is not a number.
+    """
+    top = scores.topk(k, dim=1)
+    values = top.values.cpu().numpy()
+    if np.isnan(values).any():
+        raise InputError("the model gives scores that are not numbers; train it again, or choose another --model")
+    return np.where(values > -np.inf, top.indices.cpu().numpy(), PAD).astype(np.int32), values
+
+
 @torch.no_grad()
 def rank_lists(
     scorer: ModelScorer,
@@ -84,12 +95,7 @@ def rank_lists(
             scores[torch.from_numpy(owner).to(scorer.device), seen] = -torch.inf
         if blocked_columns is not None:
             scores.index_fill_(1, blocked_columns, -torch.inf)
-        top = scores.topk(width, dim=1)
-        values = top.values.cpu().numpy()
-        if np.isnan(values).any():
-            raise InputError("the model gives scores that are not numbers; train it again, or choose another --model")
-        lists.scores[rows] = values
-        lists.items[rows] = np.where(values > -np.inf, top.indices.cpu().numpy(), PAD)
+        lists.items[rows], lists.scores[rows] = best_items(scores, width)
     return lists
 
 

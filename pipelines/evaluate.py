@@ -267,8 +267,8 @@ def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
         return []
     share, count = ranking.num_removed / ranking.num_targets, ranking.num_targets
     return [
-        f"{share:.1%} of the {count:,} targets are items that the user has by then, which the ranking leaves out: misses "
-        "of every system; where what is done again matters, --evaluate.remove_seen false"
+        f"{share:.1%} of the {count:,} targets are items that the user has by then, which the ranking leaves out: "
+        "misses of every system; where what is done again matters, --evaluate.remove_seen false"
     ]
 
 

@@ -145,3 +145,36 @@ def test_a_rating_head_is_served(tmp_path: Path, loaded: Any) -> None:
 
 def test_nothing_is_explained_unasked(loaded: Any) -> None:
     assert loaded.predict(pd.DataFrame(REQUEST)).columns.tolist() == ["items", "scores"]
+
+
+def test_a_user_goes_on_from_a_state(loaded: Any) -> None:
+    recommender = loaded.unwrap_python_model().recommender
+    users = []
+    for row, history in enumerate(REQUEST["history"]):
+        user = recommender.begin()
+        for place, item in enumerate(history):
+            values = {name: [lists[row][place]] for name, lists in REQUEST.items() if name != "history"}
+            user = recommender.extend(user, [item], values)
+        users.append(user)
+    expected = recommender.recommend(REQUEST["history"], 3, beside=REQUEST)
+    found = recommender.recommend_next(users, 3, without=REQUEST["history"])
+    assert found.items == expected.items
+    assert [len(items) for items in found.items] == [2, 3]
+    for own, whole in zip(found.scores, expected.scores, strict=True):
+        assert own == pytest.approx(whole, abs=1e-5)
+    assert found.num_unknown == expected.num_unknown == [1, 0]
+    assert sorted(recommender.recommend_next(users[:1], 9).items[0]) == ITEMS
+
+
+def test_a_state_without_a_known_event_gets_the_popular_items(loaded: Any) -> None:
+    recommender = loaded.unwrap_python_model().recommender
+    values = {name: lists[0] for name, lists in beside(["no such item"]).items()}
+    user = recommender.extend(recommender.begin(), ["no such item"], values)
+    found = recommender.recommend_next([recommender.begin(), user], 2)
+    assert found.items == [["a", "b"]] * 2
+    assert found.num_unknown == [0, 1]
+    with pytest.raises(InputError, match="the model reads event_types"):
+        recommender.extend(user, ["a"])
+    for wrong in ({"k": 0}, {"without": [["a"]] * 3}):
+        with pytest.raises(InputError, match="|".join(wrong)):
+            recommender.recommend_next([user], **wrong)
