@@ -4,10 +4,10 @@ Both with both heads: the next item, and the rating that the user gives it.
 
     python benchmarks/sketch.py            # 3 trainings of 3 minutes, one thread
 
-Leave-one-out, ranking over all items, seen items removed, ties against the system; best by ndcg@10. All train in this process, one after
-another, validate within their minutes, and are tested with their best weights by validation. The sketch is trained at
-each of SKETCH_LEARNING_RATES, in as many minutes each, and the better by validation counts; all else of its training is
-as the default configuration has it.
+Leave-one-out, ranking over all items, seen items removed, ties against the system; best by ndcg@10. All train in this
+process, one after another, validate within their minutes, and are tested with their best weights by validation. The
+sketch is trained at each of SKETCH_LEARNING_RATES, in as many minutes each, and the better by validation counts; all
+else of its training is as the default configuration has it.
 """
 
 import argparse
@@ -99,7 +99,8 @@ def main() -> None:
     means = summarize(runs)
     print(f"{'system':<10}{HR:>10}{NDCG:>10}{RMSE:>10}{'parameters':>14}{'per million':>14}{'epochs':>9}{'seconds':>9}")
     for system, row in means.items():
-        figures = f"{row[HR]:>10.4f}{row[NDCG]:>10.4f}{row[RMSE]:>10.4f}{row['parameters']:>14,.0f}{row['per_million']:>14.4f}"
+        figures = "".join(f"{row[name]:>10.4f}" for name in (HR, NDCG, RMSE))
+        figures += f"{row['parameters']:>14,.0f}{row['per_million']:>14.4f}"
         print(f"{system:<10}{figures}{row['epochs']:>9.1f}{row['seconds']:>9.0f}")
     ours, sketch = means[MG_DSC], means[SKETCH]
     checks = [
