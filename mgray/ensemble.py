@@ -57,6 +57,10 @@ class Ensemble(nn.Module):
             scores += member.score(own)
         return scores.div_(len(self.models))
 
+    def item_table(self) -> Tensor:
+        """[V + 1, M D] float32: its product with an interest is the mean of the members' scores."""
+        return torch.cat([member.item_table() for member in self.members], dim=-1) / len(self.models)
+
     def each(self, interest: Tensor) -> list[tuple[MGDSC, Tensor]]:
         """interest: [..., M D] -> each member with its own interest [..., D]."""
         return list(zip(self.members, interest.chunk(len(self.models), dim=-1), strict=True))

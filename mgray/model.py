@@ -144,9 +144,13 @@ class MGDSC(nn.Module):
 
     def score(self, interest: Tensor) -> Tensor:
         """interest: [T, D] -> scores [T, V + 1] float32; padding scores minus infinity."""
-        scores = interest.float() @ self.embedding.weight.float().T
+        scores = interest.float() @ self.item_table().T
         scores[:, PAD] = -torch.inf
         return scores
+
+    def item_table(self) -> Tensor:
+        """[V + 1, D] float32: what an interest is multiplied by to score the items."""
+        return self.embedding.weight.float()
 
     def initial_state(self, batch: int) -> State:
         """The state of `batch` users without an event."""

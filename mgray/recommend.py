@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -59,12 +60,15 @@ class Recommender:
         k: int = 10,
         remove_seen: bool | None = None,
         beside: Lists = MappingProxyType({}),
+        candidates: Sequence[str] | None = None,
+        blocked: Sequence[str] = (),
     ) -> Recommendations:
         """Top k of the full catalogue for each history of raw item ids, oldest first.
 
         remove_seen: leave out what is in the history; None: as the model was measured. beside: `encoder.names` -> a
-        list for each history, a value for each of its items. Raises InputError where k is
-        not at least 1, and where what the model reads beside item ids is missing or not what it should be.
+        list for each history, a value for each of its items. candidates: the items that may be recommended, None: all;
+        blocked: items that may not, whatever else; what the model does not know is neither. Raises InputError where k
+        is not at least 1, and where what the model reads beside item ids is missing or not what it should be.
         """
         if k < 1:
             raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
@@ -72,13 +76,51 @@ class Recommender:
         encoded = [self.encoder.encode(histories, beside, row) for row in range(len(histories))]
         offsets = np.cumsum([0, *(len(columns) for columns, _ in encoded)])
         without_seen = self.info.remove_seen if remove_seen is None else remove_seen
-        lists = rank_lists(self.scorer, concatenate([columns for columns, _ in encoded]), offsets, k, without_seen)
+        columns = concatenate([columns for columns, _ in encoded])
+        barred = self._barred(candidates, blocked)
+        lists = rank_lists(self.scorer, columns, offsets, k, without_seen, barred)
         ids, lengths = self.vocabulary.item_ids, lists.lengths.tolist()
         return Recommendations(
             [[ids[i - 1] for i in row[:length]] for row, length in zip(lists.items.tolist(), lengths, strict=True)],
             [row[:length] for row, length in zip(lists.scores.tolist(), lengths, strict=True)],
             [unknown for _, unknown in encoded],
         )
+
+    @torch.no_grad()
+    def interests(
+        self, histories: Sequence[Sequence[str]], beside: Lists = MappingProxyType({})
+    ) -> npt.NDArray[np.float32]:
+        """The vector of each history's user, [U, M D], for an index of item vectors; zero without a known item.
+
+        beside, errors: as of `recommend`, whose scores are the products with `item_vectors`.
+        """
+        self.encoder.check(len(histories), beside)
+        columns = [self.encoder.encode(histories, beside, row)[0] for row in range(len(histories))]
+        width = self.model.config.width * self.model.config.members
+        found = np.zeros((len(columns), width), np.float32)
+        lengths = np.asarray([len(own) for own in columns], dtype=np.int64)
+        known = np.flatnonzero(lengths)
+        for rows in plan_batches(np.minimum(lengths[known], self.info.max_length), BATCH_EVENTS, max(1, len(known))):
+            own = [columns[row] for row in known[rows]]
+            inputs = left_pad(own, self.info.max_length, self.scorer.columns).map(lambda column: column.to(self.device))
+            found[known[rows]] = self.model.eval()(inputs)[:, -1].float().cpu().numpy()
+        return found
+
+    @torch.no_grad()
+    def item_vectors(self) -> npt.NDArray[np.float32]:
+        """[V, M D], in the order of `vocabulary.item_ids`: inner product with an interest is the score."""
+        return self.model.item_table()[1:].cpu().numpy()
+
+    def _barred(self, candidates: Sequence[str] | None, blocked: Sequence[str]) -> npt.NDArray[np.int64] | None:
+        """Numbers of the items that nobody is to get; None: there are none."""
+        if candidates is None and not len(blocked):
+            return None
+        is_barred = np.full(self.model.num_items + 1, candidates is not None)
+        is_barred[PAD] = False  # never recommended as it is
+        numbers = self.encoder.item_numbers
+        is_barred[[numbers[item] for item in candidates or () if item in numbers]] = False
+        is_barred[[numbers[item] for item in blocked if item in numbers]] = True
+        return np.flatnonzero(is_barred)
 
     def begin(self) -> UserState:
         """Of a user without an event."""

@@ -24,6 +24,7 @@ class InterestModel(PythonModel):
     give each of them.
 
     params: `k` [10], the items of a list. `remove_seen` [as the model was measured]: leave out what is in the history.
+    `candidates` [all]: the items that may be recommended; `blocked` [none]: items that may not.
     `explain` [false]: say why the first item of each list is there, in four more columns, all in units of the score and
     empty where the list is the popular items: `granularities`, finest first, and `granularity_scores`, what each adds
     to the score (biases add the rest); `events`, the items of the last events (20 at most), oldest first, and
@@ -38,7 +39,10 @@ class InterestModel(PythonModel):
         k = int(params.get("k", 10))
         histories = [[] if h is None else [str(item) for item in h] for h in model_input["history"]]
         beside = {str(name): list(model_input[name]) for name in model_input.columns}
-        result = self.recommender.recommend(histories, k, params.get("remove_seen"), beside)
+        candidates, blocked = ([str(item) for item in params.get(name, ())] for name in ("candidates", "blocked"))
+        result = self.recommender.recommend(
+            histories, k, params.get("remove_seen"), beside, candidates or None, blocked
+        )
         unknown, total = sum(result.num_unknown), sum(len(h) for h in histories)
         if unknown:
             logger.warning("%d of %d history items are unknown to this model and were skipped", unknown, total)

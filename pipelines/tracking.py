@@ -269,6 +269,8 @@ def signature(columns: Iterable[str], info: ModelInfo) -> ModelSignature:
         ParamSpec("k", DataType.long, 10),
         ParamSpec("remove_seen", DataType.boolean, info.remove_seen),
         ParamSpec("explain", DataType.boolean, False),
+        ParamSpec("candidates", DataType.string, [], shape=(-1,)),
+        ParamSpec("blocked", DataType.string, [], shape=(-1,)),
     ]
     return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema(params))
 

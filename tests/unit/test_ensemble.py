@@ -34,6 +34,7 @@ def test_its_scores_are_the_mean_of_its_members_and_its_shares_theirs() -> None:
     fused = [member.fuse(inputs) for member in model.members]
     expected = sum(member.score(own[:, -1]) for member, (own, _) in zip(model.members, fused, strict=True)) / 3
     torch.testing.assert_close(model.score(interest[:, -1]), expected)
+    torch.testing.assert_close((interest[:, -1] @ model.item_table().T)[:, 1:], expected[:, 1:])
     assert share is not None
     torch.testing.assert_close(share, torch.cat([share for _, share in fused], dim=-1))
     first, second, third = (own for own, _ in fused)

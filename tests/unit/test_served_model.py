@@ -178,3 +178,27 @@ def test_a_state_without_a_known_event_gets_the_popular_items(loaded: Any) -> No
     for wrong in ({"k": 0}, {"without": [["a"]] * 3}):
         with pytest.raises(InputError, match="|".join(wrong)):
             recommender.recommend_next([user], **wrong)
+
+
+def test_candidates_and_blocked_items(loaded: Any) -> None:
+    request = pd.DataFrame({"history": [["a"], []], **beside(["a"], [])})
+
+    def items(**params: Any) -> list[set[str]]:
+        return [set(one) for one in loaded.predict(request, params={"k": 4, **params})["items"]]
+
+    assert items() == [{"b", "c", "d"}, {"a", "b", "c", "d"}]
+    assert items(candidates=["b", "a", "no such item"]) == [{"b"}, {"a", "b"}]
+    assert items(blocked=["b", "no such item"]) == [{"c", "d"}, {"a", "c", "d"}]
+    assert items(candidates=["b", "c"], blocked=["b"]) == [{"c"}, {"c"}]
+    assert items(candidates=["no such item"]) == [set(), set()]
+
+
+def test_products_of_the_vectors_are_the_scores(loaded: Any) -> None:
+    recommender = loaded.unwrap_python_model().recommender
+    lists = {name: [*values, []] for name, values in REQUEST.items()}
+    interests, items = recommender.interests(lists["history"], lists), recommender.item_vectors()
+    assert (interests.shape, items.shape) == ((3, 8), (4, 8))
+    assert not interests[2].any()
+    whole = recommender.recommend(REQUEST["history"], 4, remove_seen=False, beside=REQUEST)
+    for own, ids, scores in zip(interests[:2] @ items.T, whole.items, whole.scores, strict=True):
+        assert [own[ITEMS.index(item)] for item in ids] == pytest.approx(scores, abs=1e-5)
