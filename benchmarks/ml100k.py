@@ -42,6 +42,8 @@ def main() -> None:
         print(f"{name:<16}" + "".join(f"{means[name][m]:>12.4f} ±{spread[m]:.4f}" for m in METRICS))
     counted = means["cooccurrence"]
     checks = [
+        check("ml100k_hr10", means["mg-dsc"]["hr@10"], 0.215, ">="),
+        check("ml100k_ndcg10", means["mg-dsc"]["ndcg@10"], 0.115, ">="),
         check("ml100k_floor_hr10", means["mg-dsc"]["hr@10"], 0.18, ">="),
         check("ml100k_floor_ndcg10", means["mg-dsc"]["ndcg@10"], 0.093, ">="),
         check("hr10_vs_cooccurrence", means["mg-dsc"]["hr@10"] / counted["hr@10"], 1.0, ">="),

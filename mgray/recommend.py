@@ -1,4 +1,7 @@
-"""Raw item ids in, raw item ids with scores out: the model as a service, a notebook or a batch job sees it."""
+"""Raw item ids in, raw item ids with scores out: the model as a service, a notebook or a batch job sees it.
+
+Legend: `U` users, `V` items, `D` width of a model, `M` members of an ensemble, 1 of a single model.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
