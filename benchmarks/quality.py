@@ -477,6 +477,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="of a single worker [1]")
     parser.add_argument("--use-gpu", action="store_true", help="a GPU for each worker")
     args, options = parser.parse_known_args()
+    if args.threads > 1 and args.workers > 1:
+        parser.error("--threads: of a single worker; give --workers 1")
     torch.set_num_threads(args.threads)
     args.work.mkdir(parents=True, exist_ok=True)
     settings = Settings(args.work, args.log, args.seeds, args.minutes, args.rows, options, args.workers, args.use_gpu)

@@ -44,7 +44,7 @@ class CooccurrenceScorer:
 
 
 def make_baselines(dataset: Dataset) -> dict[str, Scorer]:
-    """Name -> scorer, each from the training part alone; popularity_recent is what a model falls back on."""
+    """Name -> scorer, each from the training part alone; popularity_recent is what a model of it falls back on."""
     return {
         "popularity": PopularityScorer(dataset.item_counts),
         "popularity_recent": PopularityScorer(Vocabulary.of(dataset).popularity),

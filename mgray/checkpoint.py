@@ -140,7 +140,9 @@ def load_model(folder: str | Path, device: torch.device) -> tuple[Model, ModelIn
     """The model of a folder that `save_model` wrote. Raises InputError where a file is missing."""
     folder = Path(folder)
     info = load_info(folder)
-    vocabulary = Vocabulary(**json.loads((folder / VOCABULARY_FILE).read_bytes()))
+    lists = json.loads((folder / VOCABULARY_FILE).read_bytes())
+    lists.pop("popular", None)  # of a version that kept scores in place of counts
+    vocabulary = Vocabulary(**lists)
     model = make_model(info.config, info.num_items, info.inputs)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.to(device).eval(), info, vocabulary

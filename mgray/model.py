@@ -9,7 +9,7 @@ size, equals the whole history at once.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,16 @@ class Read(NamedTuple):
     outputs: list[Tensor]  # G x [B, L, D], finest first
     mask: Tensor  # [B, L, 1] in {0, 1}, 1 where there is an event
     state: State | None  # after the last position, if a state was given
+
+
+def _owned(part: Any) -> Any:
+    """A state, or a part of one, in memory of its own."""
+    if isinstance(part, Tensor):
+        return part.clone()
+    if not isinstance(part, tuple):
+        return part
+    owned = [_owned(one) for one in part]
+    return type(part)(*owned) if hasattr(part, "_fields") else tuple(owned)
 
 
 class MGDSC(nn.Module):
@@ -167,8 +177,10 @@ class MGDSC(nn.Module):
         """
         read = self.read(inputs, state)
         assert read.state is not None, "a state was given"
+        # The parts are slices by now, each of which would keep all that it was cut from.
+        state = cast(State, _owned(read.state))
         fused, _ = self.fusion(read.outputs, read.mask, self._kept_levels(len(inputs.items)))
-        return read.state, self.output_norm(fused, read.mask)
+        return state, self.output_norm(fused, read.mask)
 
     def step(self, state: State, event: Inputs) -> tuple[State, Tensor]:
         """Go on with one event of each user, [B, 1]: (state, interest [B, D]). In time that no history lengthens."""

@@ -3,6 +3,7 @@
 Legend: `U` users, `V` items, `D` width of a model, `M` members of an ensemble, 1 of a single model.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +23,7 @@ from mgray.explain import explain
 from mgray.rating import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import PAD, UNKNOWN
-from mgray.scoring import BATCH_EVENTS, best_items, rank_lists
+from mgray.scoring import BATCH_EVENTS, Items, best_items, rank_lists
 
 
 class Recommendations(NamedTuple):
@@ -45,7 +46,13 @@ class UserState(NamedTuple):
 
     state: Any  # the model's, of a batch of one
     interest: Tensor | None  # [1, M D], after the last known event; None: there was none
+    last_time: float  # seconds since 1970, of a model that reads times; minus infinity: there was none
     num_unknown: int  # events so far outside the vocabulary, skipped
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
 
 
 class Recommender:
@@ -73,8 +80,7 @@ class Recommender:
         blocked: items that may not, whatever else; what the model does not know is neither. Raises InputError where k
         is not at least 1, and where what the model reads beside item ids is missing or not what it should be.
         """
-        if k < 1:
-            raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
+        _check_k(k)
         self.encoder.check(len(histories), beside)
         encoded = [self.encoder.encode(histories, beside, row) for row in range(len(histories))]
         offsets = np.cumsum([0, *(len(columns) for columns, _ in encoded)])
@@ -82,12 +88,7 @@ class Recommender:
         columns = concatenate([columns for columns, _ in encoded])
         barred = self._barred(candidates, blocked)
         lists = rank_lists(self.scorer, columns, offsets, k, without_seen, barred)
-        ids, lengths = self.vocabulary.item_ids, lists.lengths.tolist()
-        return Recommendations(
-            [[ids[i - 1] for i in row[:length]] for row, length in zip(lists.items.tolist(), lengths, strict=True)],
-            [row[:length] for row, length in zip(lists.scores.tolist(), lengths, strict=True)],
-            [unknown for _, unknown in encoded],
-        )
+        return self._listed(lists.items, lists.scores, [unknown for _, unknown in encoded])
 
     @torch.no_grad()
     def interests(
@@ -112,7 +113,7 @@ class Recommender:
     @torch.no_grad()
     def item_vectors(self) -> npt.NDArray[np.float32]:
         """[V, M D], in the order of `vocabulary.item_ids`: inner product with an interest is the score."""
-        return self.model.item_table()[1:].cpu().numpy()
+        return self.model.item_table()[1:].cpu().numpy().copy()  # not the model's own memory
 
     def _barred(self, candidates: Sequence[str] | None, blocked: Sequence[str]) -> npt.NDArray[np.int64] | None:
         """Numbers of the items that nobody is to get; None: there are none."""
@@ -120,14 +121,25 @@ class Recommender:
             return None
         is_barred = np.full(self.model.num_items + 1, candidates is not None)
         is_barred[PAD] = False  # never recommended as it is
-        numbers = self.encoder.item_numbers
-        is_barred[[numbers[item] for item in candidates or () if item in numbers]] = False
-        is_barred[[numbers[item] for item in blocked if item in numbers]] = True
+        is_barred[self._known(candidates or ())] = False
+        is_barred[self._known(blocked)] = True
         return np.flatnonzero(is_barred)
+
+    def _known(self, items: Sequence[str]) -> list[int]:
+        return [self.encoder.item_numbers[item] for item in items if item in self.encoder.item_numbers]
+
+    def _listed(self, items: Items, scores: npt.NDArray[np.float32], num_unknown: list[int]) -> Recommendations:
+        """items, scores: [U, k], PAD where a list is shorter."""
+        ids, lengths = self.vocabulary.item_ids, (items != PAD).sum(1).tolist()
+        return Recommendations(
+            [[ids[i - 1] for i in row[:length]] for row, length in zip(items.tolist(), lengths, strict=True)],
+            [row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
+            num_unknown,
+        )
 
     def begin(self) -> UserState:
         """Of a user without an event."""
-        return UserState(self.model.initial_state(1), None, 0)
+        return UserState(self.model.initial_state(1), None, -math.inf, 0)
 
     @torch.no_grad()
     def extend(
@@ -136,48 +148,59 @@ class Recommender:
         """A user after more events, raw item ids, oldest first: no earlier one is read again, or kept.
 
         Equals reading the whole history, of any length (`recommend` reads its last `info.max_length` events). beside:
-        `encoder.names` -> a value for each event. Raises InputError as `recommend` does.
+        `encoder.names` -> a value for each event. Raises InputError as `recommend` does, and where a time is before the
+        user's last one.
         """
         lists = {name: [values] for name, values in beside.items()}
         self.encoder.check(1, lists)
         columns, unknown = self.encoder.encode([events], lists, 0)
         if not len(columns):
             return user._replace(num_unknown=user.num_unknown + unknown)
+        last_time = user.last_time
+        if columns.times is not None:
+            if columns.times[0] < last_time:
+                raise InputError(f"timestamps: {columns.times[0]} is before the user's last event, at {last_time}")
+            last_time = float(columns.times[-1])
         inputs = left_pad([columns], len(columns), self.scorer.columns).map(lambda column: column.to(self.device))
         state, interest = self.model.eval().extend(user.state, inputs)
-        return UserState(state, interest[:, -1], user.num_unknown + unknown)
+        return UserState(state, interest[:, -1].clone(), last_time, user.num_unknown + unknown)
 
     @torch.no_grad()
     def recommend_next(
-        self, users: Sequence[UserState], k: int = 10, without: Sequence[Sequence[str]] = ()
+        self,
+        users: Sequence[UserState],
+        k: int = 10,
+        seen: Sequence[Sequence[str]] = (),
+        candidates: Sequence[str] | None = None,
+        blocked: Sequence[str] = (),
     ) -> Recommendations:
-        """As `recommend`, of users by their states. without: raw item ids that are not to be recommended, a list for
-        each user, such as what they have (a state does not hold it); none: all may be.
+        """As `recommend`, of users by their states. seen: what each user has, which is left out, raw item ids, a list
+        for each user, for a state does not hold it; none: nothing is left out.
         """
-        if k < 1:
-            raise InputError(f"k: {k} is not a number of items to recommend; give at least 1")
-        if without and len(without) != len(users):
-            raise InputError(f"without: {len(without)} lists for {len(users)} users; give one for each")
-        found = Recommendations([], [], [user.num_unknown for user in users])
+        _check_k(k)
+        if seen and len(seen) != len(users):
+            raise InputError(f"seen: {len(seen)} lists for {len(users)} users; give one for each")
+        barred = self._barred(candidates, blocked)
+        width, found = min(k, self.model.num_items), []
         for begin in range(0, len(users), max_score_rows(self.model.num_items)):
             some = slice(begin, begin + max_score_rows(self.model.num_items))
-            self._recommend_next(users[some], k, without[some], found)
-        return found
+            scores = self._scores(users[some])
+            for row, own in enumerate(seen[some]):
+                scores[row, self._known(own)] = -torch.inf
+            if barred is not None:
+                scores[:, barred] = -torch.inf
+            found.append(best_items(scores, width))
+        items = np.concatenate([np.zeros((0, width), np.int32), *(one for one, _ in found)])
+        values = np.concatenate([np.zeros((0, width), np.float32), *(one for _, one in found)])
+        return self._listed(items, values, [user.num_unknown for user in users])
 
-    def _recommend_next(
-        self, users: Sequence[UserState], k: int, without: Sequence[Sequence[str]], found: Recommendations
-    ) -> None:
-        numbers, ids = self.encoder.item_numbers, self.vocabulary.item_ids
+    def _scores(self, users: Sequence[UserState]) -> Tensor:
+        """[U, V + 1]"""
         scores = self.scorer.popularity.repeat(len(users), 1)
         interests = {row: user.interest for row, user in enumerate(users) if user.interest is not None}
         if interests:
             scores[list(interests)] = self.model.score(torch.cat(list(interests.values())))
-        for row, items in enumerate(without):
-            scores[row, [numbers[item] for item in items if item in numbers]] = -torch.inf
-        for items, values in zip(*best_items(scores, min(k, self.model.num_items)), strict=True):
-            length = int((items != PAD).sum())
-            found.items.append([ids[number - 1] for number in items[:length]])
-            found.scores.append(values[:length].tolist())
+        return scores
 
     def empty_request(self) -> dict[str, list[list[Any]]]:
         """One user without a history, in every column that the model reads."""

@@ -37,8 +37,8 @@ from pipelines.registry import TRAINING_KEY_TAG, Registry, own_data, training_ke
 from pipelines.shown import command_line, shown_uri
 
 EXAMPLE_FILMS = 10
-MIN_REPEATS = 0.01  # share of the targets
 EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
+MIN_REPEAT_SHARE = 0.01  # of the targets, to be worth a note
 
 
 def evaluate_baselines(
@@ -263,7 +263,7 @@ def time_notes(config: TrainConfig, epochs: float) -> list[str]:
 def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
     """What to say of a part whose targets are often what the user has; baselines: the first to rank knows all items."""
     ranking = next((baseline.ranking for baseline in baselines.values() if baseline.ranking is not None), None)
-    if ranking is None or ranking.num_removed < max(1, MIN_REPEATS * ranking.num_targets):
+    if ranking is None or ranking.num_removed < max(1, MIN_REPEAT_SHARE * ranking.num_targets):
         return []
     share, count = ranking.num_removed / ranking.num_targets, ranking.num_targets
     return [

@@ -24,7 +24,8 @@ class InterestModel(PythonModel):
     give each of them.
 
     params: `k` [10], the items of a list. `remove_seen` [as the model was measured]: leave out what is in the history.
-    `candidates` [all]: the items that may be recommended; `blocked` [none]: items that may not.
+    `candidates` [all]: the items that may be recommended, where there is one at least; `blocked` [none]: items that may
+    not.
     `explain` [false]: say why the first item of each list is there, in four more columns, all in units of the score and
     empty where the list is the popular items: `granularities`, finest first, and `granularity_scores`, what each adds
     to the score (biases add the rest); `events`, the items of the last events (20 at most), oldest first, and
@@ -41,7 +42,12 @@ class InterestModel(PythonModel):
         beside = {str(name): list(model_input[name]) for name in model_input.columns}
         candidates, blocked = ([str(item) for item in params.get(name, ())] for name in ("candidates", "blocked"))
         result = self.recommender.recommend(
-            histories, k, params.get("remove_seen"), beside, candidates or None, blocked
+            histories,
+            k,
+            params.get("remove_seen"),
+            beside,
+            candidates or None,
+            blocked,  # MLflow has no None for a list
         )
         unknown, total = sum(result.num_unknown), sum(len(h) for h in histories)
         if unknown:

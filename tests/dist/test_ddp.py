@@ -47,7 +47,7 @@ def train(dataset: Dataset, config: TrainConfig, switch: dict[str, Any]) -> dict
     return {
         "losses": losses,
         "valid": validated,
-        "test": tested.compute(),
+        "test": tested.compute() | {"removed": tested.num_removed},
         "slices": tested.slices(),
         "share": scorer.attention_share(),
         "weights": model.state_dict(),

@@ -74,6 +74,7 @@ def test_what_is_popular_goes_with_the_model(tmp_path: Path) -> None:
     assert load_model(tmp_path, device)[2] == vocabulary
     written = json.loads(path.read_text())
     del written["num_newest_events"]
+    written["popular"] = [0.0, 2.0, 1.0]  # of a version that is passed over
     path.write_text(json.dumps(written))
     assert load_model(tmp_path, device)[2].popularity.tolist() == [0, 9, 5, 7]
 
@@ -81,5 +82,4 @@ def test_what_is_popular_goes_with_the_model(tmp_path: Path) -> None:
 def test_a_vocabulary_counts_the_newest_tenth(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "v", make_log(40, 10))
     newest = Vocabulary.of(dataset).num_newest_events
-    assert newest == dataset.newest_counts(POPULAR_SHARE)[1:].tolist()
     assert sum(newest) == pytest.approx(dataset.manifest.train_events * POPULAR_SHARE, abs=2)

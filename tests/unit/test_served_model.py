@@ -157,13 +157,18 @@ def test_a_user_goes_on_from_a_state(loaded: Any) -> None:
             user = recommender.extend(user, [item], values)
         users.append(user)
     expected = recommender.recommend(REQUEST["history"], 3, beside=REQUEST)
-    found = recommender.recommend_next(users, 3, without=REQUEST["history"])
+    found = recommender.recommend_next(users, 3, seen=REQUEST["history"])
     assert found.items == expected.items
     assert [len(items) for items in found.items] == [2, 3]
     for own, whole in zip(found.scores, expected.scores, strict=True):
         assert own == pytest.approx(whole, abs=1e-5)
     assert found.num_unknown == expected.num_unknown == [1, 0]
     assert sorted(recommender.recommend_next(users[:1], 9).items[0]) == ITEMS
+    (left,) = recommender.recommend_next(users[:1], 9, candidates=["a", "d"], blocked=["a"]).items
+    assert left == ["d"]
+    values = {name: lists[0][:1] for name, lists in REQUEST.items()}  # of a time before the user's last
+    with pytest.raises(InputError, match="is before the user's last event"):
+        recommender.extend(users[0], ["a"], values)
 
 
 def test_a_state_without_a_known_event_gets_the_popular_items(loaded: Any) -> None:
@@ -175,9 +180,10 @@ def test_a_state_without_a_known_event_gets_the_popular_items(loaded: Any) -> No
     assert found.num_unknown == [0, 1]
     with pytest.raises(InputError, match="the model reads event_types"):
         recommender.extend(user, ["a"])
-    for wrong in ({"k": 0}, {"without": [["a"]] * 3}):
-        with pytest.raises(InputError, match="|".join(wrong)):
+    for wrong, message in (({"k": 0}, "k: 0"), ({"seen": [["a"]] * 3}, "seen: 3 lists for 1 users")):
+        with pytest.raises(InputError, match=message):
             recommender.recommend_next([user], **wrong)
+    assert recommender.recommend_next([]).items == []
 
 
 def test_candidates_and_blocked_items(loaded: Any) -> None:
@@ -199,6 +205,29 @@ def test_products_of_the_vectors_are_the_scores(loaded: Any) -> None:
     interests, items = recommender.interests(lists["history"], lists), recommender.item_vectors()
     assert (interests.shape, items.shape) == ((3, 8), (4, 8))
     assert not interests[2].any()
+    kept = recommender.item_vectors()
+    kept[:] = 0
+    assert recommender.item_vectors().any(), "they are a copy"
     whole = recommender.recommend(REQUEST["history"], 4, remove_seen=False, beside=REQUEST)
     for own, ids, scores in zip(interests[:2] @ items.T, whole.items, whole.scores, strict=True):
         assert [own[ITEMS.index(item)] for item in ids] == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_state_is_of_one_size(tmp_path: Path) -> None:
+    config = model_config(width=8, granularities=(1, 4, "session:30m", "decay:1..9"), heads=2, outputs="both")
+    torch.manual_seed(0)
+    info = ModelInfo(config=config, num_items=4, max_length=50, dataset_fingerprint="test")
+    save_model(tmp_path, MGDSC(config, 4).state_dict(), info, Vocabulary(ITEMS, ITEMS, [4, 3, 2, 1]))
+    recommender = Recommender(tmp_path)
+
+    def memory(part: Any) -> int:
+        """Bytes that it keeps alive: a slice keeps what it was cut from."""
+        if isinstance(part, torch.Tensor):
+            return part.untyped_storage().nbytes()
+        return sum(memory(one) for one in part) if isinstance(part, tuple) else 0
+
+    def after(count: int) -> int:
+        values = {"timestamps": [1.6e9 + 60 * i for i in range(count)], "ratings": [3.0] * count}
+        return memory(recommender.extend(recommender.begin(), ITEMS * (count // 4), values))
+
+    assert after(4) == after(400) > 0
