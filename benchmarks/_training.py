@@ -48,8 +48,7 @@ class Run(RankRun):
     def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path, use_gpu: bool = False) -> None:
         device = torch.device("cuda", rank_and_world()[0]) if use_gpu else torch.device("cpu")
         session = LocalSession(folder / STATE_FOLDER, self._show_validated, device)
-        given = RankInput(config.model_dump_json(), str(dataset.folder), "", None, "", None, None)
-        super().__init__(given, session)
+        super().__init__(RankInput(config.model_dump_json(), str(dataset.folder)), session)
         self.shown = 0.0
 
     def _show_validated(self, figures: dict[str, float]) -> None:

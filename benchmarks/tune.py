@@ -93,9 +93,8 @@ class Trainings:
             known.append((seconds, figures))
             report(seconds, figures)
 
-        given = RankInput(key, str(self.dataset), "", None, "", None, None)
         # A training that was stopped goes on from its checkpoint where another search wants more of it.
-        run = RankRun(given, LocalSession(self.folder / str(abs(hash(key))), on_report))
+        run = RankRun(RankInput(key, str(self.dataset)), LocalSession(self.folder / str(abs(hash(key))), on_report))
         assert len(run.curve) == reported, "the checkpoint is of the last report"
         run.run()
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from mgray.batch import left_pad, plan_batches
 from mgray.checkpoint import load_model
-from mgray.columns import concatenate
+from mgray.columns import Columns, concatenate
 from mgray.engine import ModelScorer, max_score_rows
 from mgray.errors import InputError
 from mgray.explain import explain
+from mgray.inputs import Inputs
 from mgray.rating import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import PAD, UNKNOWN
@@ -105,10 +106,12 @@ class Recommender:
         lengths = np.asarray([len(own) for own in columns], dtype=np.int64)
         known = np.flatnonzero(lengths)
         for rows in plan_batches(np.minimum(lengths[known], self.info.max_length), BATCH_EVENTS, max(1, len(known))):
-            own = [columns[row] for row in known[rows]]
-            inputs = left_pad(own, self.info.max_length, self.scorer.columns).map(lambda column: column.to(self.device))
-            found[known[rows]] = self.model.eval()(inputs)[:, -1].float().cpu().numpy()
+            inputs = self._padded([columns[row] for row in known[rows]], self.info.max_length)
+            found[known[rows]] = self.model(inputs)[:, -1].float().cpu().numpy()
         return found
+
+    def _padded(self, histories: Sequence[Columns], max_length: int) -> Inputs:
+        return left_pad(histories, max_length, self.scorer.columns).map(lambda column: column.to(self.device))
 
     @torch.no_grad()
     def item_vectors(self) -> npt.NDArray[np.float32]:
@@ -161,8 +164,7 @@ class Recommender:
             if columns.times[0] < last_time:
                 raise InputError(f"timestamps: {columns.times[0]} is before the user's last event, at {last_time}")
             last_time = float(columns.times[-1])
-        inputs = left_pad([columns], len(columns), self.scorer.columns).map(lambda column: column.to(self.device))
-        state, interest = self.model.eval().extend(user.state, inputs)
+        state, interest = self.model.extend(user.state, self._padded([columns], len(columns)))
         return UserState(state, interest[:, -1].clone(), last_time, user.num_unknown + unknown)
 
     @torch.no_grad()
@@ -181,9 +183,9 @@ class Recommender:
         if seen and len(seen) != len(users):
             raise InputError(f"seen: {len(seen)} lists for {len(users)} users; give one for each")
         barred = self._barred(candidates, blocked)
-        width, found = min(k, self.model.num_items), []
-        for begin in range(0, len(users), max_score_rows(self.model.num_items)):
-            some = slice(begin, begin + max_score_rows(self.model.num_items))
+        width, rows, found = min(k, self.model.num_items), max_score_rows(self.model.num_items), []
+        for begin in range(0, len(users), rows):
+            some = slice(begin, begin + rows)
             scores = self._scores(users[some])
             for row, own in enumerate(seen[some]):
                 scores[row, self._known(own)] = -torch.inf
@@ -250,8 +252,7 @@ class Recommender:
             if not items or not len(columns):
                 found.append(Reasons([], [], [], []))
                 continue
-            inputs = left_pad([columns], self.info.max_length, self.scorer.columns)
-            inputs = inputs.map(lambda column: column.to(self.device))
+            inputs = self._padded([columns], self.info.max_length)
             explained = explain(self.model, inputs, self.encoder.item_numbers[items[0]])
             last = columns.items[len(columns) - len(explained.events) :]
             found.append(

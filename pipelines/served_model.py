@@ -41,13 +41,9 @@ class InterestModel(PythonModel):
         histories = [[] if h is None else [str(item) for item in h] for h in model_input["history"]]
         beside = {str(name): list(model_input[name]) for name in model_input.columns}
         candidates, blocked = ([str(item) for item in params.get(name, ())] for name in ("candidates", "blocked"))
+        # MLflow has no None for a list: an empty one is no choice.
         result = self.recommender.recommend(
-            histories,
-            k,
-            params.get("remove_seen"),
-            beside,
-            candidates or None,
-            blocked,  # MLflow has no None for a list
+            histories, k, params.get("remove_seen"), beside, candidates or None, blocked
         )
         unknown, total = sum(result.num_unknown), sum(len(h) for h in histories)
         if unknown:

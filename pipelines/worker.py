@@ -38,11 +38,11 @@ class RankInput(NamedTuple):
 
     config: str  # a TrainJobConfig as JSON
     dataset: str  # folder of the dataset version
-    run_id: str
-    uri: str | None  # of MLflow; None: nothing is tracked
-    spool: str  # file that keeps what MLflow did not take
-    warm_start: str | None  # folder of the model to start from
-    board: Any  # actor that shows progress, or None
+    run_id: str = ""
+    uri: str | None = None  # of MLflow; None: nothing is tracked
+    spool: str = ""  # file that keeps what MLflow did not take
+    warm_start: str | None = None  # folder of the model to start from
+    board: Any = None  # actor that shows progress, or None
 
 
 class Session(Protocol):
