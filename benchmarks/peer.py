@@ -36,6 +36,7 @@ NAME = "peer"
 METRIC, STOP_AT = "ndcg@10", 0.17
 REQUIREMENTS = Path(__file__).with_name("requirements-peer.txt")
 WIDTH = 64
+BATCH_EVENTS = 8192  # of mgray's steps; the peer's hold 128 users and some 14,000 events
 SASREC = {
     "width": WIDTH,
     "blocks": 2,
@@ -104,7 +105,8 @@ def main() -> int:
     settings = Settings(work, args.log, [args.seed], args.minutes, None, options, args.cores)
     try:
         dataset = ml1m_dataset(settings)
-        base = [*LONG, "--model.width", str(WIDTH), "--train.validate_every_epochs", "1"]
+        base = [*LONG, "--model.width", str(WIDTH), "--train.global_batch_events", str(BATCH_EVENTS)]
+        base += ["--train.validate_every_epochs", "1"]
         config = Recipe(NAME, args.minutes, base).config(settings, args.seed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
