@@ -36,7 +36,6 @@ NAME = "peer"
 METRIC, STOP_AT = "ndcg@10", 0.17
 REQUIREMENTS = Path(__file__).with_name("requirements-peer.txt")
 WIDTH = 64
-BATCH_EVENTS = 8192  # of mgray's steps; the peer's hold 128 users and some 14,000 events
 SASREC = {
     "width": WIDTH,
     "blocks": 2,
@@ -97,26 +96,25 @@ def main() -> int:
     )
     parser.add_argument("--minutes", type=float, default=2.5, help="of mgray's training [2.5]")
     parser.add_argument("--factor", type=float, default=5.1, help="the peer's longest time, in mgray's [5.1]")
-    parser.add_argument("--cores", type=int, default=2, help="mgray's DDP processes, the peer's threads [2]")
+    parser.add_argument("--cores", type=int, default=2, help="threads of either side's one process [2]")
     parser.add_argument("--seed", type=int, default=0)
     args, options = parser.parse_known_args()
     work = args.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
-    settings = Settings(work, args.log, [args.seed], args.minutes, None, options, args.cores)
+    settings = Settings(work, args.log, [args.seed], args.minutes, None, options)
     try:
         dataset = ml1m_dataset(settings)
-        base = [*LONG, "--model.width", str(WIDTH), "--train.global_batch_events", str(BATCH_EVENTS)]
-        base += ["--train.validate_every_epochs", "1"]
+        base = [*LONG, "--model.width", str(WIDTH), "--train.validate_every_epochs", "1"]
         config = Recipe(NAME, args.minutes, base).config(settings, args.seed)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     python = peer_python(work)
     write_events(dataset, work / NAME)
-    folder = run_folder(work, NAME, dataset, config, args.cores)
+    folder = run_folder(work, NAME, dataset, config)
     shutil.rmtree(folder, ignore_errors=True)  # both sides in one run
-    torch.set_num_threads(1)
-    own = fit(dataset, config, folder, workers=args.cores)
+    torch.set_num_threads(args.cores)
+    own = fit(dataset, config, folder)
     own_s = seconds_to(own["curve"])
     limit = args.factor * (own_s or own["seconds"])
     asked = SASREC | {"folder": str(work / NAME), "threads": args.cores, "seed": args.seed}

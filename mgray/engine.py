@@ -318,7 +318,7 @@ class ModelScorer:
         """inputs: [T, L] -> scores [T, V + 1]; padding scores minus infinity."""
         self.model.eval()
         inputs = inputs.map(lambda tensor: tensor.to(self.device))
-        interest, share = self.model.fuse(inputs)
+        interest, share = self.model.fuse(inputs, only_last=True)
         scores = self.model.score(interest[:, -1])
         empty = inputs.items[:, -1] == PAD
         scores[empty] = self.popularity

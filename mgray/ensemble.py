@@ -36,12 +36,12 @@ class Ensemble(nn.Module):
     def members(self) -> Sequence[MGDSC]:
         return [cast(MGDSC, model) for model in self.models]
 
-    def fuse(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    def fuse(self, inputs: Inputs, only_last: bool = False) -> tuple[Tensor, Tensor | None]:
         """inputs: [B, L] -> (interest [B, L, M D], share of each granularity [B, L, G, M heads] or None).
 
-        Raises InputError as MGDSC.read does.
+        only_last, errors: as MGDSC.fuse.
         """
-        interests, shares = zip(*(member.fuse(inputs) for member in self.members), strict=True)
+        interests, shares = zip(*(member.fuse(inputs, only_last) for member in self.members), strict=True)
         # Side by side: one member's first head has nothing to do with another's.
         return torch.cat(interests, dim=-1), None if shares[0] is None else torch.cat(shares, dim=-1)
 

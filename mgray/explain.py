@@ -52,14 +52,19 @@ def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Ex
 def _explain_member(model: MGDSC, inputs: Inputs, item: int, num_events: int) -> tuple[Tensor, Tensor, Tensor]:
     """(score [], what each level adds [G], what the score loses without each event [N])."""
     embedding = model.embedding.weight[item].float()
-    score = model(inputs)[0, -1].float() @ embedding
-    without = model(_leave_one_out(inputs, num_events))[:, -1].float() @ embedding
+    score = _interest(model, inputs)[0] @ embedding
+    without = _interest(model, _leave_one_out(inputs, num_events)) @ embedding
     return score, _level_parts(model, inputs) @ embedding, score - without
+
+
+def _interest(model: MGDSC, inputs: Inputs) -> Tensor:
+    """At the last position, [B, D]."""
+    return model.fuse(inputs, only_last=True)[0][:, -1].float()
 
 
 def _level_parts(model: MGDSC, inputs: Inputs) -> Tensor:
     """What each level adds to the interest at the last position, [G, D]."""
-    read = model.read(inputs)
+    read = model.read(inputs, only_last=True)
     fused, _ = model.fusion(read.outputs, read.mask, None)
     parts = model.fusion.parts(read.outputs, read.mask)[0, -1]
     return model.output_norm.part(parts, fused[0, -1]).float()

@@ -108,9 +108,14 @@ class GatedBlock(nn.Module):
         self.pointwise_out = None if isinstance(mixer, DenseMixer) else nn.Linear(inner, width)
         self.dropout = Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, mask: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, x: Tensor, mask: Tensor, past: Tensor | None, only_last: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """x: [B, L, D], mask: [B, L, 1] -> [B, L, D], or with only_last [B, 1, D], and the mixer's state after."""
         value, gate = self.pointwise_in(self.norm(x, mask)).split(self.branches, dim=-1)
         mixed, past = self.mixer(F.silu(value) * mask, past)
+        if only_last:  # the mixer alone reads the others
+            x, mask, gate, mixed = (last(part, 1) for part in (x, mask, gate, mixed))
         out = self.mixed_norm(mixed, mask) * F.silu(gate)
         if self.pointwise_out is not None:
             out = self.pointwise_out(out)
@@ -165,17 +170,21 @@ class Level(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, mask: Tensor, clock: Clock | None, state: LevelState | None
+        self, x: Tensor, mask: Tensor, clock: Clock | None, state: LevelState | None, only_last: bool = False
     ) -> tuple[Tensor, LevelState | None]:
-        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D], and the state after if given one."""
+        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D], and the state after if given one.
+
+        only_last: give the last position alone, [B, 1, D], and spare what the others would cost after the last mixer.
+        """
         pool: States | None = None if state is None else state.pool
         if self.pool is not None:
             x, pool = self.pool(x, mask, clock, pool)
         mixers: list[Tensor] = []
         for number, block in enumerate(self.blocks):
-            x, past = block(x, mask, None if state is None else state.mixers[number])
+            is_end = only_last and number == len(self.blocks) - 1
+            x, past = block(x, mask, None if state is None else state.mixers[number], is_end)
             if past is not None:
                 mixers.append(past)
         if self.feedforward is not None:
-            x = self.feedforward(x, mask)
+            x = self.feedforward(x, last(mask, x.shape[1]))
         return x, None if pool is None else LevelState(pool, tuple(mixers))

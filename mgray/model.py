@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mgray.config import ModelConfig
+from mgray.convolution import last
 from mgray.errors import InputError
 from mgray.fusion import make_fusion
 from mgray.inputs import InputEncoder, Inputs, InputSpec, read_columns
@@ -87,10 +88,11 @@ class MGDSC(nn.Module):
         """As an ensemble's: itself with the whole interest."""
         return [(self, interest)]
 
-    def read(self, inputs: Inputs, state: State | None = None) -> Read:
+    def read(self, inputs: Inputs, state: State | None = None, only_last: bool = False) -> Read:
         """What each level makes of the histories; with a state, of histories that go on from it.
 
-        Raises InputError where a level spans time and the inputs have no times.
+        only_last: give outputs and mask of the last position alone, L = 1: nothing above it reads the last level's
+        others, which are then not worked out. Raises InputError where a level spans time and the inputs have no times.
         """
         mask = (inputs.items != PAD).unsqueeze(-1).to(self.embedding.weight.dtype)
         last_time = None if state is None else state.last_time
@@ -102,10 +104,13 @@ class MGDSC(nn.Module):
         outputs: list[Tensor] = []
         level_states: list[LevelState] = []
         for number, level in enumerate(self.levels):
-            x, level_state = level(x, mask, clock, None if state is None else state.levels[number])
+            is_end = only_last and number == len(self.levels) - 1
+            x, level_state = level(x, mask, clock, None if state is None else state.levels[number], is_end)
             outputs.append(x)
             if level_state is not None:
                 level_states.append(level_state)
+        if only_last:
+            outputs, mask = [last(output, 1) for output in outputs], last(mask, 1)
         if state is None:
             return Read(outputs, mask, None)
         new_time = state.last_time
@@ -126,12 +131,12 @@ class MGDSC(nn.Module):
             )
         return make_clock(inputs.times, last_time)
 
-    def fuse(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+    def fuse(self, inputs: Inputs, only_last: bool = False) -> tuple[Tensor, Tensor | None]:
         """inputs: [B, L] -> (interest [B, L, D], share of each granularity [B, L, G, heads] or None).
 
-        Raises InputError as `read` does.
+        only_last: of the last position alone, [B, 1, ...], at less cost. Raises InputError as `read` does.
         """
-        read = self.read(inputs)
+        read = self.read(inputs, only_last=only_last)
         fused, share = self.fusion(read.outputs, read.mask, self._kept_levels(len(inputs.items)))
         return self.output_norm(fused, read.mask), share
 

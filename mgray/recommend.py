@@ -107,7 +107,7 @@ class Recommender:
         known = np.flatnonzero(lengths)
         for rows in plan_batches(np.minimum(lengths[known], self.info.max_length), BATCH_EVENTS, max(1, len(known))):
             inputs = self._padded([columns[row] for row in known[rows]], self.info.max_length)
-            found[known[rows]] = self.model(inputs)[:, -1].float().cpu().numpy()
+            found[known[rows]] = self.model.fuse(inputs, only_last=True)[0][:, -1].float().cpu().numpy()
         return found
 
     def _padded(self, histories: Sequence[Columns], max_length: int) -> Inputs:

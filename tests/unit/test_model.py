@@ -52,6 +52,16 @@ class TestLaws:
         padded = model(pad_left(inputs, padding))
         torch.testing.assert_close(padded[:, padding:], model(inputs), rtol=1e-5, atol=1e-5)
 
+    def test_the_last_position_alone_is_the_same(self, config: ModelConfig) -> None:
+        model, inputs = make_model(config), make_inputs(21)
+        for length in (1, 2, 21):
+            some = inputs.map(lambda column: column[:, :length])  # noqa: B023
+            (interest, share), (alone, own_share) = model.fuse(some), model.fuse(some, only_last=True)
+            torch.testing.assert_close(alone, interest[:, -1:], rtol=1e-5, atol=1e-5)
+            assert (share is None) == (own_share is None)
+            if share is not None:
+                torch.testing.assert_close(own_share, share[:, -1:], rtol=1e-5, atol=1e-5)
+
     def test_padding_beside_another_length(self, config: ModelConfig) -> None:
         model, long, short = make_model(config), make_inputs(30, rows=1), make_inputs(7, seed=2, rows=1)
         both = zip(long, pad_left(short, 23), strict=True)
