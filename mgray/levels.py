@@ -172,9 +172,8 @@ class Level(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, clock: Clock | None, state: LevelState | None, only_last: bool = False
     ) -> tuple[Tensor, LevelState | None]:
-        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D], and the state after if given one.
-
-        only_last: give the last position alone, [B, 1, D], and spare what the others would cost after the last mixer.
+        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D] or, of the last
+        position alone, [B, 1, D], and the state after if given one.
         """
         pool: States | None = None if state is None else state.pool
         if self.pool is not None:
@@ -186,5 +185,5 @@ class Level(nn.Module):
             if past is not None:
                 mixers.append(past)
         if self.feedforward is not None:
-            x = self.feedforward(x, last(mask, x.shape[1]))
+            x = self.feedforward(x, last(mask, x.shape[1]))  # which may be the last position's alone
         return x, None if pool is None else LevelState(pool, tuple(mixers))

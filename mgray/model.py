@@ -91,8 +91,10 @@ class MGDSC(nn.Module):
     def read(self, inputs: Inputs, state: State | None = None, only_last: bool = False) -> Read:
         """What each level makes of the histories; with a state, of histories that go on from it.
 
-        only_last: give outputs and mask of the last position alone, L = 1: nothing above it reads the last level's
-        others, which are then not worked out. Raises InputError where a level spans time and the inputs have no times.
+        only_last: in evaluation, give outputs and mask of the last position alone, L = 1: above the last mixer no other
+        position is read, so none is worked out.
+
+        Raises InputError where a level spans time and the inputs have no times.
         """
         mask = (inputs.items != PAD).unsqueeze(-1).to(self.embedding.weight.dtype)
         last_time = None if state is None else state.last_time

@@ -31,6 +31,7 @@ def test_its_scores_are_the_mean_of_its_members_and_its_shares_theirs() -> None:
     interest, share = model.fuse(inputs)
     assert interest.shape == (2, 12, 24)
     torch.testing.assert_close(interest, model(inputs))
+    torch.testing.assert_close(model.fuse(inputs, only_last=True)[0], interest[:, -1:])
     fused = [member.fuse(inputs) for member in model.members]
     expected = sum(member.score(own[:, -1]) for member, (own, _) in zip(model.members, fused, strict=True)) / 3
     torch.testing.assert_close(model.score(interest[:, -1]), expected)

@@ -28,6 +28,7 @@ CONFIGS = {
         fusion="concat",
     ),
     "batch norm": model_config(width=8, granularities=(1, 3, "1d"), heads=2, norm="batch", pooling="learned"),
+    "dense last": model_config(width=8, granularities=(1, 3), heads=2, conv="dense"),
     "dense": model_config(width=8, granularities=(1, 3, "1d", "decay:2..9"), heads=2, conv="dense", pooling="decay"),
 }
 
@@ -55,7 +56,7 @@ class TestLaws:
     def test_the_last_position_alone_is_the_same(self, config: ModelConfig) -> None:
         model, inputs = make_model(config), make_inputs(21)
         for length in (1, 2, 21):
-            some = inputs.map(lambda column: column[:, :length])  # noqa: B023
+            some = pad_left(inputs.map(lambda column: column[:, :length]), 3)  # noqa: B023
             (interest, share), (alone, own_share) = model.fuse(some), model.fuse(some, only_last=True)
             torch.testing.assert_close(alone, interest[:, -1:], rtol=1e-5, atol=1e-5)
             assert (share is None) == (own_share is None)
