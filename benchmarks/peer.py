@@ -1,6 +1,6 @@
 """Time to quality beside RecTools' SASRec on MovieLens-1M: the same split, the same cores, both in one run.
 
-    python benchmarks/peer.py --log interactions.parquet     # about 20 minutes on 2 idle cores
+    python benchmarks/peer.py --log interactions.parquet     # about 12 minutes on 2 idle cores
 
 Training part, validation event and test event of every user are mgray's; both sides rank all items, those that the user
 has taken out, and both are judged by validation NDCG@10. mgray's clock runs through its validations, the peer's does

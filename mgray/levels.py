@@ -172,8 +172,8 @@ class Level(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, clock: Clock | None, state: LevelState | None, only_last: bool = False
     ) -> tuple[Tensor, LevelState | None]:
-        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D] or, of the last
-        position alone, [B, 1, D], and the state after if given one.
+        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D], or with only_last
+        [B, 1, D], and the state after if given one.
         """
         pool: States | None = None if state is None else state.pool
         if self.pool is not None:
