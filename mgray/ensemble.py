@@ -69,9 +69,15 @@ class Ensemble(nn.Module):
         """The state of `batch` users without an event."""
         return tuple(member.initial_state(batch) for member in self.members)
 
-    def extend(self, state: tuple[State, ...], inputs: Inputs) -> tuple[tuple[State, ...], Tensor]:
+    def last_time(self, state: tuple[State, ...]) -> Tensor:
+        """As MGDSC.last_time."""
+        return self.members[0].last_time(state[0])
+
+    def extend(
+        self, state: tuple[State, ...], inputs: Inputs, only_last: bool = False
+    ) -> tuple[tuple[State, ...], Tensor]:
         """(state, next L events of each user) -> (state, interest [B, L, M D]), as MGDSC.extend."""
-        made = [member.extend(own, inputs) for member, own in zip(self.members, state, strict=True)]
+        made = [member.extend(own, inputs, only_last) for member, own in zip(self.members, state, strict=True)]
         return tuple(own for own, _ in made), torch.cat([interest for _, interest in made], dim=-1)
 
     def step(self, state: tuple[State, ...], event: Inputs) -> tuple[tuple[State, ...], Tensor]:

@@ -52,22 +52,19 @@ def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Ex
 def _explain_member(model: MGDSC, inputs: Inputs, item: int, num_events: int) -> tuple[Tensor, Tensor, Tensor]:
     """(score [], what each level adds [G], what the score loses without each event [N])."""
     embedding = model.embedding.weight[item].float()
-    score = _interest(model, inputs)[0] @ embedding
-    without = _interest(model, _leave_one_out(inputs, num_events)) @ embedding
-    return score, _level_parts(model, inputs) @ embedding, score - without
+    interest, parts = _last_parts(model, inputs)
+    score = interest @ embedding
+    without = model.fuse(_leave_one_out(inputs, num_events), only_last=True)[0][:, -1].float() @ embedding
+    return score, parts @ embedding, score - without
 
 
-def _interest(model: MGDSC, inputs: Inputs) -> Tensor:
-    """At the last position, [B, D]."""
-    return model.fuse(inputs, only_last=True)[0][:, -1].float()
-
-
-def _level_parts(model: MGDSC, inputs: Inputs) -> Tensor:
-    """What each level adds to the interest at the last position, [G, D]."""
+def _last_parts(model: MGDSC, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """(the interest at the last position [D], what each level adds to it [G, D])."""
     read = model.read(inputs, only_last=True)
     fused, _ = model.fusion(read.outputs, read.mask, None)
     parts = model.fusion.parts(read.outputs, read.mask)[0, -1]
-    return model.output_norm.part(parts, fused[0, -1]).float()
+    interest = model.output_norm(fused, read.mask)[0, -1]
+    return interest.float(), model.output_norm.part(parts, fused[0, -1]).float()
 
 
 def _leave_one_out(inputs: Inputs, num_events: int) -> Inputs:

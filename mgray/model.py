@@ -176,13 +176,19 @@ class MGDSC(nn.Module):
         levels = tuple(cast(Level, level).initial_state(batch, device) for level in self.levels)
         return State(last_time, levels, None if self.rating_head is None else self.rating_head.no_sums(batch))
 
-    def extend(self, state: State, inputs: Inputs) -> tuple[State, Tensor]:
+    def last_time(self, state: State) -> Tensor:
+        """Of each user's events so far, [B] float64; NaN where there was none, or the model reads no times."""
+        return state.last_time
+
+    def extend(self, state: State, inputs: Inputs, only_last: bool = False) -> tuple[State, Tensor]:
         """Go on from a state with the next L events of each user: (state, interest [B, L, D] at each of them).
+
+        only_last: interest of the last event alone, [B, 1, D], at less cost.
 
         A long history can be trained in windows that carry the state. Padding may only stand ahead of a user's very
         first event, since it would count as time passed between two events. Raises InputError as `read` does.
         """
-        read = self.read(inputs, state)
+        read = self.read(inputs, state, only_last)
         assert read.state is not None, "a state was given"
         # The parts are slices by now, each of which would keep all that it was cut from.
         state = cast(State, _owned(read.state))

@@ -20,7 +20,7 @@ from mgray.engine import own_batches
 from mgray.ensemble import Model
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
-from mgray.rating_head import RaterState
+from mgray.rating_head import RatedSums, RaterState
 from mgray.schema import PAD, TRAIN, UNKNOWN
 
 
@@ -88,10 +88,11 @@ class ModelRater:
         self.model.eval()
         inputs = left_pad([query.history for query in queries], self.max_length, self.columns)
         inputs = inputs.map(lambda tensor: tensor.to(self.device))
-        state = self.head.describe(self.model(inputs), inputs)
+        interest = self.model.fuse(inputs, only_last=True)[0][:, -1]
+        state = self.head.user(interest, RatedSums(*(sums[:, -1] for sums in self.head.sums(inputs))))
         targets, owner = flat_targets(queries)
         owner = owner.to(self.device)
-        mine = RaterState(*(part[owner, -1] for part in state))
+        mine = RaterState(*(part[owner] for part in state))
         rated, scale = self.head.rate(mine, targets.to(self.device)).cpu(), self.model.spec.rating_scale
         return rated.clamp(scale[0], scale[-1]) if scale else rated
 

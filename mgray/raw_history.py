@@ -70,6 +70,11 @@ class HistoryEncoder:
             if len(beside[name]) != num_histories:
                 raise InputError(f"{name}: {len(beside[name])} lists for {num_histories} histories; give one for each")
 
+    def encode_all(self, histories: Sequence[Sequence[str]], beside: Lists) -> list[tuple[Columns, int]]:
+        """Every history as `encode`. Raises InputError as `check` and `encode` do."""
+        self.check(len(histories), beside)
+        return [self.encode(histories, beside, row) for row in range(len(histories))]
+
     def encode(self, histories: Sequence[Sequence[str]], beside: Lists, row: int) -> tuple[Columns, int]:
         """History number `row` -> its events on known items, and how many were unknown.
 

@@ -3,7 +3,6 @@
 Legend: `U` users, `V` items, `D` width of a model, `M` members of an ensemble, 1 of a single model.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -28,7 +27,7 @@ from mgray.scoring import BATCH_EVENTS, Items, best_items, rank_lists
 
 
 class Recommendations(NamedTuple):
-    items: list[list[str]]  # best first; shorter than k only where the catalogue is
+    items: list[list[str]]  # best first; shorter than k where no more items may be recommended
     scores: list[list[float]]
     num_unknown: list[int]  # history items outside the vocabulary, skipped
 
@@ -47,7 +46,6 @@ class UserState(NamedTuple):
 
     state: Any  # the model's, of a batch of one
     interest: Tensor | None  # [1, M D], after the last known event; None: there was none
-    last_time: float  # seconds since 1970, of a model that reads times; minus infinity: there was none
     num_unknown: int  # events so far outside the vocabulary, skipped
 
 
@@ -82,8 +80,7 @@ class Recommender:
         is not at least 1, and where what the model reads beside item ids is missing or not what it should be.
         """
         _check_k(k)
-        self.encoder.check(len(histories), beside)
-        encoded = [self.encoder.encode(histories, beside, row) for row in range(len(histories))]
+        encoded = self.encoder.encode_all(histories, beside)
         offsets = np.cumsum([0, *(len(columns) for columns, _ in encoded)])
         without_seen = self.info.remove_seen if remove_seen is None else remove_seen
         columns = concatenate([columns for columns, _ in encoded])
@@ -99,8 +96,7 @@ class Recommender:
 
         beside, errors: as of `recommend`, whose scores are the products with `item_vectors`.
         """
-        self.encoder.check(len(histories), beside)
-        columns = [self.encoder.encode(histories, beside, row)[0] for row in range(len(histories))]
+        columns = [own for own, _ in self.encoder.encode_all(histories, beside)]
         width = self.model.config.width * self.model.config.members
         found = np.zeros((len(columns), width), np.float32)
         lengths = np.asarray([len(own) for own in columns], dtype=np.int64)
@@ -142,7 +138,7 @@ class Recommender:
 
     def begin(self) -> UserState:
         """Of a user without an event."""
-        return UserState(self.model.initial_state(1), None, -math.inf, 0)
+        return UserState(self.model.initial_state(1), None, 0)
 
     @torch.no_grad()
     def extend(
@@ -155,17 +151,17 @@ class Recommender:
         user's last one.
         """
         lists = {name: [values] for name, values in beside.items()}
-        self.encoder.check(1, lists)
-        columns, unknown = self.encoder.encode([events], lists, 0)
-        if not len(columns):
+        ((columns, unknown),) = self.encoder.encode_all([events], lists)
+        count = len(columns)
+        if not count:
             return user._replace(num_unknown=user.num_unknown + unknown)
-        last_time = user.last_time
-        if columns.times is not None:
-            if columns.times[0] < last_time:
-                raise InputError(f"timestamps: {columns.times[0]} is before the user's last event, at {last_time}")
-            last_time = float(columns.times[-1])
-        state, interest = self.model.extend(user.state, self._padded([columns], len(columns)))
-        return UserState(state, interest[:, -1].clone(), last_time, user.num_unknown + unknown)
+        last_time = float(self.model.last_time(user.state))
+        if columns.times is not None and columns.times[0] < last_time:
+            raise InputError(f"timestamps: {columns.times[0]} is before the user's last event, at {last_time}")
+        # Padding would stand between the state and these events, and count as time between them.
+        inputs = self._padded([columns], count).map(lambda column: column[:, -count:])
+        state, interest = self.model.extend(user.state, inputs, only_last=True)
+        return UserState(state, interest[:, -1].clone(), user.num_unknown + unknown)
 
     @torch.no_grad()
     def recommend_next(
@@ -223,9 +219,8 @@ class Recommender:
             raise InputError("targets: this model does not rate; train one with --model.outputs both")
         if len(targets) != len(histories):
             raise InputError(f"targets: {len(targets)} lists for {len(histories)} histories; give one for each")
-        self.encoder.check(len(histories), beside)
+        known = [own for own, _ in self.encoder.encode_all(histories, beside)]
         rater = ModelRater(self.model, self.info.max_length, self.device)
-        known = [self.encoder.encode(histories, beside, row)[0] for row in range(len(histories))]
         lengths = np.asarray([len(columns) for columns in known], dtype=np.int64)
         rated: list[list[float]] = [[] for _ in known]
         for rows in plan_batches(np.minimum(lengths, self.info.max_length), BATCH_EVENTS, len(known)):
@@ -245,10 +240,13 @@ class Recommender:
         recommended: Recommendations,
         beside: Lists = MappingProxyType({}),
     ) -> list[Reasons]:
-        """Why the first item of each list that `recommend` gave for these histories is in it; see mgray.explain."""
+        """Why the first item of each list that `recommend` gave for these histories is in it; see mgray.explain.
+
+        Raises InputError as `recommend` does.
+        """
         found = []
-        for row, items in enumerate(recommended.items):
-            columns, _ = self.encoder.encode(histories, beside, row)
+        encoded = self.encoder.encode_all(histories, beside)
+        for (columns, _), items in zip(encoded, recommended.items, strict=True):
             if not items or not len(columns):
                 found.append(Reasons([], [], [], []))
                 continue

@@ -12,6 +12,7 @@ import torch
 
 from mgray.checkpoint import ModelInfo, Vocabulary, load_info, save_model
 from mgray.columns import Columns
+from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
@@ -147,6 +148,13 @@ def test_nothing_is_explained_unasked(loaded: Any) -> None:
     assert loaded.predict(pd.DataFrame(REQUEST)).columns.tolist() == ["items", "scores"]
 
 
+def test_an_explanation_wants_what_the_model_reads(loaded: Any) -> None:
+    recommender = loaded.unwrap_python_model().recommender
+    recommended = recommender.recommend(REQUEST["history"], 3, beside=REQUEST)
+    with pytest.raises(InputError, match="the model reads "):
+        recommender.explain(REQUEST["history"], recommended)
+
+
 def test_a_user_goes_on_from_a_state(loaded: Any) -> None:
     recommender = loaded.unwrap_python_model().recommender
     users = []
@@ -213,12 +221,38 @@ def test_products_of_the_vectors_are_the_scores(loaded: Any) -> None:
         assert [own[ITEMS.index(item)] for item in ids] == pytest.approx(scores, abs=1e-5)
 
 
-def test_a_state_is_of_one_size(tmp_path: Path) -> None:
-    config = model_config(width=8, granularities=(1, 4, "session:30m", "decay:1..9"), heads=2, outputs="both")
+def streaming(folder: Path, **settings: Any) -> Recommender:
+    """A model of every kind of level, untrained."""
+    config = model_config(width=8, granularities=(1, 4, "session:30m", "decay:1..9"), heads=2, **settings)
     torch.manual_seed(0)
     info = ModelInfo(config=config, num_items=4, max_length=50, dataset_fingerprint="test")
-    save_model(tmp_path, MGDSC(config, 4).state_dict(), info, Vocabulary(ITEMS, ITEMS, [4, 3, 2, 1]))
-    recommender = Recommender(tmp_path)
+    save_model(folder, make_model(config, 4).state_dict(), info, Vocabulary(ITEMS, ITEMS, [4, 3, 2, 1]))
+    return Recommender(folder)
+
+
+def events(count: int) -> tuple[list[str], dict[str, list[float]]]:
+    values = {"timestamps": [1.6e9 + 400.0 * i for i in range(count)], "ratings": [1.0 + i % 5 for i in range(count)]}
+    return (ITEMS * count)[:count], values
+
+
+@pytest.mark.parametrize("settings", [{"outputs": "both"}, {"members": 2}], ids=["both", "members"])
+@pytest.mark.parametrize("counts", [(3, 9, 17, 1), (30,), (8, 22)], ids=str)
+def test_events_of_any_number_go_on_from_a_state(settings: dict, counts: tuple[int, ...], tmp_path: Path) -> None:
+    recommender = streaming(tmp_path, **settings)
+    history, given = events(sum(counts))
+    lists = {name: given[name] for name in recommender.encoder.names}
+    user, begin = recommender.begin(), 0
+    for count in counts:
+        some = slice(begin, begin + count)
+        user = recommender.extend(user, history[some], {name: values[some] for name, values in lists.items()})
+        begin += count
+    whole = recommender.interests([history], {name: [values] for name, values in lists.items()})
+    assert user.interest is not None
+    assert user.interest.numpy() == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_state_is_of_one_size(tmp_path: Path) -> None:
+    recommender = streaming(tmp_path, outputs="both")
 
     def memory(part: Any) -> int:
         """Bytes that it keeps alive: a slice keeps what it was cut from."""
@@ -227,7 +261,6 @@ def test_a_state_is_of_one_size(tmp_path: Path) -> None:
         return sum(memory(one) for one in part) if isinstance(part, tuple) else 0
 
     def after(count: int) -> int:
-        values = {"timestamps": [1.6e9 + 60 * i for i in range(count)], "ratings": [3.0] * count}
-        return memory(recommender.extend(recommender.begin(), ITEMS * (count // 4), values))
+        return memory(recommender.extend(recommender.begin(), *events(count)))
 
     assert after(4) == after(400) > 0
