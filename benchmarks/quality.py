@@ -65,11 +65,15 @@ SHORTEST, LONGEST, SHORT_USERS = 4, 16, 20_000  # of MovieLens-1M's histories in
 
 # name -> options over LONG's; rows whose names begin so answer whether several granularities beat one
 ONE, SEVERAL = "one granularity: ", "granularities: "
+WIDER = ["--model.depth", "2", "--model.feedforward", "4"]
 ROWS: dict[str, list[str]] = {
     SEVERAL + "1, decay (default)": [],
     ONE + "1": ["--model.granularities", "[1]"],
     ONE + "decay": ["--model.granularities", "['decay:1..400']"],
-    ONE + "1, with the parameters of two": ["--model.granularities", "[1]", "--model.depth", "2"],
+    ONE + "1, two blocks": ["--model.granularities", "[1]", "--model.depth", "2"],
+    # With the body's parameters, within 1%, that the default has.
+    ONE + "1, two wider blocks": ["--model.granularities", "[1]", *WIDER],
+    ONE + "decay, two wider blocks": ["--model.granularities", "['decay:1..400']", *WIDER],
     SEVERAL + "1, 4, decay": ["--model.granularities", "[1,4,'decay:4..400']"],
     SEVERAL + "1, 4": ["--model.granularities", "[1,4]"],
     SEVERAL + "1, 4, 16": ["--model.granularities", "[1,4,16]"],
@@ -99,6 +103,14 @@ ROWS: dict[str, list[str]] = {
     "popular negatives": ["--train.popular_negatives", "512"],
     "weight average": ["--train.ema_decay", "0.999"],
     "granularity dropout": ["--model.level_dropout", "0.3"],
+    "kernel of 3": ["--model.kernel", "3"],
+    "kernel of 15": ["--model.kernel", "15"],
+    "two blocks a level": ["--model.depth", "2"],
+    # LONG is the default but for these; they too have the ablation's minutes here, and not their own.
+    "jobs/train.py's defaults": [
+        *("--train.epochs", "40", "--train.validate_every_epochs", "3", "--train.decay_share", "0.5"),
+        *("--train.max_length", "1024", "--train.global_batch_events", "auto", "--train.precision", "auto"),
+    ],
     "augmentation: crop": ["--train.augment_crop", "0.3"],
     "augmentation: reorder": ["--train.augment_reorder", "0.3"],
     "augmentation: drop": ["--train.augment_drop", "0.1"],
@@ -357,20 +369,24 @@ def measure_shop(settings: Settings) -> Measured:
 def train_rows(
     settings: Settings, part: str, options: dict[str, list[str]], recipe: Callable[[str], Recipe], dataset: Dataset
 ) -> dict[str, Any]:
-    """Every row at the same budget; those that are not asked for are there too where they were measured before."""
+    """Every row at the same budget; rows and seeds that are not asked for are there too where they were measured before."""
     unknown = set(settings.rows or ()).difference(options)
     if unknown:
         raise InputError(f"--rows: no row {', '.join(sorted(unknown))}; rows: {', '.join(options)}")
-    rows: dict[str, Any] = {}
+    trained = {
+        name: train_seeds(settings, recipe(name), dataset)
+        for name in options
+        if settings.rows is None or name in settings.rows or recipe(name).is_done(settings, dataset)
+    }
+    # Read after the trainings: another process may have measured other rows meanwhile.
     earlier = measured_before(part).get("rows", {})
+    rows: dict[str, Any] = {}
     for name, given in options.items():
-        own = recipe(name)
-        if settings.rows is None or name in settings.rows or own.is_done(settings, dataset):
-            runs = train_seeds(settings, own, dataset)
-        else:
-            runs = recall(earlier.get(name, {}).get("runs", []), partial(own.folder, settings, dataset))
+        runs = trained.get(name, [])
+        folder = partial(recipe(name).folder, settings, dataset)
+        runs = runs + recall(earlier.get(name, {}).get("runs", []), folder, [run["seed"] for run in runs])
         if runs:
-            rows[name] = {"options": given, "runs": runs}
+            rows[name] = {"options": given, "runs": sorted(runs, key=lambda run: run["seed"])}
     return rows
 
 
