@@ -369,7 +369,7 @@ def measure_shop(settings: Settings) -> Measured:
 def train_rows(
     settings: Settings, part: str, options: dict[str, list[str]], recipe: Callable[[str], Recipe], dataset: Dataset
 ) -> dict[str, Any]:
-    """Every row at the same budget; rows and seeds that are not asked for are there too where they were measured before."""
+    """Every row at the same budget; rows and seeds not asked for are there too where they were measured before."""
     unknown = set(settings.rows or ()).difference(options)
     if unknown:
         raise InputError(f"--rows: no row {', '.join(sorted(unknown))}; rows: {', '.join(options)}")
