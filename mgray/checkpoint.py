@@ -7,19 +7,19 @@ the latest step beside it: resume needs nothing else, since order, negatives and
 
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mgray import __version__
-from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config import EvaluateConfig, ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
 from mgray.engine import Progress
@@ -50,7 +50,7 @@ SEEN_CAUTION = (
 class ModelInfo(BaseModel):
     """What a model is and what it was trained on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: ModelConfig
     num_items: int
@@ -76,6 +76,12 @@ class ModelInfo(BaseModel):
             include_valid=config.train.include_valid,
             exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
         )
+
+    def as_measured(self, config: EvaluateConfig) -> EvaluateConfig:
+        """`remove_seen`, where the config does not say it, as the model was measured when it was trained."""
+        if "remove_seen" in config.model_fields_set:
+            return config
+        return config.model_copy(update={"remove_seen": self.remove_seen})
 
     def caution(self, remove_seen: bool) -> str | None:
         """What to say where the model's lists are to be made with this `remove_seen`; None: nothing."""
@@ -120,7 +126,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
 
 
 def load_info(folder: str | Path) -> ModelInfo:
-    """What the model of a folder is. Raises InputError where a file of it is missing."""
+    """What the model of a folder is. Raises InputError where a file of it is missing, or of another version."""
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
@@ -128,8 +134,14 @@ def load_info(folder: str | Path) -> ModelInfo:
 
 
 def parse_info(content: bytes) -> ModelInfo:
-    """Of a MODEL_FILE."""
-    info = ModelInfo.model_validate_json(content)
+    """Of a MODEL_FILE. Raises InputError where another version wrote it."""
+    try:
+        info = ModelInfo.model_validate_json(content)
+    except ValidationError as error:
+        raise InputError(
+            f"{MODEL_FILE}: not of a model that mgray {__version__} reads ({error.error_count()} settings differ); "
+            "train it anew, or use the version that wrote it"
+        ) from error
     if info.config.norm != "auto":
         return info
     # Of a version that had layer normalization alone and did not name it.
@@ -137,12 +149,12 @@ def parse_info(content: bytes) -> ModelInfo:
 
 
 def load_model(folder: str | Path, device: torch.device) -> tuple[Model, ModelInfo, Vocabulary]:
-    """The model of a folder that `save_model` wrote. Raises InputError where a file is missing."""
+    """The model of a folder that `save_model` wrote. Raises InputError as `load_info` does."""
     folder = Path(folder)
     info = load_info(folder)
     lists = json.loads((folder / VOCABULARY_FILE).read_bytes())
-    lists.pop("popular", None)  # of a version that kept scores in place of counts
-    vocabulary = Vocabulary(**lists)
+    # Other versions have kept other lists beside these.
+    vocabulary = Vocabulary(**{field.name: lists[field.name] for field in fields(Vocabulary) if field.name in lists})
     model = make_model(info.config, info.num_items, info.inputs)
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     return model.to(device).eval(), info, vocabulary

@@ -200,7 +200,8 @@ class Trainer:
         # negatives are the same on all ranks; the dropout is not.
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 4099 + self.rank)
-        negatives = self.negatives.draw(batch.targets, generator)
+        rates_alone = self.model.config.outputs == "rating"
+        negatives = None if rates_alone else self.negatives.draw(batch.targets, generator)
         if negatives is not None:
             negatives = negatives.to(self.device)
         inputs = batch.inputs.map(lambda tensor: to_device(tensor, self.device))

@@ -17,7 +17,6 @@ ITEM_ID = "item_id"
 TIMESTAMP = "timestamp"
 RATING = "rating"
 EVENT_TYPE = "event_type"
-REQUIRED_COLUMNS = (USER_ID, ITEM_ID, TIMESTAMP)
 FEATURE = "feature:"  # + the log's column name: the role of a numeric feature
 
 # One row a user, oldest event first. Events [0, train_end) train, [train_end, valid_end) validate, the rest test.

@@ -3,8 +3,9 @@
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ray
 
@@ -91,25 +92,40 @@ class WorkerPlan(NamedTuple):
         return f"{self.num_workers} {'GPU' if self.use_gpu else 'CPU'} worker{'s' if self.num_workers > 1 else ''}"
 
 
+def _node_resources() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room(needs: Mapping[str, float]) -> int:
+    """How many workers of these needs the cluster's nodes hold; one does not span two."""
+    return sum(min(int(node.get(name, 0) // need) for name, need in needs.items()) for node in _node_resources())
+
+
+def _shown_cpus() -> str:
+    nodes = _node_resources()
+    cpus = int(sum(node.get("CPU", 0) for node in nodes))
+    return f"{cpus}" if len(nodes) == 1 else f"{cpus} on {len(nodes)} nodes"
+
+
 def plan_workers(scale: ScaleConfig, section: str = "scale") -> WorkerPlan:
     """GPUs where asked for or, with `auto`, where every worker can have one. `section` is the config's, for messages.
 
     Raises InputError where the cluster could never hold the workers: Ray itself would wait for them forever.
     """
-    total: dict[str, Any] = ray.cluster_resources()
-    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
+    on_cpu: dict[str, float] = {"CPU": scale.cpus_per_worker}
+    on_gpu = on_cpu | {"GPU": 1}
+    gpus = room({"GPU": 1})
     use_gpu = gpus >= scale.num_workers if scale.use_gpu == "auto" else scale.use_gpu
     if use_gpu and gpus < scale.num_workers:
         raise InputError(
             f"{section}: {scale.num_workers} workers want a GPU each, the cluster has {gpus}; "
             f"lower --{section}.num_workers or set --{section}.use_gpu false"
         )
-    if cpus < scale.num_workers * scale.cpus_per_worker:
+    resources = on_gpu if use_gpu else on_cpu
+    if room(resources) < scale.num_workers:
         raise InputError(
-            f"{section}: {scale.num_workers} workers of {scale.cpus_per_worker} CPUs each do not fit the cluster's "
-            f"{cpus}; lower --{section}.num_workers or --{section}.cpus_per_worker, or add nodes"
+            f"{section}: {scale.num_workers} workers of {scale.cpus_per_worker} CPUs{' and a GPU' if use_gpu else ''} "
+            f"each do not fit the cluster's {_shown_cpus()}, {room(resources)} do; lower --{section}.num_workers or "
+            f"--{section}.cpus_per_worker, or add nodes"
         )
-    resources: dict[str, float] = {"CPU": scale.cpus_per_worker}
-    if use_gpu:
-        resources["GPU"] = 1
     return WorkerPlan(scale.num_workers, use_gpu, resources)

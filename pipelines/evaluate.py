@@ -351,7 +351,8 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
             f"[yellow]{config.model} trained on the validation part of its dataset (train.include_valid): on the same "
             "data, the figures say what it knows by heart[/]"
         )
-    if caution := recommender.info.caution(config.evaluate.remove_seen):
+    evaluation = recommender.info.as_measured(config.evaluate)
+    if caution := recommender.info.caution(evaluation.remove_seen):
         out.print(f"[yellow]{config.model}: {caution}[/]")
     registry = Registry(uri, name)
     data = own_data(config.data, home, registry, registry.find(version))
@@ -361,8 +362,8 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
     dataset = Dataset(found.path)
     check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
-    metrics = evaluate_foreign(recommender, dataset, config.split, config.evaluate)
-    measured = evaluate_baselines(dataset, config.split, config.evaluate, recommender.info.config.outputs)
+    metrics = evaluate_foreign(recommender, dataset, config.split, evaluation)
+    measured = evaluate_baselines(dataset, config.split, evaluation, recommender.info.config.outputs)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
     out.print(metrics_table(metrics.compute(), baselines))
     for sentence in report.verdict(metrics.compute(), baselines):

@@ -62,13 +62,13 @@ class Scored(NamedTuple):
 
 def plan_scoring(config: PredictConfig) -> cluster.WorkerPlan:
     """How many workers, and on what. Raises InputError where the cluster cannot hold them."""
-    total: dict[str, Any] = ray.cluster_resources()
-    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 0))
-    fitting = max(1, cpus // config.cpus_per_worker)
-    if config.use_gpu is True or (config.use_gpu == "auto" and gpus):
-        fitting = max(1, min(fitting, gpus))
+    needs: dict[str, float] = {"CPU": config.cpus_per_worker}
+    if config.use_gpu is True or (config.use_gpu == "auto" and cluster.room({"GPU": 1})):
+        needs["GPU"] = 1
     scale = ScaleConfig(
-        num_workers=config.num_workers or fitting, cpus_per_worker=config.cpus_per_worker, use_gpu=config.use_gpu
+        num_workers=config.num_workers or max(1, cluster.room(needs)),
+        cpus_per_worker=config.cpus_per_worker,
+        use_gpu=config.use_gpu,
     )
     return cluster.plan_workers(scale, "predict")
 

@@ -142,12 +142,17 @@ def log_summary(
     files = {BEST_FILE: best_yaml, REPORT_FILE: render_search(report), TRIALS_FILE: report.model_dump_json(indent=1)}
     for name, text in files.items():
         (search.path / name).write_text(text, encoding="utf-8")
-        mlflow.log_artifact(str(search.path / name))
-    mlflow.log_metrics(
-        {f"search/{name}": count for name, count in counts.items()}
-        | {tracking.metric_key(f"best_valid/{metric}"): best.score}
-    )
-    mlflow.set_tag("search.best_trial", str(best.number))
+
+    def log() -> None:
+        for name in files:
+            mlflow.log_artifact(str(search.path / name))
+        mlflow.log_metrics(
+            {f"search/{name}": count for name, count in counts.items()}
+            | {tracking.metric_key(f"best_valid/{metric}"): best.score}
+        )
+        mlflow.set_tag("search.best_trial", str(best.number))
+
+    tracking.try_to_log("the search's summary", log)
     out.print(summary(report), highlight=False, markup=False, soft_wrap=True)
     out.print(f"report: {search.path / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
     return {

@@ -33,7 +33,7 @@ SCORE = "score"  # the reported figure that a search maximizes
 EPOCH = "epoch"
 FINISHED = "finished"  # in the last report of a trial that trained to its end
 FAILED = "failed"  # the reason, in the last report of a trial that did not
-DRAWS_AGAINST_REPEATS = 50
+DRAWS_AGAINST_REPEATS = 50  # by the search's own sampler, and thrice as many at random
 
 Outcome = tuple[str, str | None]  # finished, stopped or failed; why
 
@@ -162,7 +162,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         drawn = self._draw()
         if drawn is None:
-            self.exhausted = True  # every point of a small space has been tried
+            self.exhausted = True  # no draw brought a new point: a small space, as good as all of it tried
             return Searcher.FINISHED
         number, point, run_id = drawn
         given = self.prepare(number, point, run_id)
@@ -174,7 +174,16 @@ class StudySearcher(Searcher):
         if self._unfinished:
             record = self._unfinished.pop(0)
             return record.number, record.point, record.run_id
-        for _ in range(DRAWS_AGAINST_REPEATS):
+        own = self.study.sampler
+        try:
+            return self._draw_new()
+        finally:
+            self.study.sampler = own
+
+    def _draw_new(self) -> tuple[int, Point, str | None] | None:
+        for attempt in range(4 * DRAWS_AGAINST_REPEATS):
+            if attempt == DRAWS_AGAINST_REPEATS:  # TPE comes back to what it likes
+                self.study.sampler = RandomSampler(seed=len(self.study.get_trials(deepcopy=False)))
             trial = self.study.ask(self.distributions)
             same = [
                 past

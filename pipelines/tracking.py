@@ -41,7 +41,6 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 CHALLENGER, CHAMPION = "challenger", "champion"
 SECONDS_BETWEEN_FLUSHES = 5.0
 VIEW_KEY = "mgray"
-METRICS_IN_A_BATCH = 1000  # MLflow's own limit
 INPUT_TYPES = {
     "history": Array(DataType.string),
     "timestamps": Array(DataType.double),
@@ -88,7 +87,7 @@ def open_tracking(config: TrackingConfig, home: Path, create: bool = True) -> st
             # The runs table shows no metric by itself; a view that the link of `runs_link` opens does.
             client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(runs_view()))
     except Exception as error:  # MLflow raises whatever its backend does: requests', SQLAlchemy's, its own
-        reason = str(error).splitlines()[0][:300].replace(uri, shown_uri(uri))
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].replace(uri, shown_uri(uri))
         raise InputError(
             f"MLflow at {shown_uri(uri)} cannot be used: {reason}; "
             f"start it, or set --tracking.uri or {URI_VARIABLE} right"
@@ -175,8 +174,8 @@ class Tracker:
 
     def flush(self) -> None:
         batch, self._buffer = self._buffer, []
-        for begin in range(0, len(batch), METRICS_IN_A_BATCH):
-            self._send(batch[begin : begin + METRICS_IN_A_BATCH])
+        if batch:
+            self._send(batch)
         self._flushed = time.monotonic()
 
     def _send(self, metrics: list[Metric]) -> None:
@@ -203,8 +202,7 @@ class Tracker:
             return 0
         kept = [Metric(*json.loads(line)) for line in sending.read_text().splitlines()]
         self.num_lost = 0
-        for begin in range(0, len(kept), METRICS_IN_A_BATCH):
-            self._send(kept[begin : begin + METRICS_IN_A_BATCH])
+        self._send(kept)
         sending.unlink()
         return self.num_lost
 
@@ -289,7 +287,7 @@ def register(
     """
     requirements = [f"{name}=={version}" for name, version in _serving_versions().items()]
     package = Path(__file__).parent.parent / "mgray"
-    mlflow.pyfunc.log_model(
+    logged = mlflow.pyfunc.log_model(
         name="model",
         python_model=str(Path(__file__).parent / "served_model.py"),
         artifacts={"model": str(folder)},
@@ -299,14 +297,10 @@ def register(
         pip_requirements=requirements,
         registered_model_name=config.model_name if config.register_model else None,
     )
-    if not config.register_model:
+    version = logged.registered_model_version
+    if version is None:
         return None
     client = MlflowClient()
-    active = mlflow.active_run()
-    assert active is not None, "a model is registered inside its run"
-    run_id = active.info.run_id
-    versions = client.search_model_versions(f"name='{config.model_name}' and run_id='{run_id}'")
-    version = max(versions, key=lambda v: int(v.version)).version
     client.update_model_version(config.model_name, version, description=card)
     for key, value in tags.items():
         client.set_model_version_tag(config.model_name, version, key, value)
@@ -318,7 +312,7 @@ def register(
 
 def _serving_versions() -> dict[str, str]:
     """What the pyfunc imports, at the versions that trained it; no Ray."""
-    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml", "scipy")
+    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml")
     return {name: installed_version(name).split("+")[0] for name in names}
 
 
@@ -350,7 +344,8 @@ def find_version(uri: str, tracking_uri: str, option: str = "--model") -> ModelV
 def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, str]:
     """Download a registered model -> (its model folder, registered name, version). Raises InputError as above."""
     found = find_version(uri, tracking_uri)
-    folder = _download(uri, target)
+    # By its number: an alias may have moved since.
+    folder = _download(f"models:/{found.name}/{found.version}", target)
     return folder / "artifacts" / "model", found.name, str(found.version)
 
 

@@ -23,7 +23,9 @@ from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console, training_progress
 from pipelines.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
 
+SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
+WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
 
 Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
 
@@ -129,7 +131,7 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
     if source is None:
         return None
     if source.startswith("models:/"):
-        return str(tracking.fetch_model(source, uri, run_folder / "warm_start")[0])
+        return str(tracking.fetch_model(source, uri, run_folder / WARM_START_FOLDER)[0])
     return source  # absolute, by find_warm_start
 
 
@@ -143,20 +145,24 @@ def train_in_run(
     board: Any = None,
 ) -> Fitted:
     """Train for a run that MLflow has, and log what it cost: what a run of its own and a search's trial share."""
-    spool = home / "runs" / run_id / "unsent_metrics.jsonl"
+    run_folder = home / "runs" / run_id
+    spool = run_folder / SPOOL_FILE
     given = RankInput(
         config=config.model_dump_json(),
         dataset=str(dataset.absolute()),
         run_id=run_id,
         uri=uri,
         spool=str(spool),
-        warm_start=fetch_warm_start(config, uri, spool.parent),
+        warm_start=fetch_warm_start(config, uri, run_folder),
         board=board,
     )
-    trained, model_folder = train(given)
     tracker = tracking.Tracker(uri, run_id, spool)
-    tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
-    tracker.flush()
+    try:
+        trained, model_folder = train(given)
+        tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
+    finally:
+        tracker.replay()  # the workers' too
+    shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
     return trained, model_folder
 
 
@@ -182,24 +188,24 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
         run_id = run.info.run_id
-        spool = home / "runs" / run_id / "unsent_metrics.jsonl"
+        spool = home / "runs" / run_id / SPOOL_FILE
         tracker = tracking.Tracker(uri, run_id, spool)
         tracker.log({f"data/{name}_rows": count for name, count in manifest.rows.items()}, 0)
         tracker.log({"data/users": manifest.users, "data/items": manifest.items}, 0)
-        with timer.phase("train"), training_progress(out) as board:
-
-            def train(given: RankInput) -> Fitted:
-                return fit(given, config, plan, home / "runs")
-
-            trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
-        state = str(model_folder.parent / STATE_FOLDER)
-        tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
-        with timer.phase("baselines"):
-            baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
-        for name, baseline in baselines.items():
-            values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
-            tracker.log(values, trained["steps"])
         try:
+            with timer.phase("train"), training_progress(out) as board:
+
+                def train(given: RankInput) -> Fitted:
+                    return fit(given, config, plan, home / "runs")
+
+                trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
+            state = str(model_folder.parent / STATE_FOLDER)
+            tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
+            with timer.phase("baselines"):
+                baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
+            for name, baseline in baselines.items():
+                values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
+                tracker.log(values, trained["steps"])
             with timer.phase("publish"):
                 result = publish(
                     config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds, out

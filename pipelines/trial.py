@@ -13,11 +13,10 @@ from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from mgray.config import TrainJobConfig
-from mgray.dataset import Dataset
 from mgray.errors import InputError
 from pipelines.cluster import WorkerPlan
 from pipelines.study import EPOCH, FAILED, FINISHED, SCORE
-from pipelines.train import Fitted, check_trainable, fit, fit_here, train_in_run
+from pipelines.train import Fitted, fit, fit_here, train_in_run
 from pipelines.worker import RankInput
 
 
@@ -71,7 +70,6 @@ def run_trial(settings: dict[str, Any]) -> None:
 def _train(given: TrialInput) -> Fitted:
     config = TrainJobConfig.model_validate_json(given.config)
     plan, home = given.plan, Path(given.home)
-    check_trainable(Dataset(given.dataset))
 
     def train(rank: RankInput) -> Fitted:
         if plan.num_workers > 1:

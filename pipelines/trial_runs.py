@@ -25,14 +25,14 @@ class TrialRuns:
 
     def create(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
         """A new RUNNING run -> its id; an id that MLflow does not know where it is down."""
+        run_id = f"untracked-{uuid.uuid4().hex}"
         try:
             given = {**tags, MLFLOW_RUN_NAME: name, MLFLOW_PARENT_RUN_ID: self.parent}
             run_id = str(self.client.create_run(self.experiment_id, tags=given).info.run_id)
             texts = {key: param_text(value)[:6000] for key, value in params.items()}
             self.client.log_batch(run_id, params=[Param(key, text) for key, text in texts.items()])
         except Exception as error:  # MLflow raises whatever its backend does
-            logger.warning("MLflow took no run for %s: %s", name, error)
-            return f"untracked-{uuid.uuid4().hex}"
+            logger.warning("MLflow took no run for %s, or not all of it: %s", name, error)
         return run_id
 
     def update(
@@ -58,6 +58,11 @@ class TrialRuns:
     def end_leftovers(self, but: set[str]) -> None:
         """KILLED for the runs under the search that a killed driver left RUNNING, `but` for those that go on."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent}' and attributes.status = 'RUNNING'"
-        for run in self.client.search_runs([self.experiment_id], query):
+        try:
+            left = self.client.search_runs([self.experiment_id], query)
+        except Exception as error:  # as above
+            logger.warning("MLflow did not tell what a killed driver left running: %s", error)
+            return
+        for run in left:
             if run.info.run_id not in but:
                 self.update(run.info.run_id, "KILLED", {"search.outcome": "killed with its driver"})

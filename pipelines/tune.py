@@ -32,12 +32,12 @@ from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.shown import shown_uri
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
-from pipelines.train import find_warm_start, resolve_for, run_name, run_training
+from pipelines.train import SPOOL_FILE, check_trainable, find_warm_start, resolve_for, run_name, run_training
 from pipelines.trial import TrialInput, run_trial
 from pipelines.trial_runs import TrialRuns
 
 SECONDS_FOR_THE_STATE_API = 40.0
-KEPT_OF_A_TRIAL = ("model", "unsent_metrics.jsonl")
+KEPT_OF_A_TRIAL = ("model", SPOOL_FILE)
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -83,10 +83,7 @@ def check_state_api() -> None:
 
 def concurrent_trials(config: TuneJobConfig, plan: cluster.WorkerPlan) -> int:
     """How many trials the nodes' CPUs and GPUs hold at a time, at most `search.max_concurrent`."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needs = plan.resources_per_worker.items()
-    workers = sum(min(int(node.get(name, 0) // need) for name, need in needs) for node in nodes)
-    room = max(1, workers // plan.num_workers)
+    room = cluster.room(plan.resources_per_worker) // plan.num_workers  # one at least, by plan_workers
     return min(room, config.search.max_concurrent or room)
 
 
@@ -95,8 +92,9 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
     if "dataset" in search.memo:
         return Dataset(search.memo["dataset"])
     dataset, _ = obtain_dataset(search.config.data, home, out, timer)
-    if dataset.manifest.train_events < 2 or not dataset.manifest.valid_events:
-        raise InputError(f"{dataset.folder}: nothing to train on or to validate with; give a longer log")
+    check_trainable(dataset)
+    if not dataset.manifest.valid_events:
+        raise InputError(f"{dataset.folder}: nothing to validate with; give a longer log, or another data.split")
     search.note(dataset=str(dataset.folder.absolute()))
     return dataset
 

@@ -387,6 +387,7 @@ def test_a_diverged_training_ends_once_and_registers_nothing(runs: Runs) -> None
     assert len(runs.client.search_model_versions(f"name='{NAME}'")) == versions
     last = runs.client.search_runs([runs.run(runs.one_worker).info.experiment_id], max_results=1)[0]
     assert last.info.status == "FAILED"
+    assert last.data.metrics["data/users"] == USERS, "what was logged before it"
 
 
 def test_a_warm_start_takes_from_the_earlier_model_what_the_data_would_decide_anew(

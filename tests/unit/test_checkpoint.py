@@ -7,15 +7,19 @@ import pytest
 import torch
 
 from mgray.checkpoint import (
+    MODEL_FILE,
     POPULAR_SHARE,
     VOCABULARY_FILE,
     ModelInfo,
     Vocabulary,
+    load_info,
     load_model,
     recover_folder,
     replace_folder,
     save_model,
 )
+from mgray.config import EvalJobConfig, parse_args
+from mgray.errors import InputError
 from mgray.model import MGDSC
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
@@ -83,3 +87,26 @@ def test_a_vocabulary_counts_the_newest_tenth(tmp_path: Path) -> None:
     dataset = write_dataset(tmp_path / "v", make_log(40, 10))
     newest = Vocabulary.of(dataset).num_newest_events
     assert sum(newest) == pytest.approx(dataset.manifest.train_events * POPULAR_SHARE, abs=2)
+
+
+def test_a_model_of_another_version_is_one_clear_line(tmp_path: Path) -> None:
+    info = ModelInfo(config=MODEL, num_items=3, max_length=9, dataset_fingerprint="test")
+    save_model(tmp_path, MGDSC(MODEL, 3).state_dict(), info, Vocabulary(["a", "b", "c"], ["a", "b", "c"], [9, 5, 7]))
+    path = tmp_path / MODEL_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"a_later_setting": 1}))
+    with pytest.raises(InputError, match=r"not of a model that mgray .* reads \(1 settings differ\); train it anew"):
+        load_info(tmp_path)
+
+
+def test_a_model_is_evaluated_as_it_was_measured() -> None:
+    """By jobs/eval.py, where nothing else is said."""
+
+    def removes_seen(measured: bool, *options: str) -> bool:
+        info = ModelInfo(config=MODEL, num_items=3, max_length=9, dataset_fingerprint="test", remove_seen=measured)
+        config = parse_args(EvalJobConfig, "eval", ["--model", "models:/m/1", "--evaluate.batch_events", "9", *options])
+        return info.as_measured(config.evaluate).remove_seen
+
+    assert removes_seen(True)
+    assert not removes_seen(False)
+    assert removes_seen(False, "--evaluate.remove_seen", "true")
+    assert not removes_seen(True, "--evaluate.remove_seen", "false")

@@ -1,11 +1,14 @@
 """What tracking shows and writes, where no server is needed."""
 
 import sys
+from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from mgray.config import TrackingConfig, TrainJobConfig
-from pipelines.tracking import command_line, metric_key, param_text, run_params, shown_uri
+from pipelines.tracking import command_line, metric_key, open_tracking, param_text, run_params, shown_uri
+from pipelines.trial_runs import TrialRuns
 
 
 @pytest.mark.parametrize(
@@ -39,3 +42,16 @@ def test_no_password_in_params_or_command(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "argv", ["jobs/train.py", f"--tracking.uri={uri}", "http://h:5000", "models:/m@champion"])
     words = "jobs/train.py --tracking.uri=postgresql://mgray:***@db/mlflow http://h:5000 models:/m@champion"
     assert command_line() == f"python {words}"
+
+
+@pytest.mark.usefixtures("mlflow_apart")
+def test_a_trial_keeps_its_run_where_mlflow_takes_half_of_it(tmp_path: Path) -> None:
+    config = TrackingConfig()
+    uri = open_tracking(config, tmp_path)
+    client = MlflowClient(uri)
+    parent = client.create_run(client.get_experiment_by_name(config.experiment).experiment_id).info.run_id
+    runs = TrialRuns(config, uri, parent)
+    run_id = runs.create("trial 0", {"not a name: *": 1}, {"kind": "trial"})
+    assert client.get_run(run_id).data.tags["kind"] == "trial"
+    runs.update(run_id, "FINISHED")
+    assert client.get_run(run_id).info.status == "FINISHED"
