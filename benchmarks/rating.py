@@ -7,8 +7,8 @@ Five random folds, as published figures have them (RMSE of SVD++ 0.919, of a bia
 temporal split, the last tenth of the ratings to test. mgray's raters know the same of a user when they rate: in the
 random folds the user's whole training part, in time all that the user rated before. Surprise's bias, SVD and SVD++, at
 its own defaults, learn users by id and cannot be told more of one: in time they learn from the validation part too.
-Hyper-parameters are the same in both; they were chosen on one fold of another draw of the folds, and on the temporal
-split's validation part.
+Hyper-parameters, those of jobs/configs/rating.yaml, are the same in both; they were chosen on one fold of another draw
+of the folds, which shares ratings with these, and on the temporal split's validation part.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from _results import check, write
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mgray.columns import OptionalColumn
-from mgray.config import EvaluateConfig, ModelConfig, TrainConfig
+from mgray.config import EvaluateConfig, TrainConfig, TrainJobConfig, parse_args
 from mgray.dataset import Dataset, Histories
 from mgray.engine import Trainer
 from mgray.evaluation import PartEvaluation
@@ -41,16 +41,9 @@ from mgray.rating_baselines import make_rating_baselines
 from mgray.schema import TEST, TRAIN, UNKNOWN
 
 NUM_FOLDS = 5
-MODEL = ModelConfig(
-    outputs="rating",
-    inputs=("rating",),
-    width=64,
-    granularities=("decay:4..400",),
-    feedforward=0,
-    norm="layer",
-    dropout=0.3,
-)
-TRAINING = TrainConfig(epochs=20, learning_rate=1e-2, rating_l2=0.2, max_time_s=None, validate_every_epochs=20)
+CONFIG_FILE = Path(__file__).parent.parent / "jobs" / "configs" / "rating.yaml"
+CONFIG = parse_args(TrainJobConfig, "rating", ["--config", str(CONFIG_FILE)])
+MODEL, TRAINING = CONFIG.model, CONFIG.train
 CPU = torch.device("cpu")
 
 

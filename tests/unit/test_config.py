@@ -159,8 +159,8 @@ def test_config_is_frozen() -> None:
 
 
 def test_shipped_configs_are_valid() -> None:
-    configs = sorted(Path("jobs/configs").glob("ml*.yaml"))
-    assert configs
+    configs = sorted(set(Path("jobs/configs").glob("*.yaml")) - {Path("jobs/configs/space.yaml")})
+    assert len(configs) >= 3
     for path in configs:
         parse("--config", str(path))
 
