@@ -31,6 +31,7 @@ from mgray.negatives import draw_uniform
 from mgray.objective import Objective, autocast, resolve_precision
 
 NUM_ITEMS, BATCH, LENGTH = 50_000, 64, 256
+TAPS = 7  # the default model's kernel
 MODEL = ModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), norm="layer", dropout=0.0)
 
 
@@ -79,8 +80,8 @@ def seconds_of(step: Callable[[], object], device: torch.device, repeats: int = 
 
 def depthwise_bandwidth_share(device: torch.device, shape: tuple[int, int, int] = (64, 4096, 128)) -> float:
     """Of the forward pass on bf16 [B, L, D], against a copy of as many bytes."""
-    x = torch.randn(shape, device=device, dtype=torch.bfloat16)
-    weight, out = torch.randn(shape[2], MODEL.kernel, device=device, dtype=torch.bfloat16), torch.empty_like(x)
+    x = torch.randn(*shape, device=device, dtype=torch.bfloat16)
+    weight, out = torch.randn(shape[2], TAPS, device=device, dtype=torch.bfloat16), torch.empty_like(x)
     with torch.no_grad():
         convolution_s = seconds_of(lambda: depthwise_causal(x, weight, dilation=1), device)
     return seconds_of(lambda: out.copy_(x), device) / convolution_s

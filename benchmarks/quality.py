@@ -33,13 +33,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import numpy as np
 import polars as pl
 import torch
+from _cold_start import measure_cold_start, measure_new_users, new_user_queries
 from _datasets import ingest
 from _results import check, environment, read, write
 from _shop import baskets, households
 from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
 from mgray.baselines import make_baselines
-from mgray.cold_start import measure_cold_start, measure_new_users, new_user_queries
 from mgray.config import Outputs, TrainJobConfig, parse_args
 from mgray.dataset import Dataset
 from mgray.engine import ModelScorer, Scorer, evaluate, part_queries

@@ -1,4 +1,4 @@
-"""The default model beside the first sketch of the idea (mgray/sketch.py), on MovieLens-100K at equal CPU minutes.
+"""The default model beside the first sketch of the idea (_sketch.py), on MovieLens-100K at equal CPU minutes.
 
 Both with both heads: the next item, and the rating that the user gives it.
 
@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from _datasets import ingest
 from _results import check, write
+from _sketch import Sketch, SketchRater, SketchScorer, train_sketch
 from _training import fit
 
 from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
@@ -31,7 +32,6 @@ from mgray.engine import evaluate, part_queries
 from mgray.metrics import RMSE
 from mgray.objective import resolve_exclude_seen
 from mgray.rating import evaluate_ratings, rating_batches
-from mgray.sketch import Sketch, SketchRater, SketchScorer, train_sketch
 
 HR, NDCG = "hr@10", "ndcg@10"
 BOTH = ModelConfig(outputs="both")

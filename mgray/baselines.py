@@ -10,6 +10,7 @@ from mgray.checkpoint import Vocabulary
 from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
 from mgray.engine import HistoryList, Scorer
+from mgray.metrics import popularity_row
 from mgray.schema import PAD
 
 DISTANCE_WEIGHTS = (1.0, 1 / 2, 1 / 3)  # of an item that follows at distance 1, 2, 3
@@ -20,8 +21,7 @@ class PopularityScorer:
 
     def __init__(self, popularity: npt.NDArray[np.number]) -> None:
         """popularity: [V + 1], the more the better."""
-        self.scores = torch.from_numpy(popularity).to(torch.float32, copy=True)
-        self.scores[PAD] = -torch.inf
+        self.scores = popularity_row(popularity)
 
     def __call__(self, histories: HistoryList) -> Tensor:
         return self.scores.repeat(len(histories), 1)

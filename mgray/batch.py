@@ -210,9 +210,10 @@ def pad_spans(columns: Columns, begins: IntArray, ends: IntArray, names: Collect
 
 def left_pad(histories: Sequence[Columns], max_length: int, names: Collection[OptionalColumn] = ()) -> Inputs:
     """The last `max_length` events of each history -> [B, L]. names: the inputs beside items."""
-    ends = np.cumsum([len(history) for history in histories], dtype=np.int64)
-    begins = np.maximum(np.concatenate([[0], ends[:-1]]), ends - max_length) if len(ends) else ends
-    return pad_spans(concatenate([history.only(names) for history in histories]), begins, ends, names)
+    read = [history.only(names).take(slice(max(0, len(history) - max_length), None)) for history in histories]
+    lengths = np.asarray([len(history) for history in read], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    return pad_spans(concatenate(read), ends - lengths, ends, names)
 
 
 class StepBatch(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from mgray import __version__
 from mgray.config import EvaluateConfig, ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
-from mgray.engine import Progress
+from mgray.engine import Progress, rank_and_world
 from mgray.ensemble import Model, make_model
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
@@ -101,8 +102,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, dataset: Dataset, include_valid: bool = False) -> "Vocabulary":
-        """Reads the shards' times, twice. include_valid: as the model trains."""
-        newest = dataset.newest_counts(POPULAR_SHARE, include_valid)
+        """Reads the shards' times, twice: rank 0 for all of its process group. include_valid: as the model trains."""
+        rank, num_ranks = rank_and_world()
+        counted = [dataset.newest_counts(POPULAR_SHARE, include_valid) if rank == 0 else None]
+        if num_ranks > 1:
+            dist.broadcast_object_list(counted)
+        newest = counted[0]
+        assert newest is not None, "by rank 0"
         return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), newest[1:].tolist())
 
     @property

@@ -60,3 +60,16 @@ def concatenate(parts: Sequence[Columns]) -> Columns:
         return Columns(np.zeros(0, np.int32))
     names = parts[0].present()
     return Columns(**{name: np.concatenate([part.present()[name] for part in parts]) for name in names})
+
+
+def parts_of(
+    offsets: npt.NDArray[np.int64], train_end: npt.NDArray[np.integer], valid_end: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int8]:
+    """TRAIN, VALID or TEST of each event, [E], where the parts of a history are ranges.
+
+    offsets: [U + 1], user u has the events offsets[u]..offsets[u + 1]; train_end, valid_end: [U], places in a history.
+    """
+    lengths = np.diff(offsets)
+    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    behind = (position >= np.repeat(train_end, lengths)).astype(np.int8)
+    return behind + (position >= np.repeat(valid_end, lengths))

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgray import moments
-from mgray.columns import LIST_NAMES, Columns, OptionalColumn
+from mgray.columns import LIST_NAMES, Columns, OptionalColumn, parts_of
 from mgray.config import ModelConfig
 from mgray.inputs import InputSpec, named_inputs
 from mgray.manifest import Manifest, read_manifest
@@ -45,12 +45,7 @@ class Histories:
     @property
     def part_of(self) -> npt.NDArray[np.int8]:
         """TRAIN, VALID or TEST of each event, [events]."""
-        if self.parts is not None:
-            return self.parts
-        lengths = np.diff(self.offsets)
-        position = np.arange(len(self.columns)) - np.repeat(self.offsets[:-1], lengths)
-        behind = (position >= np.repeat(self.train_end, lengths)).astype(np.int8)
-        return behind + (position >= np.repeat(self.valid_end, lengths))
+        return parts_of(self.offsets, self.train_end, self.valid_end) if self.parts is None else self.parts
 
     def of_rows(self, chosen: npt.NDArray[np.bool_]) -> "Histories":
         """Those of some rows. chosen: [R]."""

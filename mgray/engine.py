@@ -27,11 +27,11 @@ from mgray.ensemble import Model
 from mgray.errors import InputError
 from mgray.fusion import AttentionFusion
 from mgray.inputs import Inputs, read_columns
-from mgray.metrics import RankingMetrics, is_better, remove_seen_, target_ranks
+from mgray.metrics import RankingMetrics, is_better, popularity_row, remove_seen_, sum_over_ranks, target_ranks
 from mgray.negatives import StepNegatives
 from mgray.objective import autocast, resolve_precision
 from mgray.optim import WeightAverage, learning_rate, make_optimizer
-from mgray.schema import PAD, UNKNOWN
+from mgray.schema import PAD
 
 # How often the ranks agree on the time left. The schedule is never longer than asked, so a run whose time was never
 # short is a pure function of its seed.
@@ -281,9 +281,7 @@ class _Window:
 
     def mean_loss(self) -> float:
         """Over all ranks, and called on all; 0 where there was no step."""
-        summed = torch.stack([self.loss, torch.full_like(self.loss, self.targets)])
-        if dist.is_initialized():
-            dist.all_reduce(summed)
+        summed = sum_over_ranks(torch.stack([self.loss, torch.full_like(self.loss, self.targets)]))
         return float(summed[0]) / max(1.0, float(summed[1]))
 
     def close(self, step: int, epoch: float, loss: float, rate: float, remaining_s: float) -> Logged:
@@ -299,8 +297,7 @@ class ModelScorer:
     def __init__(self, model: Model, popularity: npt.NDArray[np.number], max_length: int, device: torch.device) -> None:
         self.model, self.max_length, self.device = model, max_length, device
         self.columns = read_columns(model.config)
-        self.popularity = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
-        self.popularity[PAD] = -torch.inf
+        self.popularity = popularity_row(popularity, device)
         # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
         self._share: Tensor | None = None
         fusion = model.members[0].fusion
@@ -332,9 +329,7 @@ class ModelScorer:
         """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention."""
         if self._share is None:
             return None
-        packed = torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])])
-        if dist.is_initialized():
-            dist.all_reduce(packed)
+        packed = sum_over_ranks(torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])]))
         mean = (packed[:-1] / packed[-1].clamp(min=1)).view_as(self._share)
         return [[float(value) for value in heads] for heads in mean]
 
@@ -451,6 +446,3 @@ def evaluate_each(
 def part_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[Query]:
     """All at once. columns: those beside items that the model reads."""
     return list(dataset.queries(part, columns))
-
-
-assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"

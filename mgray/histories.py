@@ -128,14 +128,6 @@ def split_ends(
     return ends[0].astype(np.int32), ends[1].astype(np.int32)
 
 
-def parts_of(offsets: Ints, train_end: npt.NDArray[np.int32], valid_end: npt.NDArray[np.int32]) -> npt.NDArray[np.int8]:
-    """TRAIN, VALID or TEST of each event, [E], where the parts of a history are ranges."""
-    lengths = np.diff(offsets)
-    position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    behind = (position >= np.repeat(train_end, lengths)).astype(np.int8)
-    return behind + (position >= np.repeat(valid_end, lengths))
-
-
 def random_parts(offsets: Ints, time: Times, hashes: npt.NDArray[np.uint64], seed: int = 0) -> npt.NDArray[np.int8]:
     """TRAIN, VALID or TEST of each event, [E], by a hash of user, time, and place among its user's events of that time.
 

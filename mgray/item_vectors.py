@@ -10,11 +10,15 @@ have the events to find them from random numbers.
 Legend: `V` items (1..V; 0 is padding), `D` width.
 """
 
+from functools import lru_cache
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import sparse
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from torch import Tensor
 
 from mgray.config import TrainConfig
 from mgray.cooccurrence import pair_counts
@@ -83,6 +87,12 @@ def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], F
     return items[has_neighbours], vectors[has_neighbours]
 
 
+@lru_cache(maxsize=2)  # the trials of a search, of one process, ask for the same ones
+def _start_vectors(folder: Path, fingerprint: str, width: int) -> tuple[Tensor, Tensor]:
+    numbers, vectors = item_vectors(Dataset(folder), width)
+    return torch.from_numpy(numbers), torch.from_numpy(vectors).float()
+
+
 def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
     """Start the items of a model that recommends as `item_init` says, in place.
 
@@ -93,10 +103,9 @@ def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
     if config.item_init == "random" or model.config.outputs == "rating":
         return
     width = model.config.width
-    numbers, found = item_vectors(dataset, width)
-    if len(numbers) == 0:
+    items, vectors = _start_vectors(dataset.folder, dataset.manifest.fingerprint, width)
+    if len(items) == 0:
         return
-    items, vectors = torch.from_numpy(numbers), torch.from_numpy(found).float()
     length = vectors.square().sum(1).mean().sqrt()
     for member in model.members:
         table = member.embedding.weight

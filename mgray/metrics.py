@@ -18,6 +18,7 @@ from mgray.schema import PAD, UNKNOWN
 RMSE, MAE, ACCURACY = "rmse", "mae", "accuracy"
 
 MISS = 2**31 - 1  # the rank of a target that cannot be recommended
+assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"
 
 
 def is_better(metric: str, value: float, than: float | None) -> bool:
@@ -53,6 +54,23 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     # "not smaller", instead of "greater or equal", counts a NaN against the model too; the target counts itself.
     ranks = (~(scores < own)).sum(1)
     return torch.where(known & (own[:, 0] > -torch.inf), ranks, MISS)
+
+
+def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | None = None) -> Tensor:
+    """What an empty history is ranked by, [V + 1] the more the better -> scores [V + 1] float32, never of padding."""
+    row = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
+    row[PAD] = -torch.inf
+    return row
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Of the process group, where there is one, every rank of which must call it; on the device of `values`."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
+    total = values.to(device, copy=True)
+    torch.distributed.all_reduce(total)
+    return total.to(values.device)
 
 
 def slice_label(value: int, edges: Sequence[int]) -> str:
@@ -106,12 +124,9 @@ class RankingMetrics:
 
     def all_reduce(self) -> None:
         """Add up over the ranks of the process group, where there is one."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-            packed = torch.cat([self.removed, self.sums.flatten(), self.recommended]).to(device)
-            torch.distributed.all_reduce(packed)
-            removed, sums, recommended = packed.cpu().split([1, self.sums.numel(), len(self.recommended)])
-            self.removed, self.sums, self.recommended = removed, sums.view_as(self.sums), recommended.clamp(max=1)
+        packed = sum_over_ranks(torch.cat([self.removed, self.sums.flatten(), self.recommended]))
+        removed, sums, recommended = packed.split([1, self.sums.numel(), len(self.recommended)])
+        self.removed, self.sums, self.recommended = removed, sums.view_as(self.sums), recommended.clamp(max=1)
 
     def compute(self) -> dict[str, float]:
         """Metric name -> value; NaN where there was no target."""
@@ -168,11 +183,7 @@ class RatingMetrics:
 
     def all_reduce(self) -> None:
         """Add up over the ranks of the process group, where there is one."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-            sums = self.sums.to(device)
-            torch.distributed.all_reduce(sums)
-            self.sums = sums.cpu()
+        self.sums = sum_over_ranks(self.sums)
 
     def compute(self) -> dict[str, float]:
         """Metric name -> value; NaN where there was no rating."""

@@ -74,8 +74,8 @@ def rank_lists(
 ) -> RankedLists:
     """Top k of the full catalogue for each history; `blocked` item numbers are in nobody's list.
 
-    columns: [E] on items 1..V, oldest first, offsets: [U + 1]. A list is shorter than k only where the catalogue has no
-    more. Raises InputError where the model gives a score that is not a number.
+    columns: [E] on items 1..V, oldest first, offsets: [U + 1]. A list is shorter than k where no more items may be
+    recommended. Raises InputError where the model gives a score that is not a number.
     """
     num_users, num_items = len(offsets) - 1, scorer.model.num_items
     lengths = np.diff(offsets)

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mgray import histories, moments
+from mgray.columns import parts_of
 from mgray.errors import InputError
 from mgray.histories import Events
 from mgray.ids import merge_ids
@@ -395,7 +396,7 @@ def _parts(job: IngestJob, clean: _Clean) -> tuple[npt.NDArray[np.int8], npt.NDA
     train_end, valid_end = histories.split_ends(clean.offsets, time, rules.split, rules.valid_from, rules.test_from)
     if rules.split == "random":
         return histories.random_parts(clean.offsets, time, clean.hashes), train_end, valid_end
-    return histories.parts_of(clean.offsets, train_end, valid_end), train_end, valid_end
+    return parts_of(clean.offsets, train_end, valid_end), train_end, valid_end
 
 
 def write_shard(job: IngestJob, bucket: int) -> Result:

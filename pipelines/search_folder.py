@@ -38,7 +38,7 @@ class SearchFolder:
     path: Path
     config: TuneJobConfig
     space: Space
-    memo: dict[str, Any] = field(default_factory=dict)  # run_id, dataset, result
+    memo: dict[str, Any] = field(default_factory=dict)  # run_id, dataset, warm_start, created, ended, result
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgray import __version__, features, histories, ids, moments
+from mgray.columns import parts_of
 from mgray.dataset import Dataset
 from mgray.histories import SplitKind
 from mgray.manifest import EventType, Feature, Shard, Split, Vocabulary, commit, file_sha256, seal
@@ -61,9 +62,7 @@ def write_dataset(
     cuts = np.quantile(events.time, TEMPORAL_CUTS).tolist() if split == "temporal" else [None, None]
     ends = histories.split_ends(offsets, events.time, split, *cuts)
     parts = (
-        histories.random_parts(offsets, events.time, users.hashes)
-        if split == "random"
-        else histories.parts_of(offsets, *ends)
+        histories.random_parts(offsets, events.time, users.hashes) if split == "random" else parts_of(offsets, *ends)
     )
     train = parts == TRAIN
     counts = np.bincount(events.item[train], minlength=len(items.ids))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgray.cold_start import measure_cold_start, measure_new_users, new_user_queries, newest, without_items
+from benchmarks._cold_start import measure_cold_start, measure_new_users, new_user_queries, newest, without_items
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig
 from mgray.dataset import Query

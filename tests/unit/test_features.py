@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgray import features
-from mgray.histories import order_events, parts_of, split_ends, user_offsets
+from mgray.columns import parts_of
+from mgray.histories import order_events, split_ends, user_offsets
 from mgray.ids import merge_ids, stable_hash
 from mgray.schema import TRAIN, VOCABULARY_SCHEMA
 

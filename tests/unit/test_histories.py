@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgray import histories
+from mgray.columns import parts_of
 from mgray.histories import Events
 from mgray.ids import stable_hash
 from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, UNKNOWN, VALID
@@ -214,7 +215,7 @@ def test_leave_one_out_splits() -> None:
     offsets, time = np.array([0, 5, 8]), np.zeros(8)
     train_end, valid_end = histories.split_ends(offsets, time, "leave_one_out")
     assert (train_end.tolist(), valid_end.tolist()) == ([3, 1], [4, 2])
-    parts = histories.parts_of(offsets, train_end, valid_end)
+    parts = parts_of(offsets, train_end, valid_end)
     assert parts.tolist() == [TRAIN, TRAIN, TRAIN, VALID, TEST, TRAIN, VALID, TEST]
 
 
@@ -223,7 +224,7 @@ def test_an_event_at_a_cut_is_behind_it() -> None:
     offsets = offsets_of(log)
     train_end, valid_end = histories.split_ends(offsets, log.time, "temporal", 2.0, 3.0)
     assert list(zip(train_end.tolist(), valid_end.tolist(), strict=True)) == [(1, 2), (0, 1), (2, 2)]
-    parts = histories.parts_of(offsets, train_end, valid_end)
+    parts = parts_of(offsets, train_end, valid_end)
     assert parts.tolist() == [TRAIN, VALID, TEST, VALID, TEST, TRAIN, TRAIN]
 
 
@@ -247,7 +248,7 @@ def test_laws_of_a_cleaned_log(rows: list[tuple], kind: histories.SplitKind, cut
     offsets = offsets_of(log)
     assert len(set(zip(log.user.tolist(), log.item.tolist(), log.time.tolist(), strict=True))) == len(log.user)
     ends = histories.split_ends(offsets, log.time, kind, valid_from, test_from)
-    parts = histories.parts_of(offsets, *ends)
+    parts = parts_of(offsets, *ends)
     for user, (train_end, valid_end) in enumerate(zip(*ends, strict=True)):
         own = slice(offsets[user], offsets[user + 1])
         times, own_parts = log.time[own].tolist(), parts[own].tolist()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks._sketch import Prefixes, Sketch, SketchRater, SketchScorer, train_sketch
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
@@ -13,7 +14,6 @@ from mgray.engine import evaluate, part_queries
 from mgray.inputs import Inputs, InputSpec
 from mgray.rating import evaluate_ratings, rating_batches
 from mgray.rating_baselines import make_rating_baselines
-from mgray.sketch import Prefixes, Sketch, SketchRater, SketchScorer, train_sketch
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 

@@ -29,7 +29,7 @@ from mgray.config import TrainConfig
 from mgray.dataset import Dataset
 from mgray.engine import HistoryList
 from mgray.inputs import Inputs, InputSpec
-from mgray.metrics import is_better
+from mgray.metrics import is_better, popularity_row
 from mgray.negatives import Negatives, StepNegatives, seen_items
 from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
 from mgray.optim import learning_rate, make_optimizer
@@ -89,8 +89,7 @@ class SketchScorer:
 
     def __init__(self, sketch: Sketch, item_counts: npt.NDArray[np.int64]) -> None:
         self.sketch = sketch
-        self.popularity = torch.from_numpy(item_counts).float()
-        self.popularity[PAD] = -torch.inf
+        self.popularity = popularity_row(item_counts)
 
     @torch.no_grad()
     def __call__(self, histories: HistoryList) -> Tensor:
