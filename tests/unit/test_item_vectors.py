@@ -130,11 +130,13 @@ def test_what_a_large_log_is_cut_to(dataset: Dataset, monkeypatch: pytest.Monkey
     assert 0.3 < pair_counts(dataset, item_vectors.WEIGHTS, share=0.5).sum() / whole < 0.7
     monkeypatch.setattr(item_vectors, "MAX_PAIRS", dataset.manifest.train_events * item_vectors.WINDOW // 2)
     monkeypatch.setattr(item_vectors, "MAX_ITEMS", 10)
+    item_vectors._start_vectors.cache_clear()  # of another test's limits
     items, vectors = item_vectors.item_vectors(dataset, WIDTH)
     assert vectors.shape == (10, WIDTH)
     counts = dataset.item_counts[1:]
     assert counts[items - 1].min() >= np.sort(counts)[-10]
     table, random = started(dataset), make_model(dataset).embedding.weight
+    item_vectors._start_vectors.cache_clear()
     others = np.setdiff1d(np.arange(1, dataset.num_items + 1), items)
     torch.testing.assert_close(table[others], random[others])
     assert not torch.isclose(table[items], random[items]).any()
