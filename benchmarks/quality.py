@@ -1,7 +1,7 @@
 """How good the model is: on MovieLens, on made-up logs with a known best, and switch by switch.
 
     python benchmarks/quality.py ml100k temporal synthetic                  # about 45 minutes
-    python benchmarks/quality.py ml1m --log interactions.parquet            # 80 to 120 minutes a seed
+    python benchmarks/quality.py ml1m --log interactions.parquet            # three hours a seed on one core
     python benchmarks/quality.py ml1m-budget --log ...                      # 30 minutes a seed
     python benchmarks/quality.py short --log ...                            # 5 minutes a seed
     python benchmarks/quality.py shop                                       # 12 minutes a seed
@@ -14,8 +14,8 @@ that benchmarks/requirements.txt installs. Ranking is over the full catalogue, s
 model. What is chosen (the best epoch, the best row) is by validation; the test part is read once, when a training
 has ended, and its figure is kept in --work: a training that was stopped goes on in the next sitting, and one that is
 done is not done again (whatever the program's code is by then: to measure that, give another --work). Parts are merged
-into results/quality.json by name, and of ml1m, ml1m-budget, ml100k and temporal the seeds too, where settings and
-dataset are the same: sittings of one seed each make a mean. A change of the code in between is told by the commits of
+into results/quality.json by name, and the seeds of each too, where settings and dataset are the same: sittings of one
+seed each make a mean. A change of the code in between is told by the commits of
 the runs alone.
 """
 
@@ -251,7 +251,11 @@ def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -
     """Of the seeds asked for, and of those that an earlier sitting left in the results file; by seed."""
     results = train_seeds(settings, recipe, dataset)
     folder = partial(recipe.folder, settings, dataset)
-    earlier = recall(measured_before(part).get("runs", []), folder, settings.seeds)
+    before = measured_before(part)
+    own = before if "runs" in before else before.get(recipe.name, {})  # a part may be of several logs
+    earlier = recall(own.get("runs", []), folder, settings.seeds)
+    if not results and not earlier:
+        raise InputError(f"--seeds: none given, and none of {recipe.name} on record; give some")
     for run in earlier:
         print(f"{part}: seed {run['seed']} is of {run['date']}, commit {run['git_commit']}", file=sys.stderr)
     return sorted([*results, *earlier], key=lambda run: run["seed"])
@@ -318,7 +322,7 @@ def measure_synthetic(settings: Settings) -> Measured:
     raw: dict[str, Any] = {}
     for name, world, num_users in (("shop", SparseShop(), 30_000), ("habits", DenseHabits(), 1_500)):
         dataset = made_dataset(settings, name, partial(world.make_log, num_users))
-        results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
+        results = all_seeds(settings, "synthetic", Recipe(name, DEFAULT_MINUTES), dataset)
         queries = part_queries(dataset, "test")
         oracle = OracleScorer(world, dataset.item_ids)
         best = evaluate(oracle, queries, dataset.item_counts, TrainJobConfig().evaluate).compute()
@@ -359,7 +363,7 @@ def measure_shop(settings: Settings) -> Measured:
     checks = []
     for name, make_log in (("baskets", baskets), ("households", households)):
         dataset = made_dataset(settings, name, make_log)
-        results = train_seeds(settings, Recipe(name, DEFAULT_MINUTES), dataset)
+        results = all_seeds(settings, "shop", Recipe(name, DEFAULT_MINUTES), dataset)
         raw[name] = summarized(results, dataset)
         best = max(metrics[NDCG] for metrics in raw[name]["baselines"].values())
         checks.append(check(f"{name}_vs_best_baseline", mean(results, NDCG) / best, 1.0, ">"))
@@ -486,7 +490,13 @@ def main() -> int:
     parser.add_argument("parts", nargs="+", choices=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--log", help="MovieLens-1M's events, Parquet")
     parser.add_argument("--work", type=Path, default=ROOT / "var" / NAME, help="datasets and trainings [var/quality]")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="*",
+        default=[0, 1, 2],
+        help="none: those on record, beside today's baselines [0 1 2]",
+    )
     parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
     parser.add_argument("--rows", nargs="+", help="of the ablation or of inputs, by name [all]")
     parser.add_argument("--workers", type=int, default=2, help="DDP processes of a thread each, or of a GPU each [2]")
