@@ -495,7 +495,7 @@ def main() -> int:
         type=int,
         nargs="*",
         default=[0, 1, 2],
-        help="none: those on record, beside today's baselines [0 1 2]",
+        help="none: those on record, with today's baselines [0 1 2]",
     )
     parser.add_argument("--minutes", type=float, help="of each training [the part's own]")
     parser.add_argument("--rows", nargs="+", help="of the ablation or of inputs, by name [all]")
