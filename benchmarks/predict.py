@@ -150,7 +150,8 @@ class Meter(threading.Thread):
 
 def job(home: str, dataset: str) -> dict[str, Any]:
     """The job's own pipeline call, with a meter beside it; gives its result line and what the phase cost."""
-    from mgray.config import PredictJobConfig, validate
+    from mgray.arguments import validate
+    from mgray.config import PredictJobConfig
     from pipelines import predict
 
     settings = {"home": home, "data": {"dataset": dataset}, "predict": {"k": K, "overwrite": True}}

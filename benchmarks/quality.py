@@ -39,8 +39,9 @@ from _results import check, environment, read, write
 from _shop import baskets, households
 from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
+from mgray.arguments import parse_args
 from mgray.baselines import make_baselines
-from mgray.config import Outputs, TrainJobConfig, parse_args
+from mgray.config import Outputs, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.engine import ModelScorer, Scorer, evaluate, part_queries
 from mgray.errors import InputError

@@ -28,8 +28,9 @@ from _results import check, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from mgray.arguments import parse_args
 from mgray.columns import OptionalColumn
-from mgray.config import EvaluateConfig, TrainConfig, TrainJobConfig, parse_args
+from mgray.config import EvaluateConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Histories
 from mgray.engine import Trainer
 from mgray.evaluation import PartEvaluation

@@ -83,7 +83,7 @@ class ReportData(_Record):
         default=None, description="finest first; none: a fusion without attention"
     )
     example: Example | None = None
-    config: dict[str, Any] = Field(default={}, description="dotted key -> value, as `config.flatten` gives it")
+    config: dict[str, Any] = Field(default={}, description="dotted key -> value, as `arguments.flatten` gives it")
     rows: dict[str, int] = Field(default={}, description="read, written, dropped_*, quarantined: rows of the raw log")
     notes: list[str] = []
 

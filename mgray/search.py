@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from mgray.config import TrainJobConfig, flatten, leaves, set_key, validate
+from mgray.arguments import flatten, leaves, set_key, validate
+from mgray.config import TrainJobConfig
 from mgray.errors import InputError
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "jobs" / "configs" / "space.yaml"

@@ -8,7 +8,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from mgray.config import JobConfig, parse_args
+from mgray.arguments import parse_args
+from mgray.config import JobConfig
 from mgray.errors import InputError
 
 Config = TypeVar("Config", bound=JobConfig)

@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mgray.config import TuneJobConfig, flatten, set_key, validate
+from mgray.arguments import flatten, set_key, validate
+from mgray.config import TuneJobConfig
 from mgray.errors import InputError
 from mgray.search import DEFAULT_SPACE, Space, describe, read_space
 

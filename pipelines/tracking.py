@@ -32,8 +32,9 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from mgray import __version__
+from mgray.arguments import flatten
 from mgray.checkpoint import MODEL_FILE, ModelInfo, load_info, parse_info
-from mgray.config import JobConfig, TrackingConfig, flatten
+from mgray.config import JobConfig, TrackingConfig
 from mgray.errors import InputError
 from pipelines.shown import command_line, shown_uri
 
@@ -312,7 +313,7 @@ def register(
 
 def _serving_versions() -> dict[str, str]:
     """What the pyfunc imports, at the versions that trained it; no Ray."""
-    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "pyyaml")
+    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic")
     return {name: installed_version(name).split("+")[0] for name in names}
 
 

@@ -9,7 +9,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from mgray.config import PredictJobConfig, validate
+from mgray.arguments import validate
+from mgray.config import PredictJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.manifest import file_sha256, read_predictions

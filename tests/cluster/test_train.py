@@ -21,8 +21,9 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from mgray.arguments import flatten
 from mgray.checkpoint import Vocabulary
-from mgray.config import EvalJobConfig, TrackingConfig, TrainJobConfig, flatten
+from mgray.config import EvalJobConfig, TrackingConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.recommend import Recommender

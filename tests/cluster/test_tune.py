@@ -15,7 +15,8 @@ import ray
 import yaml
 from mlflow.tracking import MlflowClient
 
-from mgray.config import TrainJobConfig, TuneJobConfig, parse_args
+from mgray.arguments import parse_args
+from mgray.config import TrainJobConfig, TuneJobConfig
 from mgray.errors import InputError
 from mgray.synthetic import make_log
 from tests.models import model_config, write_model

@@ -3,6 +3,7 @@
 import pytest
 
 from mgray import config
+from mgray.arguments import leaves
 from tests.jobs.processes import ROOT, run_job_process
 
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
@@ -22,7 +23,7 @@ def test_help_shows_every_option_with_its_default(job: str) -> None:
     assert squeezed(f"usage: jobs/{job}.py") in shown
     assert squeezed(schema.__doc__) in shown
     assert "--configFILE" in shown
-    for key, field in config.leaves(schema).items():
+    for key, field in leaves(schema).items():
         default = field.default
         text = "none" if default is None else str(list(default) if isinstance(default, tuple) else default)
         assert f"--{key}" in shown, key

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mgray.arguments import parse_args
 from mgray.checkpoint import (
     MODEL_FILE,
     POPULAR_SHARE,
@@ -18,7 +19,7 @@ from mgray.checkpoint import (
     replace_folder,
     save_model,
 )
-from mgray.config import EvalJobConfig, parse_args
+from mgray.config import EvalJobConfig
 from mgray.errors import InputError
 from mgray.model import MGDSC
 from mgray.synthetic import make_log

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mgray.arguments import flatten, leaves, parse_args, validate
 from mgray.config import (
     CleanConfig,
     DataConfig,
@@ -12,12 +13,8 @@ from mgray.config import (
     RetrainJobConfig,
     TrainJobConfig,
     TuneJobConfig,
-    flatten,
-    leaves,
-    parse_args,
     resolve_home,
     resolve_out,
-    validate,
 )
 from mgray.errors import InputError
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mgray.arguments import parse_args
 from mgray.checkpoint import MODEL_FILE, ModelInfo, Vocabulary, load_model, save_model
-from mgray.config import ModelConfig, TrainJobConfig, parse_args
+from mgray.config import ModelConfig, TrainJobConfig
 from mgray.errors import InputError
 from mgray.granularity import Decay, Session, Span, Stride
 from mgray.layers import LayerNorm

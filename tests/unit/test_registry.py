@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mgray.config import DataConfig, TrainJobConfig, validate
+from mgray.arguments import validate
+from mgray.config import DataConfig, TrainJobConfig
 from mgray.errors import InputError
 from mgray.synthetic import make_log
 from pipelines.registry import Registry, own_data, training_key

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from mgray import search
-from mgray.config import ModelConfig, TrainJobConfig, TuneJobConfig, parse_args
+from mgray.arguments import parse_args
+from mgray.config import ModelConfig, TrainJobConfig, TuneJobConfig
 from mgray.errors import InputError
 from mgray.search_plots import PlottedTrial, granularity_kind, pareto_front
 from mgray.search_report import SearchReport, TrialRow, epochs_saved, render_search
