@@ -32,7 +32,7 @@ from mgray.tables import example_table, metrics_table
 from mgray.translation import Translation, check_items_known
 from pipelines import cluster, tracking
 from pipelines.ingest import describe, ingest
-from pipelines.progress import PhaseProgress, console
+from pipelines.progress import PhaseProgress, console, say
 from pipelines.registry import TRAINING_KEY_TAG, Registry, own_data, training_key
 from pipelines.shown import command_line, shown_uri
 
@@ -165,8 +165,8 @@ def publish(
     print_result(out, trained["metrics"], figures, example)
     for note in short:
         out.print(f"[yellow]{note}[/]", soft_wrap=True)
-    out.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"MLflow UI: {tracking.ui_command(uri)}", highlight=False, markup=False, soft_wrap=True)
+    say(out, f"report: {path}")
+    say(out, f"MLflow UI: {tracking.ui_command(uri)}")
     out.print(f"  then the runs: {tracking.runs_link(uri)}", highlight=False, soft_wrap=True)
     if failure is not None:
         where = f"the registry at {shown_uri(uri)}" if config.tracking.register_model else "MLflow's run"
@@ -212,7 +212,7 @@ def print_result(
 ) -> None:
     out.print(metrics_table(metrics, baselines))
     for sentence in report.verdict(metrics, baselines):
-        out.print(sentence, highlight=False, markup=False)
+        say(out, sentence)
     if example is not None:
         out.print(example_table(example))
 
@@ -359,7 +359,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     cluster.connect()
     with PhaseProgress(out) as progress:
         found = ingest(data, home, progress.update)
-    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+    say(out, describe(found))
     dataset = Dataset(found.path)
     check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
     metrics = evaluate_foreign(recommender, dataset, config.split, evaluation)
@@ -367,7 +367,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
     out.print(metrics_table(metrics.compute(), baselines))
     for sentence in report.verdict(metrics.compute(), baselines):
-        out.print(sentence, highlight=False, markup=False)
+        say(out, sentence)
     for note in repeat_notes(measured):
         out.print(f"[yellow]{note}[/]", soft_wrap=True)
     return {

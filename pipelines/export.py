@@ -14,7 +14,7 @@ from mgray.export import Exported, export_cut
 from mgray.manifest import MANIFEST_FILE
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
-from pipelines.progress import console
+from pipelines.progress import console, say
 from pipelines.registry import Registry
 from pipelines.shown import shown_uri
 
@@ -36,12 +36,10 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
         cluster.check_writable(out.parent, "--out PATH")
         exported = export_cut(folder, config.levels, out)
     was, now = exported
-    screen.print(
+    say(
+        screen,
         f"{name} version {version}: {was.levels} levels, {was.parameters:,} parameters -> {now.levels} levels, "
         f"{now.parameters:,} parameters in {out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     registered = None
     if config.register_as is not None:
@@ -52,7 +50,7 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
                 f"--register_as {config.register_as}: {out} is written, but not registered: {error.message}; see to "
                 f"MLflow at {shown_uri(uri)}, and run the same again"
             ) from error
-        screen.print("registered as {name} version {version}".format(**registered), highlight=False, markup=False)
+        say(screen, "registered as {name} version {version}".format(**registered))
     return {
         "model": {"name": name, "version": version},
         "registered": registered,

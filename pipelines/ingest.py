@@ -51,7 +51,7 @@ from pipelines.ingest_summary import (
 from pipelines.lock import HeldError, hold
 from pipelines.memory import keep_freed_memory
 from pipelines.new_files import Log
-from pipelines.progress import PhaseProgress, Timer, console
+from pipelines.progress import PhaseProgress, Timer, console, say
 from pipelines.sources import check_apart
 from pipelines.staging import check_event_types
 from pipelines.versions import committed, publish, resumable_folder
@@ -407,7 +407,7 @@ def obtain_dataset(
         )
     with timer.phase("ingest"), PhaseProgress(out) as progress:
         found = ingest(data, home, progress.update, append=append, log=log)
-    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+    say(out, describe(found))
     return Dataset(found.path), found.reused
 
 
@@ -421,7 +421,7 @@ def run_ingest(config: IngestJobConfig) -> dict[str, Any]:
     manifest = found.manifest
     if found.report is not None:
         out.print(ingest_table(found.report))
-    out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+    say(out, describe(found))
     return {
         "dataset": {"path": str(found.path), "fingerprint": manifest.fingerprint, "reused": found.reused},
         "rows": manifest.rows,

@@ -38,7 +38,7 @@ from mgray.translation import check_items_known
 from pipelines import cluster, tracking
 from pipelines.ingest import describe, ingest
 from pipelines.predict_tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
-from pipelines.progress import PhaseProgress, Timer, console
+from pipelines.progress import PhaseProgress, Timer, console, say
 from pipelines.registry import Registry, own_data
 from pipelines.shown import shown_uri
 from pipelines.sources import read_item_ids
@@ -167,7 +167,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
                 cluster.connect()
         with timer.phase("dataset"), PhaseProgress(out) as progress:
             found = ingest(data, home, progress.update)
-        out.print(describe(found), highlight=False, markup=False, soft_wrap=True)
+        say(out, describe(found))
         dataset = Dataset(found.path.absolute())
         check_items_known(dataset, model.item_ids, f"--model {config.model}")
         blocked = block(settings, blocked_ids, model.item_ids, dataset.item_ids)
@@ -197,12 +197,10 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
                 manifest = publish(staging, folder, manifest, read_predictions, settings.overwrite)
     verb = "reusing the predictions already committed at" if reused else "predictions committed at"
     rows = manifest.rows
-    out.print(
+    say(
+        out,
         f"{verb} {folder} ({rows['users']:,} users, {rows['predictions']:,} rows, {model.record.name} version "
         f"{model.record.version})",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
     )
     return {
         "model": {"name": model.record.name, "version": model.record.version, "run_id": model.record.run_id},

@@ -23,6 +23,11 @@ def console() -> Console:
     return probe if probe.is_terminal else Console(stderr=True, width=WIDE)
 
 
+def say(out: Console, text: str) -> None:
+    """A line as it is: what looks like markup or a number stays text, and a terminal breaks it where it is narrow."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @dataclass
 class Timer:
     """Seconds by phase, for the result line; a phase that comes again adds up."""
@@ -75,7 +80,7 @@ class PhaseProgress:
         now = time.monotonic()
         if done >= total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self.out.print(f"{phase} {shown}", highlight=False, markup=False, soft_wrap=True)
+            say(self.out, f"{phase} {shown}")
 
 
 @ray.remote(num_cpus=0)

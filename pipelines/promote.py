@@ -10,7 +10,7 @@ from mgray.manifest import Manifest
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
-from pipelines.progress import Timer, console
+from pipelines.progress import Timer, console, say
 from pipelines.registry import KEPT, PROMOTED, Registry, Version, dataset_folder
 from pipelines.shown import shown_uri
 from pipelines.versions import staging_folder
@@ -54,7 +54,7 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
             "dataset": {"path": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint},
         }
     for reason in reasons:
-        out.print(reason, highlight=False, markup=False, soft_wrap=True)
+        say(out, reason)
     if passed:
         registry.promote(version, expected=champion)
     tags = {"decision_champion": champion.version if champion else "", "decision_gate": config.gate.model_dump_json()}

@@ -25,7 +25,7 @@ from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.lock import Lock, retrain_lock
 from pipelines.new_files import Files, Log, digest_log, sort_files
-from pipelines.progress import Timer, console
+from pipelines.progress import Timer, console, say
 from pipelines.registry import (
     DECISION_TAG,
     KEPT,
@@ -85,7 +85,7 @@ class _Retraining:
         self.datasets = resolve_out(config.data, home)
 
     def say(self, text: str) -> None:
-        self.out.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(self.out, text)
 
     def run(self) -> dict[str, Any]:
         registry = self._open()

@@ -18,6 +18,7 @@ from mgray.inputs import named_inputs
 from mgray.manifest import Manifest
 from mgray.search_report import SearchReport, TrialRow, render_search, summary
 from pipelines import tracking
+from pipelines.progress import say
 from pipelines.search_folder import SearchFolder
 from pipelines.shown import command_line
 from pipelines.study import TrialRecord, importance
@@ -153,8 +154,8 @@ def log_summary(
         mlflow.set_tag("search.best_trial", str(best.number))
 
     tracking.try_to_log("the search's summary", log)
-    out.print(summary(report), highlight=False, markup=False, soft_wrap=True)
-    out.print(f"report: {search.path / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
+    say(out, summary(report))
+    say(out, f"report: {search.path / REPORT_FILE}")
     return {
         "search": str(search.path),
         "metric": metric,

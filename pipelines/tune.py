@@ -27,7 +27,7 @@ from mgray.dataset import Dataset
 from mgray.errors import InputError
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
-from pipelines.progress import Timer, console
+from pipelines.progress import Timer, console, say
 from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.shown import shown_uri
@@ -48,7 +48,7 @@ def run_search(config: TuneJobConfig) -> dict[str, Any]:
     with open_search(config, home) as search:
         ended = search.memo.get("ended", 0)
         if "result" in search.memo and ended >= search.config.search.num_trials:
-            out.print(f"search {search.name} is complete: {ended} trials", highlight=False, markup=False)
+            say(out, f"search {search.name} is complete: {ended} trials")
             return {**search.memo["result"], "resumed": True}
         uri = tracking.open_tracking(search.config.tracking, home)
         with timer.phase("ray_start"):
@@ -199,12 +199,10 @@ class _Run:
         os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a failure is a report without a score
         searcher = StudySearcher(self.study, self.search.space, self._prepare, self._ended)
         at_a_time = concurrent_trials(self.config, self.plan)
-        self.out.print(
+        say(
+            self.out,
             f"search {self.search.name}: {remaining} trials, {at_a_time} at a time, "
             f"of {self.config.trial_epochs} epochs; {self.search.path}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
         in_actor = self.plan.resources_per_worker if self.plan.num_workers == 1 else WAITING_ACTOR
         tuner = tune.Tuner(
@@ -271,12 +269,10 @@ class _Run:
         best = best_of(ended)
         score = f"{self.metric} {record.score:.4f}" if record.curve else ""
         best_so_far = f" (best {best.score:.4f}, trial {best.number})" if best else ""
-        self.out.print(
+        say(
+            self.out,
             f"{len(ended)}/{self.config.search.num_trials} trial {record.number} {record.outcome} {score}"
             f"{f': {record.reason}' if record.reason else ''}{best_so_far}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
 
     def _train_best(self, best: TrialRecord, run_id: str) -> dict[str, Any]:
@@ -287,7 +283,7 @@ class _Run:
         data = config.data.model_copy(update={"dataset": str(self.dataset.folder.absolute())})
         scale = config.scale.model_copy(update={"num_workers": workers})
         config = config.model_copy(update={"data": data, "scale": scale})
-        self.out.print("training the best in full", highlight=False, markup=False)
+        say(self.out, "training the best in full")
         tags = {"mlflow.parentRunId": run_id, "search.name": self.search.name, "kind": "best of a search"}
         with self.timer.phase("train_best"):
             full = run_training(config, tags)
