@@ -88,12 +88,18 @@ def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
     """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
-    shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / "model", dirs_exist_ok=True)
-    state = run_folder / STATE_FOLDER
-    state.mkdir(exist_ok=True)
-    for path in (*saved.glob("*.safetensors"), saved / checkpoint.STATE_FILE):
-        shutil.copy2(path, state / path.name)
-    return run_folder / "model"
+    model, state, ended = run_folder / "model", run_folder / STATE_FOLDER, run_folder / "ended"
+    for folder in (model, state, ended):
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed here
+    # Moved and not copied: the training has ended, and a large catalogue's tables are gigabytes. In one step first, so
+    # that an attempt after a kill finds a whole checkpoint or none.
+    shutil.move(saved, ended)
+    shutil.move(ended / checkpoint.BEST_FOLDER, model)
+    state.mkdir()
+    for path in (*ended.glob("*.safetensors"), ended / checkpoint.STATE_FILE):
+        shutil.move(path, state / path.name)
+    shutil.rmtree(ended)
+    return model
 
 
 def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
