@@ -54,7 +54,7 @@ from pipelines.new_files import Log
 from pipelines.progress import PhaseProgress, Timer, console, say
 from pipelines.sources import check_apart
 from pipelines.staging import check_event_types
-from pipelines.versions import committed, publish, resumable_folder
+from pipelines.versions import committed, put_in_place, resumable_folder
 
 RANGE_BYTES = 32 << 20
 QUARANTINE_FILE = "quarantine/part-0.parquet"
@@ -121,7 +121,7 @@ def ingest(
             report = make_report(plan, facts, manifest, folder, num_bytes, run.timer.seconds)
             write_report(staging / REPORT_FILE, report, facts["pictures"])
             commit(manifest, staging)
-            manifest = publish(staging, folder, manifest, read_manifest)
+            manifest = put_in_place(staging, folder, manifest, read_manifest)
         plan.forget_others()
         if not config.keep_staged and not plan.others_run():
             for unit in plan.units:

@@ -42,7 +42,7 @@ from pipelines.progress import PhaseProgress, Timer, console, say
 from pipelines.registry import Registry, own_data
 from pipelines.shown import shown_uri
 from pipelines.sources import read_item_ids
-from pipelines.versions import committed, publish, staging_folder
+from pipelines.versions import committed, put_in_place, staging_folder
 
 COUNTED = ("users", "predictions", "users_fallback", "users_empty")
 TASKS_QUEUED_PER_ACTOR = 2  # the next part waits at its actor, so none idles while the driver wakes up
@@ -194,7 +194,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
             }
             with staging_folder(target, key, "--predict.out") as staging:
                 manifest, measured = _build(config, model, dataset, blocked, facts, staging, timer, out)
-                manifest = publish(staging, folder, manifest, read_predictions, settings.overwrite)
+                manifest = put_in_place(staging, folder, manifest, read_predictions, settings.overwrite)
     verb = "reusing the predictions already committed at" if reused else "predictions committed at"
     rows = manifest.rows
     say(

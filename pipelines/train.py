@@ -18,9 +18,10 @@ from mgray.errors import InputError
 from mgray.inputs import named_inputs
 from mgray.warm_start import check_fits
 from pipelines import cluster, tracking
-from pipelines.evaluate import evaluate_baselines, publish
+from pipelines.evaluate import evaluate_baselines
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console, training_progress
+from pipelines.publish import FinishedRun, publish
 from pipelines.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
 
 SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
@@ -213,9 +214,10 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
                 values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
                 tracker.log(values, trained["steps"])
             with timer.phase("publish"):
-                result = publish(
-                    config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds, out
+                finished = FinishedRun(
+                    config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds
                 )
+                result = publish(finished, out)
         finally:
             unsent = tracker.replay()
             if unsent:

@@ -111,7 +111,7 @@ def _age_s(folder: Path) -> float:
         return 0.0
 
 
-def publish(
+def put_in_place(
     staging: Path, folder: Path, manifest: AnyManifest, read: Callable[[Path], AnyManifest], overwrite: bool = False
 ) -> AnyManifest:
     """Renames the whole version into place: a reader sees all of it or nothing. The first of two equal jobs wins.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mgray.recommend import Reasons, Recommender
 from mgray.synthetic import make_log
-from pipelines.evaluate import (
+from pipelines.publish import (
     EXAMPLE_EVENTS,
     EXAMPLE_FILMS,
     example_query,
