@@ -136,17 +136,17 @@ def load_info(folder: str | Path) -> ModelInfo:
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
-    return parse_info((Path(folder) / MODEL_FILE).read_bytes())
+    return parse_info((Path(folder) / MODEL_FILE).read_bytes(), folder)
 
 
-def parse_info(content: bytes) -> ModelInfo:
-    """Of a MODEL_FILE. Raises InputError where another version wrote it."""
+def parse_info(content: bytes, source: str | Path) -> ModelInfo:
+    """Of a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
     try:
         info = ModelInfo.model_validate_json(content)
     except ValidationError as error:
         raise InputError(
-            f"{MODEL_FILE}: not of a model that mgray {__version__} reads ({error.error_count()} settings differ); "
-            "train it anew, or use the version that wrote it"
+            f"{source}: {MODEL_FILE} is not of a model that mgray {__version__} reads ({error.error_count()} errors, "
+            f"the first: {error.errors()[0]['msg']}); train it anew, or use the version that wrote it"
         ) from error
     if info.config.norm != "auto":
         return info

@@ -506,7 +506,11 @@ class TrackingConfig(Section):
 
 class EvaluateConfig(Section):
     k: int = Field(10, ge=1, le=1000, description="length of the ranked list that metrics look at, items")
-    remove_seen: bool = Field(True, description="take items that the user already has out of the ranking")
+    remove_seen: bool = Field(
+        True,
+        description="take items that the user already has out of the ranking; jobs/eval.py and jobs/promote.py: where "
+        "it is not given, as the model was measured when it was trained",
+    )
     batch_events: int = Field(16384, ge=1, description="events of a scoring batch")
     max_valid_users: int | None = Field(
         50_000,

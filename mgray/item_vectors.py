@@ -87,7 +87,7 @@ def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], F
     return items[has_neighbours], vectors[has_neighbours]
 
 
-@lru_cache(maxsize=2)  # the trials of a search, of one process, ask for the same ones
+@lru_cache(maxsize=1)  # the trials of a search, of one process, ask for the same ones
 def _start_vectors(folder: Path, fingerprint: str, width: int) -> tuple[Tensor, Tensor]:
     numbers, vectors = item_vectors(Dataset(folder), width)
     return torch.from_numpy(numbers), torch.from_numpy(vectors).float()

@@ -6,10 +6,11 @@ dictionary of dotted key -> what a sampler handles: a number, or the label of a 
 """
 
 import difflib
+import itertools
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,11 @@ class Choice:
     def extremes(self) -> tuple[Any, ...]:
         return self.values
 
+    @property
+    def all_drawn(self) -> Sequence[str] | None:
+        """Everything that may be drawn; None: too much to list."""
+        return self.labels
+
 
 @dataclass(frozen=True)
 class Range:
@@ -80,9 +86,22 @@ class Range:
     def extremes(self) -> tuple[Any, ...]:
         return (self.low, self.high)
 
+    @property
+    def all_drawn(self) -> Sequence[int] | None:
+        """As Choice's."""
+        return None if self.step is None else range(int(self.low), int(self.high) + 1, self.step)
+
 
 Dimension = Choice | Range
 Space = dict[str, Dimension]
+
+
+def all_points(space: Space) -> Iterator[Point] | None:
+    """Every point of a space without numbers of any size in between; None of one with them."""
+    drawn = [dimension.all_drawn for dimension in space.values()]
+    if any(values is None for values in drawn):
+        return None
+    return (dict(zip(space, point, strict=True)) for point in itertools.product(*(values or () for values in drawn)))
 
 
 def label(value: Any) -> str:

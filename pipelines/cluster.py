@@ -115,7 +115,7 @@ def plan_workers(scale: ScaleConfig, section: str = "scale") -> WorkerPlan:
     on_cpu: dict[str, float] = {"CPU": scale.cpus_per_worker}
     on_gpu = on_cpu | {"GPU": 1}
     gpus = room({"GPU": 1})
-    use_gpu = gpus >= scale.num_workers if scale.use_gpu == "auto" else scale.use_gpu
+    use_gpu = room(on_gpu) >= scale.num_workers if scale.use_gpu == "auto" else scale.use_gpu
     if use_gpu and gpus < scale.num_workers:
         raise InputError(
             f"{section}: {scale.num_workers} workers want a GPU each, the cluster has {gpus}; "

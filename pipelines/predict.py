@@ -63,7 +63,7 @@ class Scored(NamedTuple):
 def plan_scoring(config: PredictConfig) -> cluster.WorkerPlan:
     """How many workers, and on what. Raises InputError where the cluster cannot hold them."""
     needs: dict[str, float] = {"CPU": config.cpus_per_worker}
-    if config.use_gpu is True or (config.use_gpu == "auto" and cluster.room({"GPU": 1})):
+    if config.use_gpu is True or (config.use_gpu == "auto" and cluster.room(needs | {"GPU": 1})):
         needs["GPU"] = 1
     scale = ScaleConfig(
         num_workers=config.num_workers or max(1, cluster.room(needs)),

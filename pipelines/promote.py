@@ -74,11 +74,12 @@ def _compare(
     def fetch(wanted: Version, name: str) -> Recommender:
         return Recommender(tracking.fetch_model(wanted.uri, registry.uri, scratch / name)[0])
 
+    challenger = fetch(version, "challenger")
     return compare(
         dataset,
         fetch(champion, "champion") if champion else None,
-        fetch(version, "challenger"),
-        config.evaluate,
+        challenger,
+        challenger.info.as_measured(config.evaluate),
         config.gate,
         trained_on,
     )

@@ -27,6 +27,7 @@ from pipelines.progress import say
 from pipelines.registry import TRAINING_KEY_TAG, training_key
 from pipelines.shown import command_line, shown_uri
 
+REPORT_FILE = "report.html"  # in a run's folder
 EXAMPLE_FILMS = 10
 EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
 
@@ -71,7 +72,7 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
             version = _register(run, example_request(run.dataset, query, recommender))
         except Exception as error:  # of MLflow, its store or the network; told at the end: hours of training come first
             failure = error
-    path = run.model_folder.parent / "report.html"
+    path = run.model_folder.parent / REPORT_FILE
     path.write_text(render_html(_report_data(run, version, example)), encoding="utf-8")
     tracking.try_to_log("report and manifest", partial(_log_files, run.dataset, path))
     print_result(out, run.trained["metrics"], run.figures, run.notes, example)

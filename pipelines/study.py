@@ -25,7 +25,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from mgray.config import TuneJobConfig
-from mgray.search import Choice, Dimension, Point, Space
+from mgray.search import Choice, Dimension, Point, Space, all_points
 
 JOURNAL_FILE = "journal.jsonl"
 STUDY_NAME = "search"
@@ -33,7 +33,7 @@ SCORE = "score"  # the reported figure that a search maximizes
 EPOCH = "epoch"
 FINISHED = "finished"  # in the last report of a trial that trained to its end
 FAILED = "failed"  # the reason, in the last report of a trial that did not
-DRAWS_AGAINST_REPEATS = 50  # by the search's own sampler, and thrice as many at random
+DRAWS_AGAINST_REPEATS = 50
 
 Outcome = tuple[str, str | None]  # finished, stopped or failed; why
 
@@ -162,7 +162,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         drawn = self._draw()
         if drawn is None:
-            self.exhausted = True  # no draw brought a new point: a small space, as good as all of it tried
+            self.exhausted = True  # every point of a small space has been tried
             return Searcher.FINISHED
         number, point, run_id = drawn
         given = self.prepare(number, point, run_id)
@@ -174,27 +174,27 @@ class StudySearcher(Searcher):
         if self._unfinished:
             record = self._unfinished.pop(0)
             return record.number, record.point, record.run_id
-        own = self.study.sampler
-        try:
-            return self._draw_new()
-        finally:
-            self.study.sampler = own
-
-    def _draw_new(self) -> tuple[int, Point, str | None] | None:
-        for attempt in range(4 * DRAWS_AGAINST_REPEATS):
-            if attempt == DRAWS_AGAINST_REPEATS:  # TPE comes back to what it likes
-                self.study.sampler = RandomSampler(seed=len(self.study.get_trials(deepcopy=False)))
+        for _ in range(DRAWS_AGAINST_REPEATS):
             trial = self.study.ask(self.distributions)
-            same = [
-                past
-                for past in self.study.get_trials(deepcopy=False)
-                if past.params == trial.params and past.number < trial.number and "same_as" not in past.user_attrs
-            ]
+            same = [past for past in self._tried() if past.params == trial.params and past.number < trial.number]
             if not same:
                 return trial.number, dict(trial.params), None
             trial.set_user_attr("same_as", same[0].number)
             self.study.tell(trial.number, state=TrialState.FAIL)
-        return None
+        left = self._untried()
+        if left is None:
+            return None
+        self.study.enqueue_trial(left)
+        trial = self.study.ask(self.distributions)
+        return trial.number, dict(trial.params), None
+
+    def _tried(self) -> list[FrozenTrial]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if "same_as" not in trial.user_attrs]
+
+    def _untried(self) -> Point | None:
+        """A point that the sampler, who comes back to what it likes, did not draw; None: there is none."""
+        tried = [trial.params for trial in self._tried()]
+        return next((point for point in all_points(self.space) or () if point not in tried), None)
 
     def _trial(self, number: int) -> optuna.Trial:
         return optuna.Trial(self.study, self._frozen(number)._trial_id)

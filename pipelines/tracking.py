@@ -184,28 +184,52 @@ class Tracker:
             self.client.log_batch(self.run_id, metrics=metrics)
         except Exception as error:  # any failure of the store or of the network: see the module's first lines
             self.num_lost += len(metrics)
+            self._keep(metrics)
+            warnings.warn(f"MLflow did not take {len(metrics)} metrics, kept in {self.spool}: {error}", stacklevel=2)
+
+    def _keep(self, metrics: list[Metric]) -> None:
+        try:
             self.spool.parent.mkdir(parents=True, exist_ok=True)
             with self.spool.open("a") as file:
                 for metric in metrics:
                     file.write(json.dumps([metric.key, metric.value, metric.timestamp, metric.step]) + "\n")
-            warnings.warn(f"MLflow did not take {len(metrics)} metrics, kept in {self.spool}: {error}", stacklevel=2)
+        except OSError as error:
+            warnings.warn(f"{self.spool}: {len(metrics)} metrics are lost, they cannot be kept: {error}", stacklevel=3)
 
     def replay(self) -> int:
         """Send what was kept; gives how many metrics are still unsent, in the spool file."""
         self.flush()
         # Under another name meanwhile, so that a kill loses nothing; what is sent twice is the same point.
-        sending = self.spool.with_suffix(".sending")
-        if self.spool.exists():
-            with sending.open("a") as file:
-                file.write(self.spool.read_text())
-            self.spool.unlink()
-        if not sending.exists():
-            return 0
-        kept = [Metric(*json.loads(line)) for line in sending.read_text().splitlines()]
-        self.num_lost = 0
-        self._send(kept)
-        sending.unlink()
+        sending = self.spool.with_name(sending_name(self.spool.name))
+        try:
+            if self.spool.exists():
+                with sending.open("a") as file:
+                    file.write(self.spool.read_text())
+                self.spool.unlink()
+            if not sending.exists():
+                return 0
+            kept = list(_whole_lines(sending.read_text()))
+            self.num_lost = 0
+            if kept:
+                self._send(kept)
+            sending.unlink()
+        except OSError as error:
+            warnings.warn(f"{self.spool}: what MLflow did not take cannot be read or kept: {error}", stacklevel=2)
         return self.num_lost
+
+
+def sending_name(spool: str) -> str:
+    """What a spool file is called while it is sent."""
+    return str(Path(spool).with_suffix(".sending"))
+
+
+def _whole_lines(text: str) -> Iterator[Metric]:
+    """A spool's metrics, without a line that a kill or a full disk cut short."""
+    for line in text.splitlines():
+        try:
+            yield Metric(*json.loads(line))
+        except (ValueError, TypeError):
+            warnings.warn(f"a metric that was kept for MLflow is broken, and left out: {line[:80]}", stacklevel=2)
 
 
 def try_to_log(what: str, log: Callable[[], None]) -> None:
@@ -356,7 +380,8 @@ def fetch_info(version_uri: str) -> ModelInfo:
     Raises InputError where its files are not.
     """
     with tempfile.TemporaryDirectory() as target:
-        return parse_info(_download(f"{version_uri}/artifacts/model/{MODEL_FILE}", Path(target)).read_bytes())
+        content = _download(f"{version_uri}/artifacts/model/{MODEL_FILE}", Path(target)).read_bytes()
+        return parse_info(content, version_uri)
 
 
 def _download(source: str, target: Path) -> Path:

@@ -1,7 +1,7 @@
 """The main job: log -> dataset -> DDP training on Ray Train -> test figures beside baselines -> MLflow's registry."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console, training_progress
-from pipelines.publish import FinishedRun, publish
+from pipelines.publish import REPORT_FILE, FinishedRun, publish
 from pipelines.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
 
+MODEL_FOLDER = "model"  # in a run's folder: the best one
 SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
 WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
@@ -89,18 +90,20 @@ def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
     """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
-    model, state, ended = run_folder / "model", run_folder / STATE_FOLDER, run_folder / "ended"
-    for folder in (model, state, ended):
-        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed here
-    # Moved and not copied: the training has ended, and a large catalogue's tables are gigabytes. In one step first, so
-    # that an attempt after a kill finds a whole checkpoint or none.
-    shutil.move(saved, ended)
-    shutil.move(ended / checkpoint.BEST_FOLDER, model)
-    state.mkdir()
-    for path in (*ended.glob("*.safetensors"), ended / checkpoint.STATE_FILE):
-        shutil.move(path, state / path.name)
-    shutil.rmtree(ended)
-    return model
+    # Copied and not moved: Ray's record of the run names the checkpoint, and another attempt would look for it.
+    shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / MODEL_FOLDER, dirs_exist_ok=True)
+    state = run_folder / STATE_FOLDER
+    state.mkdir(exist_ok=True)
+    for path in (*saved.glob("*.safetensors"), saved / checkpoint.STATE_FILE):
+        shutil.copy2(path, state / path.name)
+    return run_folder / MODEL_FOLDER
+
+
+def drop_all_but(kept: Collection[str], run_folder: Path) -> None:
+    """What an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
+    for left in run_folder.glob("*") if run_folder.is_dir() else ():
+        if left.name not in (*kept, SPOOL_FILE, tracking.sending_name(SPOOL_FILE)):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
@@ -168,8 +171,8 @@ def train_in_run(
         trained, model_folder = train(given)
         tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
     finally:
+        shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
         tracker.replay()  # the workers' too
-    shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
     return trained, model_folder
 
 
@@ -222,6 +225,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
             unsent = tracker.replay()
             if unsent:
                 out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
+    drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), model_folder.parent)
     return {
         **result,
         "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},

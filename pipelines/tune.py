@@ -32,12 +32,19 @@ from pipelines.search_folder import SPACE_FILE, SearchFolder, open_search
 from pipelines.search_summary import as_it_stands, best_of, log_summary, no_best
 from pipelines.shown import shown_uri
 from pipelines.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
-from pipelines.train import SPOOL_FILE, check_trainable, find_warm_start, resolve_for, run_name, run_training
+from pipelines.train import (
+    MODEL_FOLDER,
+    check_trainable,
+    drop_all_but,
+    find_warm_start,
+    resolve_for,
+    run_name,
+    run_training,
+)
 from pipelines.trial import TrialInput, run_trial
 from pipelines.trial_runs import TrialRuns
 
 SECONDS_FOR_THE_STATE_API = 40.0
-KEPT_OF_A_TRIAL = ("model", SPOOL_FILE)
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -83,7 +90,8 @@ def check_state_api() -> None:
 
 def concurrent_trials(config: TuneJobConfig, plan: cluster.WorkerPlan) -> int:
     """How many trials the nodes' CPUs and GPUs hold at a time, at most `search.max_concurrent`."""
-    room = cluster.room(plan.resources_per_worker) // plan.num_workers  # one at least, by plan_workers
+    # At least one, though a node was lost since the plan: to Tune 0 is no limit.
+    room = max(1, cluster.room(plan.resources_per_worker) // plan.num_workers)
     return min(room, config.search.max_concurrent or room)
 
 
@@ -265,7 +273,7 @@ class _Run:
         tags = {"search.outcome": record.outcome} | ({"search.reason": record.reason} if record.reason else {})
         figures = {f"best_valid/{self.metric}": record.score} if record.curve else {}
         self.runs.update(record.run_id, STATUS[record.outcome], tags, figures)
-        drop_checkpoints(self.home / "runs" / record.run_id)
+        drop_all_but((MODEL_FOLDER,), self.home / "runs" / record.run_id)
         best = best_of(ended)
         score = f"{self.metric} {record.score:.4f}" if record.curve else ""
         best_so_far = f" (best {best.score:.4f}, trial {best.number})" if best else ""
@@ -300,10 +308,3 @@ class _Run:
 # Trials of several workers: the actor waits and must take no CPU from them. A placement group cannot ask for nothing,
 # and the head has this resource always.
 WAITING_ACTOR = {"node:__internal_head__": 0.001}
-
-
-def drop_checkpoints(run_folder: Path) -> None:
-    """What an ended trial needs no more; its model and what MLflow did not take stay."""
-    for left in run_folder.glob("*") if run_folder.is_dir() else ():
-        if left.name not in KEPT_OF_A_TRIAL:
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)

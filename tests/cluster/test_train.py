@@ -309,9 +309,11 @@ def test_an_outage_costs_seconds_and_no_figure(runs: Runs, tmp_path: Path, monke
     assert time.monotonic() - started < 30
     assert len(spool.read_text().splitlines()) == tracker.num_lost == 1
     tracker.client = runs.client  # the server is back
-    # A replay that was killed left its part under another name
-    spool.rename(spool.with_suffix(".sending"))
-    assert tracker.replay() == 0
+    # A replay that was killed left its part under another name, and a full disk half a line.
+    sending = spool.rename(spool.with_suffix(".sending"))
+    sending.write_text(sending.read_text() + '["during_at_ou')
+    with pytest.warns(UserWarning, match="is broken, and left out"):
+        assert tracker.replay() == 0
     assert list(spool.parent.iterdir()) == []
     (metric,) = runs.client.get_metric_history(run_id, "during_at_outage")
     assert (metric.value, metric.step) == (0.5, 7)

@@ -95,7 +95,7 @@ def test_a_model_of_another_version_is_one_clear_line(tmp_path: Path) -> None:
     save_model(tmp_path, MGDSC(MODEL, 3).state_dict(), info, Vocabulary(["a", "b", "c"], ["a", "b", "c"], [9, 5, 7]))
     path = tmp_path / MODEL_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"a_later_setting": 1}))
-    with pytest.raises(InputError, match=r"not of a model that mgray .* reads \(1 settings differ\); train it anew"):
+    with pytest.raises(InputError, match=r"is not of a model that mgray .* reads \(1 errors, .*; train it anew"):
         load_info(tmp_path)
 
 
