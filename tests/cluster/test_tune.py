@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
@@ -144,6 +145,17 @@ def test_a_failing_trial_is_recorded_and_ends_no_search(here: None, tmp_path: Pa
     assert "width (18) must be a multiple of heads" in Path(result["search_report"]).read_text()
 
 
+def spoil_items(shard: Path) -> None:
+    """Break what a training reads, and not what the search looks at before its trials."""
+    columns = pq.ParquetFile(shard).metadata.row_group(0)
+    chunks = [columns.column(number) for number in range(columns.num_columns)]
+    (items,) = [chunk for chunk in chunks if chunk.path_in_schema.split(".")[0] == "items"]
+    content = bytearray(shard.read_bytes())
+    begin = items.dictionary_page_offset if items.has_dictionary_page else items.data_page_offset
+    content[begin : begin + items.total_compressed_size] = b"x" * items.total_compressed_size
+    shard.write_bytes(content)
+
+
 def test_when_all_fail_the_job_fails_with_the_first_reason(here: None, tmp_path: Path, log: Path) -> None:
     # The configuration fits the model to start from, and no point of the space does.
     given = settings(tmp_path, log, {"model.kernel": {"choice": [5, 7]}}, num_trials=2)
@@ -161,7 +173,7 @@ def test_when_all_fail_the_job_fails_with_the_first_reason(here: None, tmp_path:
     result = search(tmp_path / "other", log, space, num_trials=1)
     shard = next(Path(result["dataset"]["path"]).glob("*/*.parquet"), None)
     shard = shard or next(file for file in Path(result["dataset"]["path"]).glob("*.parquet") if "part" in file.name)
-    shard.write_bytes(b"x" * shard.stat().st_size)
+    spoil_items(shard)
     with pytest.raises(RuntimeError, match="the only trial failed"):
         search(tmp_path / "other", log, space, num_trials=1)
     client = MlflowClient(f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}")
