@@ -6,7 +6,7 @@ The plain side is what one would write: logits [T, 1 + N] of the target and N sh
 accidental hits masked, `cross_entropy`, autograd; in fp32, and under bf16 autocast. Runs of all sides take turns, and
 the median counts. How long a plain one takes hangs on the C library: its logits are large arrays, new each time, whose
 pages glibc may give back and take again; so all is measured once as Python starts, and once where freed memory is kept
-(MALLOC_TRIM_THRESHOLD_, MALLOC_MMAP_THRESHOLD_), in a process of its own.
+(pipelines/memory.py), in a process of its own.
 
 Beside it the full softmax over MovieLens-1M's 3,416 items; the fused loss that leaves out what the user has by then
 (train.exclude_seen), for histories of several lengths, the time to find it included; and ten million items, each side
@@ -16,7 +16,6 @@ in a process of its own for its peak memory.
 import argparse
 import json
 import math
-import os
 import resource
 import statistics
 import subprocess
@@ -35,12 +34,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mgray.losses import sampled_softmax_loss, softmax_loss
 from mgray.negatives import Negatives, draw_uniform, seen_items
+from pipelines.memory import keep_freed_memory
 
 NUM_TARGETS, NUM_ITEMS, MANY_ITEMS = 8192, 3416, 10_000_000
 WIDTHS = (64, 128)
 FEW, MANY = 512, 2048
 BF16, FP32 = torch.bfloat16, torch.float32
-KEPT_BYTES = str(1 << 30)
 
 HISTORIES = (128, 1024, 4096)  # events; they divide NUM_TARGETS
 
@@ -155,8 +154,7 @@ def measure(width: int, repeats: int) -> dict[str, dict]:
 def measure_kept(width: int, repeats: int) -> dict[str, dict]:
     """As `measure`, where freed memory is kept."""
     command = [sys.executable, __file__, "--repeats", str(repeats), "--of-width", str(width)]
-    kept = {"MALLOC_TRIM_THRESHOLD_": KEPT_BYTES, "MALLOC_MMAP_THRESHOLD_": KEPT_BYTES}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | kept)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, dict] = json.loads(done.stdout)
     return found
 
@@ -167,7 +165,6 @@ def peak_bytes() -> int:
 
 def run_many_items(side: str) -> None:
     """Print one side's time and the memory that it took beyond its batch and embedding, as JSON."""
-    torch.set_num_threads(1)
     step = Step(WIDTHS[0], MANY_ITEMS)
     before = peak_bytes()
     times = [step.run(side)[0] for _ in range(3)]
@@ -189,14 +186,14 @@ def main() -> None:
     parser.add_argument("--many-items", metavar="SIDE", help="one side at ten million items; called by this script")
     parser.add_argument("--of-width", type=int, help="the sides at one width as JSON; called by this script")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     if args.of_width:
-        torch.set_num_threads(1)
+        keep_freed_memory()
         print(json.dumps(measure(args.of_width, args.repeats)))
         return
     if args.many_items:
         run_many_items(args.many_items)
         return
-    torch.set_num_threads(1)
     found = {f"{width}": measure(width, args.repeats) for width in WIDTHS}
     found |= {f"{width}, memory kept": measure_kept(width, args.repeats) for width in WIDTHS}
     many = measure_many_items()

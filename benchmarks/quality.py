@@ -15,8 +15,7 @@ model. What is chosen (the best epoch, the best row) is by validation; the test 
 has ended, and its figure is kept in --work: a training that was stopped goes on in the next sitting, and one that is
 done is not done again (whatever the program's code is by then: to measure that, give another --work). Parts are merged
 into results/quality.json by name, and the seeds of each too, where settings and dataset are the same: sittings of one
-seed each make a mean. A change of the code in between is told by the commits of
-the runs alone.
+seed each make a mean. A change of the code in between is told by the commits of the runs alone.
 """
 
 import argparse
@@ -248,18 +247,26 @@ def measured_before(part: str) -> dict[str, Any]:
     return before
 
 
+def merged(
+    results: list[dict[str, Any]], recorded: Sequence[dict[str, Any]], folder: Callable[[int], Path]
+) -> list[dict[str, Any]]:
+    """Results, and those on record of other seeds that `folder` names; by seed."""
+    earlier = recall(recorded, folder, [run["seed"] for run in results])
+    return sorted([*results, *earlier], key=lambda run: run["seed"])
+
+
 def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
     """Of the seeds asked for, and of those that an earlier sitting left in the results file; by seed."""
     results = train_seeds(settings, recipe, dataset)
     folder = partial(recipe.folder, settings, dataset)
     before = measured_before(part)
     own = before if "runs" in before else before.get(recipe.name, {})  # a part may be of several logs
-    earlier = recall(own.get("runs", []), folder, settings.seeds)
-    if not results and not earlier:
+    runs = merged(results, own.get("runs", []), folder)
+    if not runs:
         raise InputError(f"--seeds: none given, and none of {recipe.name} on record; give some")
-    for run in earlier:
+    for run in (run for run in runs if run["seed"] not in settings.seeds):
         print(f"{part}: seed {run['seed']} is of {run['date']}, commit {run['git_commit']}", file=sys.stderr)
-    return sorted([*results, *earlier], key=lambda run: run["seed"])
+    return runs
 
 
 def measure_baselines(dataset: Dataset, outputs: Outputs = "next_item") -> dict[str, dict[str, float]]:
@@ -387,11 +394,10 @@ def train_rows(
     earlier = measured_before(part).get("rows", {})
     rows: dict[str, Any] = {}
     for name, given in options.items():
-        runs = trained.get(name, [])
-        folder = partial(recipe(name).folder, settings, dataset)
-        runs = runs + recall(earlier.get(name, {}).get("runs", []), folder, [run["seed"] for run in runs])
+        recorded = earlier.get(name, {}).get("runs", [])
+        runs = merged(trained.get(name, []), recorded, partial(recipe(name).folder, settings, dataset))
         if runs:
-            rows[name] = {"options": given, "runs": sorted(runs, key=lambda run: run["seed"])}
+            rows[name] = {"options": given, "runs": runs}
     return rows
 
 

@@ -41,6 +41,7 @@ from pipelines.shown import command_line, shown_uri
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 CHALLENGER, CHAMPION = "challenger", "champion"
 SECONDS_BETWEEN_FLUSHES = 5.0
+SENDING_SUFFIX = ".sending"  # of a spool file while it is sent
 VIEW_KEY = "mgray"
 INPUT_TYPES = {
     "history": Array(DataType.string),
@@ -200,7 +201,7 @@ class Tracker:
         """Send what was kept; gives how many metrics are still unsent, in the spool file."""
         self.flush()
         # Under another name meanwhile, so that a kill loses nothing; what is sent twice is the same point.
-        sending = self.spool.with_name(sending_name(self.spool.name))
+        sending = self.spool.with_suffix(SENDING_SUFFIX)
         try:
             if self.spool.exists():
                 with sending.open("a") as file:
@@ -216,11 +217,6 @@ class Tracker:
         except OSError as error:
             warnings.warn(f"{self.spool}: what MLflow did not take cannot be read or kept: {error}", stacklevel=2)
         return self.num_lost
-
-
-def sending_name(spool: str) -> str:
-    """What a spool file is called while it is sent."""
-    return str(Path(spool).with_suffix(".sending"))
 
 
 def _whole_lines(text: str) -> Iterator[Metric]:

@@ -101,8 +101,9 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
 
 def drop_all_but(kept: Collection[str], run_folder: Path) -> None:
     """What an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
+    kept = (*kept, SPOOL_FILE, str(Path(SPOOL_FILE).with_suffix(tracking.SENDING_SUFFIX)))
     for left in run_folder.glob("*") if run_folder.is_dir() else ():
-        if left.name not in (*kept, SPOOL_FILE, tracking.sending_name(SPOOL_FILE)):
+        if left.name not in kept:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
