@@ -58,8 +58,10 @@ class Fold(Dataset):
         super().__init__(folder)
         self.fold = fold
 
-    def read(self, shard: int, columns: Collection[OptionalColumn] = (), with_users: bool = True) -> Histories:
-        histories = super().read(shard, columns, with_users)
+    def read(
+        self, shard: int, columns: Collection[OptionalColumn] = (), with_users: bool = True, whole: bool = False
+    ) -> Histories:
+        histories = super().read(shard, columns, with_users, whole)
         number = np.random.default_rng([0, shard]).permutation(len(histories.columns.items)) % NUM_FOLDS
         return replace(histories, parts=np.where(number == self.fold, TEST, TRAIN).astype(np.int8))
 

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -39,8 +38,9 @@ from mgray.data_rules import resolve_model, resolve_train
 from mgray.dataset import Dataset, Query
 from mgray.engine import ModelScorer, evaluate, part_queries
 from mgray.model import MGDSC
+from mgray.numbering import number_map
 from mgray.recommend import Recommender
-from pipelines.evaluate import RemappedScorer
+from mgray.schema import UNKNOWN
 from pipelines.registry import Registry
 from pipelines.retrain import run_retrain, warm_training
 from pipelines.sources import fetch_movielens
@@ -79,9 +79,15 @@ def slice_queries(log: pl.DataFrame, begin: int, end: int, item_ids: list[str]) 
 
 
 def quality(model: Recommender, queries: list[Query], item_ids: list[str]) -> dict[str, float]:
-    everything: Any = SimpleNamespace(item_ids=item_ids)
-    counts = np.zeros(len(item_ids) + 1, dtype=np.int64)
-    return evaluate(RemappedScorer(model, everything), queries, counts, EVALUATION).compute()
+    """Figures of a model that reads and ranks what it knows. item_ids: of the items that the queries number."""
+    number = number_map(item_ids, model.vocabulary.item_ids)
+    known = [number[query.history.items] for query in queries]
+    asked = [
+        Query(query.user_id, Columns(items[items != UNKNOWN]), int(number[query.target]))
+        for query, items in zip(queries, known, strict=True)
+    ]
+    counts = np.zeros(model.info.num_items + 1, dtype=np.int64)
+    return evaluate(model.scorer, asked, counts, EVALUATION).compute()
 
 
 class Loop:

@@ -126,7 +126,11 @@ class DataConfig(Section):
     columns: ColumnsConfig = ColumnsConfig()
     clean: CleanConfig = CleanConfig()
     privacy: PrivacyConfig = PrivacyConfig()
-    min_user_events: int = Field(3, ge=3, description="users with fewer events are dropped, events")
+    min_user_events: int = Field(
+        3,
+        ge=1,
+        description="users with fewer events neither train nor are measured, events; jobs/predict.py scores them too",
+    )
     min_item_count: int = Field(
         1, ge=1, description="items with fewer training events stay out of the vocabulary, as cold items, events"
     )
@@ -135,7 +139,8 @@ class DataConfig(Section):
     )
     split: Literal["leave_one_out", "temporal", "random"] = Field(
         "leave_one_out",
-        description="leave_one_out: last event tests, last but one validates; temporal: global cut times; random: 80% "
+        description="leave_one_out: last event tests, last but one validates (of two events the last one tests, a "
+        "single one trains); temporal: global cut times; random: 80% "
         "of the events train, 10% validate, 10% test (for ratings)",
     )
     valid_from: float | None = Field(

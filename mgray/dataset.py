@@ -112,6 +112,22 @@ class Dataset:
         """Raw id of item `i` at index `i - 1`."""
         return self._vocabulary[ITEM_ID]
 
+    @cached_property
+    def all_item_ids(self) -> list[str]:
+        """Raw id of item `i` at index `i - 1`, then of the items outside the vocabulary: the numbers of a whole read.
+
+        A version that an older mgray made has the former alone.
+        """
+        if self.manifest.outside_items_file is None:
+            return self.item_ids
+        table = pq.read_table(self.folder / self.manifest.outside_items_file, partitioning=None)
+        return [*self.item_ids, *table[ITEM_ID].to_pylist()]
+
+    @property
+    def all_event_types(self) -> list[str]:
+        """Name of event type `i` at index `i - 1`, then of those that never train: the numbers of a whole read."""
+        return [*(kind.name for kind in self.manifest.event_types), *self.manifest.outside_event_types]
+
     @property
     def titles(self) -> list[str]:
         """Title of item `i` at index `i - 1`; its raw id where no title is known."""
@@ -158,16 +174,22 @@ class Dataset:
             for shard in self.manifest.shards
         ]
 
-    def read(self, shard: int, columns: Collection[OptionalColumn] = (), with_users: bool = True) -> Histories:
-        """A shard's histories, of all parts; `columns`: those to read beside items, which the log must have."""
-        names = ["items", "train_end", "valid_end", *(LIST_NAMES[name] for name in columns)]
+    def read(
+        self, shard: int, columns: Collection[OptionalColumn] = (), with_users: bool = True, whole: bool = False
+    ) -> Histories:
+        """A shard's histories, of all parts; `columns`: those to read beside items, which the log must have.
+
+        whole: as the log has them, for a model that was trained on another log (see `Translation`). Items and event
+        types that do not train have the numbers of `all_item_ids` and `all_event_types`; a missing feature is NaN.
+        """
+        names = ["train_end", "valid_end", *self.column_names(columns, whole)]
         if self.manifest.split.kind == "random":
             names.append("parts")
         if with_users:
             names.append(USER_ID)
         path = self.folder / self.manifest.shards[shard].file
         table = pq.read_table(path, columns=names, partitioning=None).combine_chunks()
-        offsets, read = shard_columns(table, columns, len(self.manifest.features))
+        offsets, read = self.parse(table, columns, whole)
         return Histories(
             user_ids=table[USER_ID].to_pylist() if with_users else [],
             offsets=offsets,
@@ -176,6 +198,33 @@ class Dataset:
             valid_end=table["valid_end"].to_numpy().astype(np.int64),
             parts=table["parts"].combine_chunks().values.to_numpy() if "parts" in names else None,
         )
+
+    def column_names(self, columns: Collection[OptionalColumn], whole: bool) -> list[str]:
+        """What `parse` needs of a shard's file."""
+        outside = ["outside_items"] if whole and self.manifest.outside_items_file is not None else []
+        return ["items", *outside, *(LIST_NAMES[name] for name in columns)]
+
+    def parse(self, table: pa.Table, columns: Collection[OptionalColumn], whole: bool) -> tuple[IntArray, Columns]:
+        """Rows of a shard, [R], to offsets [R + 1] and flat columns. columns, whole: as of `read`."""
+        lists = table["items"].combine_chunks()
+        items = lists.values.to_numpy()
+        if whole and "outside_items" in table.column_names:
+            items = items.copy()
+            items[items == UNKNOWN] = self.num_items + 1 + table["outside_items"].combine_chunks().values.to_numpy()
+        read = {name: self._column(name, table[LIST_NAMES[name]].combine_chunks().values, whole) for name in columns}
+        return lists.offsets.to_numpy().astype(np.int64), Columns(items, **read)
+
+    def _column(self, name: OptionalColumn, values: pa.Array, whole: bool) -> npt.NDArray[Any]:
+        if name == "event_types":
+            numbers = values.fill_null(-1).to_numpy() + np.int16(1)
+            if self.manifest.outside_event_types and not whole:
+                numbers = np.where(numbers > len(self.manifest.event_types), np.int16(0), numbers)
+            return numbers
+        if name == "features":
+            features = self.manifest.features
+            scaled = values.to_numpy().reshape(-1, len(features))
+            return scaled if whole else moments.fill(scaled, *np.array([(one.mean, one.std) for one in features]).T)
+        return values.to_numpy(zero_copy_only=False)  # a null rating becomes NaN
 
     def read_training(
         self, shard: int, columns: Collection[OptionalColumn] = (), include_valid: bool = False
@@ -192,10 +241,18 @@ class Dataset:
             yield self.read(shard, columns, with_users=False).training(include_valid)
 
     def read_users(
-        self, shard: int, columns: Collection[OptionalColumn] = (), share: float = 1.0, turn: Turn = ALL_USERS
+        self,
+        shard: int,
+        columns: Collection[OptionalColumn] = (),
+        share: float = 1.0,
+        turn: Turn = ALL_USERS,
+        whole: bool = False,
     ) -> Histories:
-        """A shard's histories, of the users whose turn it is, and of the share of them that `is_drawn`."""
-        histories = self.read(shard, columns)
+        """A shard's histories, of the users whose turn it is, and of the share of them that `is_drawn`.
+
+        columns, whole: as of `read`.
+        """
+        histories = self.read(shard, columns, whole=whole)
         if share >= 1 and turn.ranks == 1:
             return histories
         mine = np.arange(len(histories.user_ids)) % turn.ranks == turn.rank
@@ -210,14 +267,16 @@ class Dataset:
         shards: Iterable[int] | None = None,
         share: float = 1.0,
         turn: Turn = ALL_USERS,
+        whole: bool = False,
     ) -> Iterator[Query]:
         """One query for each event of `part`: all known items before it, and itself as the target; of the users that
         `read_users` gives.
 
-        Of a random split, whose parts lie among each other, the history holds the training part only.
+        whole: as of `read`, so that histories and targets hold the items outside the vocabulary too. Of a random split,
+        whose parts lie among each other, the history holds the training part only.
         """
         for shard in range(self.num_shards) if shards is None else shards:
-            histories = self.read_users(shard, columns, share, turn)
+            histories = self.read_users(shard, columns, share, turn, whole)
             parts, items = histories.part_of, histories.columns.items
             known = items != UNKNOWN
             if histories.parts is not None:
@@ -265,18 +324,3 @@ class Dataset:
 def _times(histories: Histories) -> npt.NDArray[np.float64]:
     assert histories.columns.times is not None, "they are among the columns that were asked for"
     return histories.columns.times
-
-
-def shard_columns(table: pa.Table, columns: Collection[OptionalColumn], num_features: int) -> tuple[IntArray, Columns]:
-    """Offsets [R + 1] and flat columns of HISTORY_SCHEMA rows."""
-    items = table["items"].combine_chunks()
-    read: dict[str, npt.NDArray[Any]] = {}
-    for name in columns:
-        values = table[LIST_NAMES[name]].combine_chunks().values
-        if name == "event_types":
-            read[name] = values.fill_null(-1).to_numpy() + np.int16(1)
-        elif name == "features":
-            read[name] = values.to_numpy().reshape(-1, num_features)
-        else:
-            read[name] = values.to_numpy(zero_copy_only=False)  # a null rating becomes NaN
-    return items.offsets.to_numpy().astype(np.int64), Columns(items.values.to_numpy(), **read)

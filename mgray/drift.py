@@ -93,7 +93,7 @@ def summarize(dataset: Dataset) -> LogSummary:
         if dataset.manifest.has_event_types:
             column = pq.read_table(dataset.folder / record.file, columns=["event_types"], partitioning=None)
             for row in pc.value_counts(pc.list_flatten(column["event_types"])).to_pylist():
-                name = "" if row["values"] is None else dataset.manifest.event_types[row["values"]].name
+                name = "" if row["values"] is None else dataset.all_event_types[row["values"]]
                 types[name] = types.get(name, 0) + row["counts"]
     return LogSummary(dataset.item_ids, events, unknown, types, lengths)
 

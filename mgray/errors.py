@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class NoTrainingEventsError(InputError):
+    """A log that the rules or the split leave without a training event; it may still be scored."""

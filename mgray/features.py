@@ -13,7 +13,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID, VOCABULARY_SCHEMA
+from mgray.schema import (
+    EVENT_TYPE,
+    FEATURE,
+    ITEM_ID,
+    OUTSIDE_SCHEMA,
+    RATING,
+    TIMESTAMP,
+    USER_ID,
+    VOCABULARY_SCHEMA,
+)
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 # A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
@@ -257,6 +266,19 @@ def build_vocabulary(
     titled = warm.join(titles, on=ITEM_ID, how="left", maintain_order="left")
     schema = pa.schema([VOCABULARY_SCHEMA.field(ITEM_ID), VOCABULARY_SCHEMA.field("num_train_events")])
     return Vocabularies(_to_arrow(titled, VOCABULARY_SCHEMA), _to_arrow(cold, schema), numbers)
+
+
+def list_outside(item_ids: pa.Array, numbers: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.int32]]:
+    """Items without a number -> (OUTSIDE_SCHEMA in the order of the ids' bytes, each item's row in it, -1: none).
+
+    item_ids: distinct ids; numbers: of each, 0: none, as build_vocabulary gives them.
+    """
+    left = np.flatnonzero(numbers == 0)
+    ids = item_ids.cast(pa.large_string()).take(pa.array(left))
+    order = pc.sort_indices(ids).to_numpy()
+    rows = np.full(len(numbers), -1, np.int32)
+    rows[left[order]] = np.arange(len(left), dtype=np.int32)
+    return pa.table([ids.take(pa.array(order))], schema=OUTSIDE_SCHEMA), rows
 
 
 def order_event_types(counts: Mapping[str, int], known: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from mgray.ids import mix
-from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, VALID
+from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, UNKNOWN, VALID
 
 SplitKind = Literal["leave_one_out", "temporal", "random"]
 Mask = npt.NDArray[np.bool_]
@@ -113,12 +113,14 @@ def split_ends(
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """(train_end, valid_end), each [U]: of a user [0, train_end) train, [train_end, valid_end) validate, the rest test.
 
-    `leave_one_out`: the last event tests, the last but one validates. `temporal`: an event at or after a cut is behind
-    it. `random`: both 0, for the parts are no ranges there.
+    `leave_one_out`: the last event tests, the last but one validates; the first one always trains, so of two the last
+    tests and none validates. `temporal`: an event at or after a cut is behind it. `random`: both 0, for the parts are
+    no ranges there.
     """
     lengths = np.diff(offsets)
     if kind == "leave_one_out":
-        ends = lengths - 2, lengths - 1
+        at_least_one = np.minimum(lengths, 1)
+        ends = np.maximum(lengths - 2, at_least_one), np.maximum(lengths - 1, at_least_one)
     elif kind == "temporal":
         assert valid_from is not None
         assert test_from is not None
@@ -149,6 +151,13 @@ def core_step(offsets: Ints, item: npt.NDArray[np.int32], alive_items: Mask, min
     return on_alive & np.repeat(enough, np.diff(offsets)), on_alive
 
 
+def _outside_lists(offsets: Ints, numbers: npt.NDArray[np.int32], outside: npt.NDArray[np.int32]) -> pa.Array:
+    """The `outside` entries of each user's UNKNOWN events. numbers, outside: [E]."""
+    unknown = numbers == UNKNOWN
+    ends = np.concatenate([[0], np.cumsum(unknown)])[offsets]
+    return _lists(ends, pa.array(outside[unknown]))
+
+
 def _lists(offsets: Ints, values: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)
 
@@ -164,8 +173,12 @@ def history_table(
     parts: npt.NDArray[np.int8] | None,
     train_end: npt.NDArray[np.int32],
     valid_end: npt.NDArray[np.int32],
+    outside: npt.NDArray[np.int32] | None = None,
 ) -> pa.Table:
-    """HISTORY_SCHEMA [U]. numbers: [E] 1..V or UNKNOWN; None: a column that the log does not have."""
+    """HISTORY_SCHEMA [U]. numbers: [E] 1..V or UNKNOWN; None: a column that the log does not have.
+
+    outside: [E] row of each UNKNOWN event's item in the file of outside items; elsewhere it means nothing.
+    """
     empty = {name: pa.nulls(len(user_ids), HISTORY_SCHEMA.field(name).type) for name in HISTORY_SCHEMA.names}
     columns = {
         "user_id": user_ids.cast(pa.large_string()),
@@ -174,6 +187,8 @@ def history_table(
         "train_end": pa.array(train_end),
         "valid_end": pa.array(valid_end),
     }
+    if outside is not None:
+        columns["outside_items"] = _outside_lists(offsets, numbers, outside)
     if rating is not None:
         columns["ratings"] = _lists(offsets, pa.array(rating, from_pandas=True))  # NaN becomes null
     if event_type is not None:

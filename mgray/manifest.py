@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mgray.errors import InputError
-from mgray.schema import SCHEMA_VERSION
+from mgray.schema import READABLE_VERSIONS
 
 MANIFEST_FILE = "manifest.json"
 UNSEALED = {"created", "staged", "report_file", "fingerprint"}  # true of this making of the version only
@@ -80,10 +80,14 @@ class Manifest(_Record):
     has_event_types: bool
     vocabulary: Vocabulary
     cold_items_file: str | None = None
+    outside_items_file: str | None = None  # OUTSIDE_SCHEMA; none: every item is in the vocabulary
     event_types: list[EventType] = []  # type number i at index i, by training events; what never trains is not there
+    outside_event_types: list[str] = []  # types that never train; their numbers follow those of event_types
     features: list[Feature] = []
     median_history: float = 0.0  # events of a user
     shards: list[Shard]
+    short_users: int = 0  # users of the log whom the rules leave too few events to train or be measured on
+    short_shards: list[Shard] = []  # their histories, some empty: to be scored, and for nothing else
     quarantine_file: str | None
     split: Split
     staged: list[str] = []  # units of parsed events that the version was made from, for an ingest that appends
@@ -96,10 +100,16 @@ class Manifest(_Record):
 
     def files(self) -> dict[str, int | None]:
         """Every file of the version, with its bytes where they are on record."""
-        given = [self.vocabulary.file, self.cold_items_file, self.quarantine_file, self.report_file]
+        given = [self.vocabulary.file, self.cold_items_file, self.outside_items_file]
+        given += [self.quarantine_file, self.report_file]
         return dict.fromkeys((name for name in given if name), None) | {
-            shard.file: shard.bytes for shard in self.shards
+            shard.file: shard.bytes for shard in self.all_shards
         }
+
+    @property
+    def all_shards(self) -> list[Shard]:
+        """Shards that hold every user of the log: those of `shards`, then those of `short_shards`."""
+        return [*self.shards, *self.short_shards]
 
     def check_conservation(self) -> None:
         lost = self.rows["read"] - sum(count for name, count in self.rows.items() if name != "read")
@@ -110,6 +120,7 @@ class PredictionPart(_Record):
     file: str  # relative to the manifest's folder
     users: int
     predictions: int  # rows of the file
+    users_short: int = 0  # users whom the dataset's rules leave out of training
     users_fallback: int  # no known item: they got the popularity list
     users_empty: int  # nothing left to recommend: they have no row
     bytes: int
@@ -134,7 +145,7 @@ class PredictionManifest(_Record):
     dataset_path: str
     dataset_fingerprint: str
     settings: dict[str, Any]  # k, remove_seen, blocked_items, blocked_sha256
-    rows: dict[str, int]  # users, predictions, users_fallback, users_empty, blocked_items
+    rows: dict[str, int]  # users, users_by_history, users_fallback, users_short, users_empty, predictions
     parts: list[PredictionPart]
 
     @property
@@ -147,9 +158,11 @@ class PredictionManifest(_Record):
 
     def check_conservation(self, users: int) -> None:
         """Every one of the dataset's `users` was scored once, and the counts are the sums of the parts'."""
-        for name in ("users", "predictions", "users_fallback", "users_empty"):
+        for name in ("users", "predictions", "users_short", "users_fallback", "users_empty"):
             total = sum(getattr(part, name) for part in self.parts)
             assert total == self.rows[name], f"row conservation: {name} {self.rows[name]}, in the parts {total}"
+        scored = self.rows["users_by_history"] + self.rows["users_fallback"]
+        assert scored == users, f"row conservation: {scored} of {users} users have a list by history or by popularity"
         assert self.rows["users"] == users, f"row conservation: {users} users, of whom {self.rows['users']} scored"
 
 
@@ -196,10 +209,9 @@ def read_manifest(folder: str | Path) -> Manifest:
         raise InputError(
             f"{path}: not a manifest that this version reads ({error.errors()[0]['msg']}); ingest again"
         ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema version {manifest.schema_version}, this mgray reads {SCHEMA_VERSION}; ingest again"
-        )
+    if manifest.schema_version not in READABLE_VERSIONS:
+        readable = " and ".join(map(str, READABLE_VERSIONS))
+        raise InputError(f"{path}: schema version {manifest.schema_version}, this mgray reads {readable}; ingest again")
     return manifest
 
 

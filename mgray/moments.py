@@ -45,9 +45,26 @@ def combine(parts: Iterable[Moments], num_columns: int) -> Moments:
     return total
 
 
+def is_constant(mean: Any, std: Any) -> npt.NDArray[np.bool_]:
+    """Which columns had one value alone, [F]: the deviation is then what rounding leaves of zero, not always zero."""
+    return np.asarray(std) <= 1e-13 * np.abs(mean)
+
+
+def scale(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:
+    """[E, F] to zero mean and unit variance, a constant column to its distance from the mean; NaN stays NaN."""
+    return ((values - mean) / np.where(is_constant(mean, std), 1.0, std)).astype(np.float32)
+
+
+def unscale(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> Floats:
+    """The values that `scale` was given, [E, F], to float32's precision of the scaled ones."""
+    return scaled * np.where(is_constant(mean, std), 1.0, std) + mean
+
+
+def fill(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> npt.NDArray[np.float32]:
+    """What a model reads of scaled values [E, F]: a missing number is 0, the mean, and a constant column all 0."""
+    return np.nan_to_num(np.where(is_constant(mean, std), np.float32(0), scaled), nan=0.0)
+
+
 def standardize(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:
-    """[E, F] to zero mean and unit variance; a missing number becomes 0, the mean, and a constant column all 0."""
-    # A constant's deviation is what rounding leaves of zero, not always zero itself.
-    constant = np.asarray(std) <= 1e-13 * np.abs(mean)
-    scaled = (values - mean) / np.where(constant, 1.0, std)
-    return np.nan_to_num(np.where(constant, 0.0, scaled), nan=0.0).astype(np.float32)
+    """`fill` of `scale`: [E, F] to what a model reads."""
+    return fill(scale(values, mean, std), mean, std)

@@ -42,19 +42,20 @@ def rating_queries(
     shards: Iterable[int] | None = None,
     share: float = 1.0,
     turn: Turn = ALL_USERS,
+    whole: bool = False,
 ) -> Iterator[RatingQuery]:
     """Every rated event of `part`, with what was known of its user.
 
     That is all that came before it; of a random split, whose order says nothing, the user's whole training part, as
     published figures have it. columns: those beside items and ratings that the model reads; share, turn: of the users,
-    as Dataset.read_users has it.
+    as Dataset.read_users has it; whole: as Dataset.queries has it.
     """
     wanted = {"ratings", *columns}
     if dataset.manifest.split.kind == "random":
         for shard in range(dataset.num_shards) if shards is None else shards:
-            yield from _whole_users(dataset.read_users(shard, wanted, share, turn), part)
+            yield from _whole_users(dataset.read_users(shard, wanted, share, turn, whole), part)
         return
-    for query in dataset.queries(part, wanted, shards, share, turn):
+    for query in dataset.queries(part, wanted, shards, share, turn, whole):
         if not np.isnan(query.target_rating):
             rating = np.asarray([query.target_rating], np.float32)
             yield RatingQuery(query.history, np.asarray([query.target]), rating)

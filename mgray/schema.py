@@ -6,7 +6,8 @@ Legend used in every module: `B` sequences, `L` positions, `D` width, `G` granul
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2 does not name the items outside its vocabulary, nor hold short users
 
 PAD = 0  # the item number of a padded position; real items are 1..V
 TRAIN, VALID, TEST = 0, 1, 2  # the part that an event belongs to
@@ -24,12 +25,14 @@ HISTORY_SCHEMA = pa.schema(
     [
         pa.field(USER_ID, pa.large_string(), nullable=False),
         pa.field("items", pa.large_list(pa.int32()), nullable=False),  # 1..V, or UNKNOWN
+        # For each UNKNOWN of `items`, in their order, its row in the file of outside items; null where there is none.
+        pa.field("outside_items", pa.large_list(pa.int32())),
         pa.field("timestamps", pa.large_list(pa.float64()), nullable=False),  # seconds since 1970-01-01 UTC
         pa.field("ratings", pa.large_list(pa.float32())),  # null where the log has none
-        pa.field(
-            "event_types", pa.large_list(pa.int16())
-        ),  # numbers of the manifest's list; null: none, or one that never trains, or the log has none
-        pa.field("features", pa.large_list(pa.float32())),  # [events * F], standardized; null where none is configured
+        # Numbers of the manifest's event_types, then of its outside_event_types; null: none.
+        pa.field("event_types", pa.large_list(pa.int16())),
+        # [events * F], (value - mean) / std, by 1 where std is 0; NaN: missing; null where none is configured.
+        pa.field("features", pa.large_list(pa.float32())),
         pa.field("parts", pa.large_list(pa.int8())),  # random split only: TRAIN, VALID or TEST of each event
         pa.field("train_end", pa.int32(), nullable=False),
         pa.field("valid_end", pa.int32(), nullable=False),
@@ -45,6 +48,9 @@ VOCABULARY_SCHEMA = pa.schema(
         pa.field("title", pa.large_string()),  # null where no title is known
     ]
 )
+
+# Items of the log that are not in the vocabulary, in the order of their ids: a model trained elsewhere may know them.
+OUTSIDE_SCHEMA = pa.schema([pa.field(ITEM_ID, pa.large_string(), nullable=False)])
 
 # Each user's best items. A user with no known item has the popularity list, whose scores compare with no other.
 PREDICTION_SCHEMA = pa.schema(

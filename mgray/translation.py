@@ -1,40 +1,47 @@
 """From a dataset's numbers to those of a model that was trained on another: by raw ids, by names, in raw units."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from mgray.checkpoint import ModelInfo
 from mgray.columns import Columns
-from mgray.dataset import Dataset
+from mgray.dataset import Dataset, Query
 from mgray.errors import InputError
 from mgray.inputs import AUTO_INPUTS, COLUMN_OF, available_inputs, read_columns
 from mgray.manifest import Feature
-from mgray.moments import standardize
+from mgray.moments import fill, scale, unscale
 from mgray.numbering import number_map
+from mgray.rating import RatingQuery
 from mgray.schema import UNKNOWN
 
 
 def check_items_known(dataset: Dataset, item_ids: Sequence[str], asked: str) -> None:
-    """Raises InputError, about the model that was `asked` for, where it knows no item of the dataset.
+    """Raises InputError, about the model that was `asked` for, where it knows no item of the dataset's log.
 
     item_ids: the model's.
     """
-    if set(item_ids).isdisjoint(dataset.item_ids):
+    own = dataset.all_item_ids
+    if set(item_ids).isdisjoint(own):
         raise InputError(
-            f"{asked}: knows none of the dataset's {dataset.num_items} item ids, so it was trained on other ids (such "
-            f"as {item_ids[0]!r}; the dataset has {dataset.item_ids[0]!r}); choose another"
+            f"{asked}: knows none of the dataset's {len(own)} item ids, so it was trained on other ids (such "
+            f"as {item_ids[0]!r}; the dataset has {own[0]!r}); choose another"
         )
 
 
 class Translation:
-    """Columns of `dataset` as a model reads them. Raises InputError where the dataset lacks an input of the model."""
+    """Whole reads of `dataset` as a model reads them. Raises InputError where the dataset lacks an input of the model.
+
+    A whole read (`Dataset.read`) names every event of the log, so the model gets all that it knows, be it in the
+    dataset's own vocabulary or not.
+    """
 
     def __init__(self, dataset: Dataset, item_ids: Sequence[str], info: ModelInfo) -> None:
         """item_ids: the model's, of item i at index i - 1."""
         self.columns = read_columns(info.config)  # to be read of the dataset
-        self.items = number_map(dataset.item_ids, item_ids)
+        self.items = number_map(dataset.all_item_ids, item_ids)
         inputs = info.config.inputs
         needed = {name for name in AUTO_INPUTS if COLUMN_OF[name] in self.columns}
         lacking = sorted(needed.difference(available_inputs(dataset.manifest))) if needed else []
@@ -46,12 +53,12 @@ class Translation:
         self.event_types = np.zeros(0, np.int16)
         if "event_type" in inputs:
             number = {name: i for i, name in enumerate(info.inputs.event_types, start=1)}
-            own = [number.get(kind.name, 0) for kind in dataset.manifest.event_types]
+            own = [number.get(name, 0) for name in dataset.all_event_types]
             self.event_types = np.asarray([0, *own], np.int16)
         self.features = _FeatureTranslation(dataset, info.inputs.features) if "features" in inputs else None
 
     def __call__(self, columns: Columns) -> tuple[Columns, npt.NDArray[np.bool_]]:
-        """[E] of the dataset -> (the events on items that the model knows, which of the E they are)."""
+        """[E] of a whole read -> (the events on items that the model knows, which of the E they are)."""
         items = self.items[columns.items]
         known = items != UNKNOWN
         kept = columns.only(self.columns).take(known)
@@ -62,9 +69,18 @@ class Translation:
             features = self.features(features)
         return Columns(items[known], kept.times, event_types, kept.ratings, features), known
 
+    def query(self, query: Query) -> Query:
+        """A query of a whole read in the model's numbers; a target that the model does not know is UNKNOWN."""
+        return replace(query, history=self(query.history)[0], target=int(self.items[query.target]))
+
+    def rating_query(self, query: RatingQuery) -> RatingQuery:
+        """As `query`, of ratings."""
+        targets = self.items[query.targets].astype(np.int64)
+        return query._replace(history=self(query.history)[0], targets=targets)
+
 
 class _FeatureTranslation:
-    """Standardized numbers of a dataset, to the model's choice of columns, means and deviations."""
+    """Scaled numbers of a dataset, to the model's choice of columns, means and deviations."""
 
     def __init__(self, dataset: Dataset, wanted: tuple[Feature, ...]) -> None:
         place = {feature.name: i for i, feature in enumerate(dataset.manifest.features)}
@@ -81,9 +97,8 @@ class _FeatureTranslation:
         self.wanted = np.array([(feature.mean, feature.std) for feature in wanted]).T
 
     def __call__(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """[E, F of the dataset] -> [E, F of the model]."""
+        """[E, F of the dataset], NaN = missing -> [E, F of the model], as the model reads them."""
         chosen = features[:, self.places]
-        if self.is_same:
-            return chosen
-        mean, std = self.given
-        return standardize(chosen * std + mean, *self.wanted)
+        if not self.is_same:
+            chosen = scale(unscale(chosen, *self.given), *self.wanted)
+        return fill(chosen, *self.wanted)

@@ -1,25 +1,24 @@
 """Figures of a model and of the baselines on a part of a dataset, and the eval job."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from mgray import report_data as report
 from mgray.baselines import make_baselines
 from mgray.config import EvalJobConfig, EvaluateConfig, Outputs
-from mgray.dataset import Dataset, Part
-from mgray.engine import HistoryList, evaluate_batches, evaluate_each, max_score_rows, part_batches
+from mgray.dataset import Dataset, IntArray, Part, Query, Turn
+from mgray.engine import evaluate_batches, evaluate_each, max_score_rows, own_batches, part_batches
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics
-from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches
+from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches, rating_queries
 from mgray.rating_baselines import make_rating_baselines
 from mgray.recommend import Recommender
-from mgray.schema import UNKNOWN
+from mgray.schema import PAD, UNKNOWN
 from mgray.tables import example_table, metrics_table
 from mgray.translation import Translation, check_items_known
 from pipelines import cluster, tracking
@@ -76,54 +75,108 @@ def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
     ]
 
 
-class RemappedScorer:
-    """A model trained on another dataset, scored in this dataset's item numbers; items it does not know come last."""
+class Asked(NamedTuple):
+    """What the queries of an evaluation held that the model does not know."""
 
-    def __init__(self, recommender: Recommender, dataset: Dataset) -> None:
-        self.recommender = recommender
+    unknown_targets: int  # they count as misses
+    history_events: int
+    unknown_history_events: int  # they are left out of the histories
+
+    def notes(self, num_targets: int) -> list[str]:
+        found = []
+        if self.unknown_targets:
+            share = self.unknown_targets / max(1, num_targets)
+            found.append(
+                f"{self.unknown_targets:,} of the {num_targets:,} targets ({share:.1%}) are items that the model does "
+                "not know: they count as misses"
+            )
+        if self.unknown_history_events:
+            share = self.unknown_history_events / max(1, self.history_events)
+            found.append(
+                f"{self.unknown_history_events:,} of the {self.history_events:,} events ({share:.1%}) of the queries' "
+                "histories are on items that the model does not know: it did not read them"
+            )
+        return found
+
+
+class ForeignPart:
+    """A part of a dataset, as the queries of a model that was trained on another: in its numbers, over its items.
+
+    Histories hold all events that the model knows, whatever the dataset's own vocabulary. Raises InputError where the
+    dataset lacks an input of the model.
+    """
+
+    def __init__(self, recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig) -> None:
+        self.recommender, self.dataset, self.part, self.config = recommender, dataset, part, config
         self.translation = Translation(dataset, recommender.vocabulary.item_ids, recommender.info)
-        self.columns = self.translation.columns  # of the dataset, beside items, that queries must hold
-        self.to_model = self.translation.items[:-1]
+        self.asked = Asked(0, 0, 0)
 
-    def __call__(self, histories: HistoryList) -> torch.Tensor:
-        # The caller thinks of the dataset's items; the model may have a hundred times as many.
-        rows = max_score_rows(self.recommender.info.num_items)
-        return torch.cat([self._scores(histories[begin : begin + rows]) for begin in range(0, len(histories), rows)])
+    @property
+    def item_counts(self) -> IntArray:
+        """Training events of the dataset on each of the model's items, [V + 1]."""
+        counts = np.zeros(self.recommender.info.num_items + 1, np.int64)
+        numbers, own = self.translation.items[: len(self.dataset.item_counts)], self.dataset.item_counts
+        counts[numbers[numbers > PAD]] = own[numbers > PAD]
+        return counts
 
-    def _scores(self, histories: HistoryList) -> torch.Tensor:
-        scores = self.recommender.scorer([self.translation(history)[0] for history in histories])
-        remapped = scores[:, torch.from_numpy(np.maximum(self.to_model, 0))]
-        remapped[:, torch.from_numpy(self.to_model == UNKNOWN)] = -torch.inf
-        return remapped
+    def queries(self) -> Iterator[list[Query]]:
+        """In batches to be scored together; counts what is asked."""
 
+        def ask(shard: int, turn: Turn) -> Iterator[Query]:
+            for query in self.dataset.queries(self.part, self.translation.columns, [shard], turn=turn, whole=True):
+                translated = self.translation.query(query)
+                self._count(query, translated)
+                yield translated
 
-class RemappedRater:
-    """The ratings of a model trained on another dataset; an item that it does not know gets the user's mean."""
+        info = self.recommender.info
+        return own_batches(self.dataset, ask, self.config.batch_events, max_score_rows(info.num_items), info.max_length)
 
-    def __init__(self, recommender: Recommender, translation: Translation) -> None:
-        info = recommender.info
-        self.rater = ModelRater(recommender.model, info.max_length, recommender.device)
-        self.translation, self.items = translation, translation.items.astype(np.int64)
-
-    def __call__(self, queries: Sequence[RatingQuery]) -> torch.Tensor:
-        translation = self.translation
-        return self.rater(
-            [RatingQuery(translation(query.history)[0], self.items[query.targets], query.ratings) for query in queries]
+    def _count(self, query: Query, translated: Query) -> None:
+        asked, events = self.asked, len(query.history)
+        self.asked = Asked(
+            asked.unknown_targets + (translated.target == UNKNOWN),
+            asked.history_events + events,
+            asked.unknown_history_events + events - len(translated.history),
         )
 
+    def rating_queries(self) -> Iterator[list[RatingQuery]]:
+        """In batches to be rated together."""
 
-def evaluate_foreign(recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig) -> PartMetrics:
-    """Figures of a model on a dataset of other item numbers. Raises InputError where the part is empty."""
-    scorer, max_length = RemappedScorer(recommender, dataset), recommender.info.max_length
-    batches = part_batches(dataset, part, scorer.columns, config, max_length)
-    ranking = evaluate_batches(scorer, batches, dataset.item_counts, config)
+        def ask(shard: int, turn: Turn) -> Iterator[RatingQuery]:
+            asked = rating_queries(self.dataset, self.part, self.translation.columns, [shard], turn=turn, whole=True)
+            return map(self.translation.rating_query, asked)
+
+        events = self.config.batch_events
+        return own_batches(self.dataset, ask, events, events, self.recommender.info.max_length)
+
+
+def evaluate_foreign(
+    recommender: Recommender, dataset: Dataset, part: Part, config: EvaluateConfig
+) -> tuple[PartMetrics, Asked]:
+    """Figures of a model on a dataset of other item numbers, ranked over all items of the model.
+
+    Raises InputError where the part is empty, or the dataset lacks an input of the model.
+    """
+    foreign = ForeignPart(recommender, dataset, part, config)
+    ranking = evaluate_batches(recommender.scorer, foreign.queries(), foreign.item_counts, config)
     if ranking.num_targets == 0:
         raise InputError(f"{dataset.folder}: the {part} part is empty; choose another --split or dataset")
     if recommender.info.config.outputs == "next_item":
-        return PartMetrics(ranking, None)
-    asked = rating_batches(dataset, part, scorer.columns, config, max_length)
-    rater = RemappedRater(recommender, scorer.translation)
-    return PartMetrics(ranking, evaluate_ratings(rater, asked, dataset.rating_scale()))
+        return PartMetrics(ranking, None), foreign.asked
+    rater = ModelRater(recommender.model, recommender.info.max_length, recommender.device)
+    ratings = evaluate_ratings(rater, foreign.rating_queries(), dataset.rating_scale())
+    return PartMetrics(ranking, ratings), foreign.asked
+
+
+def _baseline_notes(dataset: Dataset, recommender: Recommender) -> list[str]:
+    """What to say where the baselines rank other items than the model does."""
+    own, known = set(dataset.item_ids), set(recommender.vocabulary.item_ids)
+    if own == known:
+        return []
+    return [
+        f"the model ranks all {len(known):,} items that it knows; the baselines, made from the training part of this "
+        f"dataset, rank its {len(own):,} items"
+    ]
 
 
 def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
@@ -150,10 +203,11 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     say(out, describe(found))
     dataset = Dataset(found.path)
     check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
-    metrics = evaluate_foreign(recommender, dataset, config.split, evaluation)
+    metrics, asked = evaluate_foreign(recommender, dataset, config.split, evaluation)
     measured = evaluate_baselines(dataset, config.split, evaluation, recommender.info.config.outputs)
     baselines = {name: baseline.compute() for name, baseline in measured.items()}
-    print_result(out, metrics.compute(), baselines, repeat_notes(measured))
+    notes = [*repeat_notes(measured), *asked.notes(metrics.num_targets), *_baseline_notes(dataset, recommender)]
+    print_result(out, metrics.compute(), baselines, notes)
     return {
         "model": {"name": name, "version": version},
         "tracking_uri": shown_uri(uri),
@@ -162,5 +216,5 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
         "metrics": metrics.compute(),
         "baselines": baselines,
         "slices": metrics.slices(),
-        "rows": {"queries": metrics.num_targets},
+        "rows": {"queries": metrics.num_targets, **asked._asdict()},
     }

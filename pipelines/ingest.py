@@ -32,7 +32,7 @@ from rich.console import Console
 from mgray import features, moments
 from mgray.config import DataConfig, IngestJobConfig, resolve_out
 from mgray.dataset import Dataset
-from mgray.errors import InputError
+from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest_report import IngestReport, draw_ingest, ingest_table
 from mgray.manifest import Manifest, commit, digest, read_manifest
 from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
@@ -40,6 +40,7 @@ from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
 from pipelines.ingest_plan import LOCK_TIMEOUT_S, Plan, check_named_columns, make_plan
 from pipelines.ingest_summary import (
+    OUTSIDE_ITEMS_FILE,
     REPORT_FILE,
     event_type_counts,
     event_type_names,
@@ -236,7 +237,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     finish = _core(job, dropped, run, done) if job.has_core and buckets else clean
     written = sum(result["written"] for result in finish)
     if not written:
-        raise InputError(
+        raise NoTrainingEventsError(
             f"--data.source {plan.source}: no user has {job.rules.min_user_events} events or more "
             f"({num_good} readable events); give a longer log or lower --data.min_user_events"
         )
@@ -245,7 +246,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     last_time = max(r["last_timestamp"] for r in finish if r["written"])
     for name, events in zip(("train", "valid", "test"), parts, strict=True):
         if not events and (job.rules.split == "temporal" or name == "train"):
-            raise InputError(
+            raise NoTrainingEventsError(
                 f"--data.source {plan.source}: the cuts valid_from={job.rules.valid_from} and "
                 f"test_from={job.rules.test_from} leave the {name} part empty; the log runs from {first_time} to "
                 f"{last_time}: set --data.valid_from and --data.test_from within it"
@@ -261,11 +262,13 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     event_types = features.order_event_types(
         event_type_counts(log_types, finish, "train_event_types"), plan.known_event_types
     )
-    type_number = {name: number for number, name in enumerate(event_types)}
+    outside_types = sorted(set(log_types).difference(event_types))
+    type_number = {name: number for number, name in enumerate([*event_types, *outside_types])}
     job = job._replace(
         has_ratings=any(r["has_ratings"] for r in finish),
-        has_event_types=bool(event_types),
-        event_type_numbers=tuple(type_number.get(name, -1) for name in log_types),
+        has_event_types=bool(type_number),
+        event_type_numbers=tuple(type_number[name] for name in log_types),
+        has_outside_items=vocabulary["outside_items"] > 0,
         features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),
     )
     rows = {"read": num_good + num_bad, "quarantined": num_bad, "written": written}
@@ -287,8 +290,11 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         "times": (first_time, last_time),
         "vocabulary": vocabulary,
         "event_types": event_types,
+        "outside_event_types": outside_types,
         "events_of_types": event_type_counts(log_types, finish, "event_types"),
         "shards": [result["shard"] for result in shards if result["shard"]],
+        "short_users": sum(r["short_users"] for r in finish),
+        "short_shards": [result["short_shard"] for result in shards if result["short_shard"]],
         "quarantine_file": QUARANTINE_FILE if num_bad else None,
     }
 
@@ -354,16 +360,22 @@ def _vocabulary(config: DataConfig, job: tasks.IngestJob, plan: Plan, staging: P
     ids = pa.concat_arrays([tasks.read_batch(job.work("items", p), 0)["id"] for p in range(job.layers.num_partitions)])
     counts = tasks.add_counts(job, "counts")
     built = features.build_vocabulary(ids, counts, plan.titles, config.min_item_count, plan.known_items)
+    outside, outside_rows = features.list_outside(ids, built.numbers)
     np.save(job.folder / "work" / "numbers.npy", built.numbers)
+    np.save(job.folder / "work" / "outside.npy", outside_rows)
     _, sha256, draft = tasks.write_parquet(built.warm, staging, "vocabulary")
     draft.replace(staging / "vocabulary.parquet")
     if built.cold.num_rows:
         _, _, draft = tasks.write_parquet(built.cold, staging, "cold")
         draft.replace(staging / "cold_items.parquet")
+    if outside.num_rows:
+        _, _, draft = tasks.write_parquet(outside, staging, "outside")
+        draft.replace(staging / OUTSIDE_ITEMS_FILE)
     names = pl.DataFrame(pl.from_arrow(built.warm.sort_by([("num_train_events", "descending")])))
     return {
         "items": built.warm.num_rows,
         "cold_items": built.cold.num_rows,
+        "outside_items": outside.num_rows,
         "sha256": sha256,
         "by_count": names["num_train_events"].to_numpy(),
         "top": names.head(20).select(pl.coalesce("title", ITEM_ID), "num_train_events").rows(),

@@ -18,6 +18,7 @@ from pipelines.ingest_tasks import TIME_BINS, IngestJob, Result
 from pipelines.shown import command_line
 
 REPORT_FILE = "report.html"
+OUTSIDE_ITEMS_FILE = "outside_items.parquet"
 RULES = ("forgotten", "timestamps", "ratings", "duplicates", "bots", "repeats", "rare_items", "short_users")
 MAX_REASONS, POPULARITY_POINTS = 10, 200
 
@@ -97,6 +98,8 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
                 "sha256": vocabulary["sha256"],
             },
             "cold_items_file": "cold_items.parquet" if vocabulary["cold_items"] else None,
+            "outside_items_file": OUTSIDE_ITEMS_FILE if job.has_outside_items else None,
+            "outside_event_types": facts["outside_event_types"],
             "event_types": [{"name": name, "events": events_of[name]} for name in facts["event_types"]],
             "features": [
                 {"name": name, "mean": mean, "std": std}
@@ -104,6 +107,8 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
             ],
             "median_history": facts["summary"].median_history,
             "shards": facts["shards"],
+            "short_users": facts["short_users"],
+            "short_shards": facts["short_shards"],
             "quarantine_file": facts["quarantine_file"],
             "split": {"kind": job.rules.split, "valid_from": job.rules.valid_from, "test_from": job.rules.test_from},
             "staged": [unit.key for unit in plan.units],

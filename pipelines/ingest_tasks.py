@@ -40,7 +40,7 @@ HISTORY_ENCODING: dict[str, Any] = {
     "column_encoding": {"timestamps.list.element": "BYTE_STREAM_SPLIT"},
 }
 TIME_BINS = 60  # of the picture of events over time
-RESULTS_FORM = 2  # of what tasks return: a run that goes on after a kill does not read what an older mgray left
+RESULTS_FORM = 3  # of what tasks return: a run that goes on after a kill does not read what an older mgray left
 
 _SHARED = "logs and --data.out must be on storage that every node sees under the same path"
 
@@ -85,10 +85,11 @@ class IngestJob(NamedTuple):
     partition_starts: tuple[int, ...] = ()  # code of each item partition's first item
     num_items: int = 0
     event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's code
-    event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number, -1: none
+    event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number
     times: tuple[float, float] = (0.0, 0.0)  # first and last of the log
     has_ratings: bool = False
     has_event_types: bool = False
+    has_outside_items: bool = False
     features: tuple[tuple[float, float], ...] = ()  # mean, standard deviation
 
     def work(self, kind: str, index: int, suffix: str = "arrow") -> Path:
@@ -290,28 +291,42 @@ def clean_bucket(job: IngestJob, bucket: int) -> Result:
         drop("bots", ~bots[events.user])
     if rules.repeat_window_s is not None:
         drop("repeats", ~histories.are_repeats(events, rules.repeat_window_s))
+    lengths = np.bincount(events.user, minlength=len(ids))
+    # The k-core takes users out later, and by then those without any event are no longer there.
+    is_short = lengths < (1 if job.has_core else rules.min_user_events)
+    _stage_users(job, ("short", "short_users"), bucket, events, ids, hashes, is_short)
     if not job.has_core:
-        lengths = np.bincount(events.user, minlength=len(ids))
-        drop("short_users", (lengths >= rules.min_user_events)[events.user])
-    _stage_clean(job, bucket, events, ids, hashes)
+        drop("short_users", ~is_short[events.user])
+    _stage_users(job, ("clean", "users"), bucket, events, ids, hashes, ~is_short)
     if job.has_core:
         _save_counts(job, "first", bucket, events.item)
     result: Result = {"read": read, "rows": read, "dropped": dropped, "kept": len(events.user)}
     return result if job.has_core else result | finish_bucket(job, bucket)
 
 
-def _stage_clean(job: IngestJob, bucket: int, events: Events, ids: pa.Array, hashes: npt.NDArray[np.uint64]) -> None:
-    """Users who are left with their histories' lengths, and their events."""
-    lengths = np.bincount(events.user, minlength=len(ids))
-    left = np.flatnonzero(lengths)
+def _stage_users(
+    job: IngestJob,
+    kinds: tuple[str, str],
+    bucket: int,
+    events: Events,
+    ids: pa.Array,
+    hashes: npt.NDArray[np.uint64],
+    chosen: npt.NDArray[np.bool_],
+) -> None:
+    """Stages some users of a bucket, with the lengths of their histories, and their events. chosen: [U].
+
+    kinds: names of the file of events and of the file of users.
+    """
+    lengths, places = np.bincount(events.user, minlength=len(ids)), np.flatnonzero(chosen)
+    events = events if len(places) == len(ids) else events.take(chosen[events.user])
     columns = {"item": events.item, "time": events.time, "rating": events.rating, "event_type": events.event_type}
     columns |= {f"feature_{place}": events.features[:, place] for place in range(events.features.shape[1])}
     rows = pa.record_batch({name: pa.array(column) for name, column in columns.items()})
     users = pa.record_batch(
-        {"id": ids.take(pa.array(left)), "hash": pa.array(hashes[left]), "length": pa.array(lengths[left])}
+        {"id": ids.take(pa.array(places)), "hash": pa.array(hashes[places]), "length": pa.array(lengths[places])}
     )
-    write_batches(job.work("clean", bucket), rows.schema, [rows])
-    write_batches(job.work("users", bucket), users.schema, [users])
+    write_batches(job.work(kinds[0], bucket), rows.schema, [rows])
+    write_batches(job.work(kinds[1], bucket), users.schema, [users])
 
 
 class _Clean(NamedTuple):
@@ -329,19 +344,40 @@ class _Clean(NamedTuple):
         return np.column_stack([self.column(name) for name in names]) if names else np.zeros((len(self.rows), 0))
 
 
+def _read_staged(job: IngestJob, kinds: tuple[str, str], bucket: int) -> _Clean:
+    """What `_stage_users` left."""
+    rows, users = read_batch(job.work(kinds[0], bucket), 0), read_batch(job.work(kinds[1], bucket), 0)
+    offsets = np.concatenate([[0], np.cumsum(users["length"].to_numpy())])
+    return _Clean(rows, users["id"], users["hash"].to_numpy(), offsets)
+
+
 def _read_clean(job: IngestJob, bucket: int) -> _Clean:
-    """What is left of a bucket: of the k-core only what its last turn kept."""
-    rows, users = read_batch(job.work("clean", bucket), 0), read_batch(job.work("users", bucket), 0)
-    lengths, ids, hashes = users["length"].to_numpy(), users["id"], users["hash"].to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    kept_file = job.work("kept", bucket, "npy")
-    if job.has_core:
-        kept = np.load(kept_file)
-        lengths = histories.sums(offsets, kept)
-        left = lengths > 0
-        rows, ids, hashes = rows.filter(pa.array(kept)), ids.filter(pa.array(left)), hashes[left]
-        offsets = np.concatenate([[0], np.cumsum(lengths[left])])
-    return _Clean(rows, ids, hashes, offsets)
+    """The users of a bucket who train and are measured, and their events: of the k-core what its last turn kept."""
+    staged = _read_staged(job, ("clean", "users"), bucket)
+    if not job.has_core:
+        return staged
+    kept = np.load(job.work("kept", bucket, "npy"))
+    lengths = histories.sums(staged.offsets, kept)
+    left = lengths > 0
+    offsets = np.concatenate([[0], np.cumsum(lengths[left])])
+    return _Clean(staged.rows.filter(pa.array(kept)), staged.ids.filter(pa.array(left)), staged.hashes[left], offsets)
+
+
+def _read_short(job: IngestJob, bucket: int) -> _Clean:
+    """The other users of a bucket, in the order of the ids, with all that the cleaning rules leave of their events."""
+    short = _read_staged(job, ("short", "short_users"), bucket)
+    if not job.has_core:
+        return short
+    staged = _read_staged(job, ("clean", "users"), bucket)
+    out = histories.sums(staged.offsets, np.load(job.work("kept", bucket, "npy"))) == 0
+    lengths = np.diff(staged.offsets)
+    rows = staged.rows.filter(pa.array(np.repeat(out, lengths)))
+    ids = pa.concat_arrays([short.ids, staged.ids.filter(pa.array(out))])
+    order = pc.sort_indices(ids)
+    # Those of `short` have no event here, so the events stay in the order of their users.
+    lengths = np.concatenate([np.zeros(len(short.ids), np.int64), lengths[out]])[order.to_numpy()]
+    hashes = np.concatenate([short.hashes, staged.hashes[out]])[order.to_numpy()]
+    return _Clean(rows, ids.take(order), hashes, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def core_bucket(job: IngestJob, turn: int, bucket: int) -> Result:
@@ -375,13 +411,16 @@ def finish_bucket(job: IngestJob, bucket: int) -> Result:
     first, last = job.times
     bins = ((time - first) * (TIME_BINS / max(last - first, 1e-9))).astype(np.int64)
     kinds = clean.column("event_type")
+    short = _read_short(job, bucket)
+    ratings = (clean.column("rating"), short.column("rating"))
     return {
         "written": len(item),
         "users": len(clean.ids),
+        "short_users": len(short.ids),
         "parts": [int(np.count_nonzero(parts == part)) for part in (TRAIN, VALID, TEST)],
         "first_timestamp": float(time.min()) if len(time) else None,
         "last_timestamp": float(time.max()) if len(time) else None,
-        "has_ratings": not bool(np.isnan(clean.column("rating")).all()),
+        "has_ratings": not all(bool(np.isnan(column).all()) for column in ratings),
         "lengths": [lengths.tolist(), length_counts.tolist()],
         "by_time": np.bincount(np.clip(bins, 0, TIME_BINS - 1), minlength=TIME_BINS).tolist(),
         "event_types": np.bincount(kinds[kinds >= 0]).tolist(),
@@ -400,31 +439,52 @@ def _parts(job: IngestJob, clean: _Clean) -> tuple[npt.NDArray[np.int8], npt.NDA
 
 
 def write_shard(job: IngestJob, bucket: int) -> Result:
-    """Encodes one bucket's histories by the vocabulary and writes them as a Parquet shard named by its digest."""
-    clean = _read_clean(job, bucket)
-    if not len(clean.ids):
-        return {"shard": None, "rows": 0}
-    numbers = np.load(job.folder / "work" / "numbers.npy", mmap_mode="r")[clean.column("item")]
-    kinds = np.asarray((-1, *job.event_type_numbers), np.int16)[clean.column("event_type") + 1]
-    parts, train_end, valid_end = _parts(job, clean)
+    """Encodes one bucket's histories by the vocabulary and writes them as Parquet shards named by their digests.
+
+    `shard` holds the users who train and are measured, `short_shard` the others; None where there is no such user.
+    """
+    clean, short = _read_clean(job, bucket), _read_short(job, bucket)
+    nothing = np.zeros(len(short.ids), np.int32)  # of a short user no event trains, validates or tests
+    return {
+        "shard": _write_histories(job, clean, f"part-{bucket:05d}", *_parts(job, clean)),
+        "short_shard": _write_histories(
+            job, short, f"short-{bucket:05d}", np.full(len(short.rows), TEST, np.int8), nothing, nothing
+        ),
+        "rows": len(clean.rows),
+    }
+
+
+def _write_histories(
+    job: IngestJob,
+    users: _Clean,
+    name: str,
+    parts: npt.NDArray[np.int8],
+    train_end: npt.NDArray[np.int32],
+    valid_end: npt.NDArray[np.int32],
+) -> Result | None:
+    if not len(users.ids):
+        return None
+    codes = users.column("item")
+    numbers = np.load(job.folder / "work" / "numbers.npy", mmap_mode="r")[codes]
+    outside = np.load(job.folder / "work" / "outside.npy", mmap_mode="r")[codes] if job.has_outside_items else None
+    kinds = np.asarray((-1, *job.event_type_numbers), np.int16)[users.column("event_type") + 1]
     table = histories.history_table(
-        clean.ids,
-        clean.offsets,
+        users.ids,
+        users.offsets,
         np.where(numbers > 0, numbers, np.int32(UNKNOWN)),
-        clean.column("time"),
-        clean.column("rating") if job.has_ratings else None,
+        users.column("time"),
+        users.column("rating") if job.has_ratings else None,
         kinds if job.has_event_types else None,
-        moments.standardize(clean.features, *np.array(job.features).T) if job.features else None,
+        moments.scale(users.features, *np.array(job.features).T) if job.features else None,
         parts if job.rules.split == "random" else None,
         train_end,
         valid_end,
+        outside,
     )
-    size, sha256, draft = write_parquet(table, job.folder, f"part-{bucket:05d}", **HISTORY_ENCODING)
-    name = f"part-{bucket:05d}-{sha256[:16]}.parquet"
-    os.replace(draft, job.folder / name)
-    events = len(clean.rows)
-    shard = {"file": name, "users": table.num_rows, "events": events, "bytes": size, "sha256": sha256}
-    return {"shard": shard, "rows": events}
+    size, sha256, draft = write_parquet(table, job.folder, name, **HISTORY_ENCODING)
+    file = f"{name}-{sha256[:16]}.parquet"
+    os.replace(draft, job.folder / file)
+    return {"file": file, "users": table.num_rows, "events": len(users.rows), "bytes": size, "sha256": sha256}
 
 
 def write_parquet(

@@ -20,9 +20,9 @@ from ray.data import ActorPoolStrategy
 from rich.console import Console
 
 from mgray import __version__, checkpoint
-from mgray.config import PredictConfig, PredictJobConfig, ScaleConfig, local_folder
+from mgray.config import DataConfig, PredictConfig, PredictJobConfig, ScaleConfig, local_folder
 from mgray.dataset import Dataset
-from mgray.errors import InputError
+from mgray.errors import InputError, NoTrainingEventsError
 from mgray.manifest import (
     PredictionManifest,
     PredictionModel,
@@ -36,7 +36,7 @@ from mgray.numbering import number_map
 from mgray.schema import SCHEMA_VERSION, UNKNOWN
 from mgray.translation import check_items_known
 from pipelines import cluster, tracking
-from pipelines.ingest import describe, ingest
+from pipelines.ingest import IngestResult, Progress, describe, ingest
 from pipelines.predict_tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
 from pipelines.progress import PhaseProgress, Timer, console, say
 from pipelines.registry import Registry, own_data
@@ -44,7 +44,7 @@ from pipelines.shown import shown_uri
 from pipelines.sources import read_item_ids
 from pipelines.versions import committed, put_in_place, staging_folder
 
-COUNTED = ("users", "predictions", "users_fallback", "users_empty")
+COUNTED = ("users", "users_fallback", "users_short", "users_empty", "predictions")
 TASKS_QUEUED_PER_ACTOR = 2  # the next part waits at its actor, so none idles while the driver wakes up
 
 
@@ -140,6 +140,22 @@ def score_parts(job: PredictJob, plan: cluster.WorkerPlan, users: int, out: Cons
     return Scored([parts[index] for index in range(len(job.parts))], started, peaks)
 
 
+def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestResult:
+    """The dataset version of a log whose every user is to get a list.
+
+    The version that training on this log makes will do, for it holds short users too. Where the log is too small to
+    train on, each event trains in one that is made for this. A k-core is not asked for: it would take events out of the
+    histories that the model may know. Raises InputError as ingest does.
+    """
+    if data.dataset is None and data.clean.min_item_events > 1:
+        data = data.model_copy(update={"clean": data.clean.model_copy(update={"min_item_events": 1})})
+    try:
+        return ingest(data, home, progress)
+    except NoTrainingEventsError:
+        smallest = {"min_user_events": 1, "split": "leave_one_out", "valid_from": None, "test_from": None}
+        return ingest(data.model_copy(update=smallest), home, progress)
+
+
 def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     """The predict job; gives the result line's fields. Raises InputError where the user's input is wrong.
 
@@ -166,11 +182,11 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
             with timer.phase("ray_start"):
                 cluster.connect()
         with timer.phase("dataset"), PhaseProgress(out) as progress:
-            found = ingest(data, home, progress.update)
+            found = ingest_to_score(data, home, progress.update)
         say(out, describe(found))
         dataset = Dataset(found.path.absolute())
         check_items_known(dataset, model.item_ids, f"--model {config.model}")
-        blocked = block(settings, blocked_ids, model.item_ids, dataset.item_ids)
+        blocked = block(settings, blocked_ids, model.item_ids, dataset.all_item_ids)
 
         shaping = {
             "k": settings.k,
@@ -199,8 +215,8 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     rows = manifest.rows
     say(
         out,
-        f"{verb} {folder} ({rows['users']:,} users, {rows['predictions']:,} rows, {model.record.name} version "
-        f"{model.record.version})",
+        f"{verb} {folder} ({rows['users']:,} users, {rows['users_fallback']:,} of them by popularity, "
+        f"{rows['predictions']:,} rows, {model.record.name} version {model.record.version})",
     )
     return {
         "model": {"name": model.record.name, "version": model.record.version, "run_id": model.record.run_id},
@@ -232,7 +248,7 @@ def _build(
     plan = plan_scoring(settings)
     shared_model = staging / "work" / "model"
     shutil.copytree(model.folder, shared_model)
-    users = dataset.manifest.users
+    users = dataset.manifest.users + dataset.manifest.short_users
     job = PredictJob(
         dataset=dataset.folder,
         model=shared_model,
@@ -253,6 +269,7 @@ def _build(
     with timer.phase("commit"):
         shutil.rmtree(staging / "work")
         rows = {name: sum(getattr(part, name) for part in scored.parts) for name in COUNTED}
+        rows = {"users": rows["users"], "users_by_history": rows["users"] - rows["users_fallback"]} | rows
         manifest = PredictionManifest(**facts, rows=rows, parts=scored.parts)
         manifest.check_conservation(users)
         commit(manifest, staging)

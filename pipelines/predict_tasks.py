@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 import torch
 
 from mgray.checkpoint import load_model
-from mgray.columns import LIST_NAMES
-from mgray.dataset import Dataset, shard_columns
+from mgray.dataset import Dataset
 from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.manifest import Manifest
@@ -34,7 +33,7 @@ PART_EVENTS = 1 << 22  # histories are long in some logs: 16 MiB of item numbers
 
 
 class Part(NamedTuple):
-    """Piece `piece` of `num_pieces` about equal runs of a shard's row groups."""
+    """Piece `piece` of `num_pieces` about equal runs of the row groups of number `shard` of `all_shards`."""
 
     shard: int
     piece: int
@@ -44,10 +43,10 @@ class Part(NamedTuple):
 def plan_parts(manifest: Manifest, part_users: int) -> tuple[Part, ...]:
     """Every shard in pieces of about `part_users` users, and never many more than PART_EVENTS events.
 
-    A pure function of dataset and setting: the parts are the same on every cluster.
+    Those of short users come last. A pure function of dataset and setting: the parts are the same on every cluster.
     """
     parts = []
-    for number, shard in enumerate(manifest.shards):
+    for number, shard in enumerate(manifest.all_shards):
         pieces = max(1, -(-shard.users // part_users), -(-shard.events // PART_EVENTS))
         parts += [Part(number, piece, pieces) for piece in range(pieces)]
     return tuple(parts)
@@ -113,8 +112,9 @@ class PartScorer:
     def score(self, index: int) -> Result:
         """Scores and writes one part: a PredictionPart's fields. Raises InputError where a shard is unreadable."""
         job = self.job
-        users = self._read(job.parts[index])
-        offsets, columns = shard_columns(users, self.translation.columns, len(self.dataset.manifest.features))
+        part, manifest = job.parts[index], self.dataset.manifest
+        users = self._read(part)
+        offsets, columns = self.dataset.parse(users, self.translation.columns, whole=True)
         columns, offsets = translate(columns, offsets, self.translation)
         lists = rank_lists(self.scorer, columns, offsets, job.k, job.remove_seen, job.blocked, job.batch_events)
         table = prediction_table(lists, users[USER_ID].combine_chunks(), self.item_ids)
@@ -126,6 +126,7 @@ class PartScorer:
         return {
             "file": path.name,
             "users": users.num_rows,
+            "users_short": users.num_rows if part.shard >= len(manifest.shards) else 0,
             "predictions": written,
             "users_fallback": int(lists.is_fallback.sum()),
             "users_empty": int((lists.lengths == 0).sum()),
@@ -134,14 +135,14 @@ class PartScorer:
         }
 
     def _read(self, part: Part) -> pa.Table:
-        path = self.dataset.folder / self.dataset.manifest.shards[part.shard].file
+        path = self.dataset.folder / self.dataset.manifest.all_shards[part.shard].file
         try:
             with pq.ParquetFile(path) as file:
                 groups = range(
                     part.piece * file.num_row_groups // part.num_pieces,
                     (part.piece + 1) * file.num_row_groups // part.num_pieces,
                 )
-                names = [USER_ID, "items", *(LIST_NAMES[name] for name in self.translation.columns)]
+                names = [USER_ID, *self.dataset.column_names(self.translation.columns, whole=True)]
                 return file.read_row_groups(list(groups), columns=names)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{path}: cannot be read ({error}); ingest the log again") from error

@@ -1,13 +1,13 @@
 """Champion and challenger on the same newest events, for the gate.
 
 The window is the test part of a dataset version: the newest events of the log (temporal split), or each user's last
-(leave_one_out). Each model is scored with its own vocabulary, by raw ids: an item that a model does not know is a
-miss for it, as it would be for a user.
+(leave_one_out). Each model reads all that it knows of a history and ranks all its own items, by raw ids, as it would
+for a user: an item that it does not know is a miss for it.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -16,15 +16,15 @@ from torch import Tensor
 
 from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig, GateConfig
-from mgray.dataset import Dataset, Query
-from mgray.engine import part_batches, rank_batch
+from mgray.dataset import Dataset, Query, Turn
+from mgray.engine import max_score_rows, own_batches, rank_batch
 from mgray.errors import InputError
 from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
 from mgray.manifest import Manifest
 from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
-from mgray.schema import UNKNOWN
-from pipelines.evaluate import RemappedScorer
+from mgray.schema import PAD, UNKNOWN
+from mgray.translation import Translation
 
 LATENCY_HISTORIES = 30
 
@@ -43,7 +43,10 @@ class Comparison(NamedTuple):
 
 
 class _Answers:
-    """What the gate wants to know of each query and of the models' answers to it, gathered batch by batch."""
+    """What the gate wants to know of each query and of the models' answers to it, gathered batch by batch.
+
+    Queries are of a whole read; lengths and popularity count the events on items of the dataset's vocabulary.
+    """
 
     def __init__(self, item_counts: IntArray) -> None:
         self.item_counts = item_counts
@@ -52,10 +55,13 @@ class _Answers:
 
     def add(self, batch: Sequence[Query], ranks: Mapping[str, Tensor]) -> None:
         """ranks: model -> of each target, [T]."""
+        num_items = len(self.item_counts) - 1
         targets = np.asarray([query.target for query in batch], dtype=np.int64)
+        targets[targets > num_items] = UNKNOWN
+        lengths = [int(((query.history.items > PAD) & (query.history.items <= num_items)).sum()) for query in batch]
         users = [self.numbers.setdefault(query.user_id, len(self.numbers)) for query in batch]
         self._columns["user"].append(np.asarray(users, dtype=np.int64))
-        self._columns["length"].append(np.asarray([len(query.history) for query in batch], dtype=np.int64))
+        self._columns["length"].append(np.asarray(lengths, dtype=np.int64))
         self._columns["count"].append(np.where(targets == UNKNOWN, 0, self.item_counts[np.maximum(targets, 0)]))
         for model, rank in ranks.items():
             self._columns[model].append(rank.cpu().numpy())
@@ -93,19 +99,26 @@ def compare(
 
     Raises InputError where the window is empty.
     """
-    scorers = {"challenger": RemappedScorer(challenger, dataset)}
-    if champion is not None:
-        scorers["champion"] = RemappedScorer(champion, dataset)
-    columns = frozenset[OptionalColumn]().union(*(scorer.columns for scorer in scorers.values()))
+    models = {"challenger": challenger} | ({} if champion is None else {"champion": champion})
+    translations = {name: Translation(dataset, model.vocabulary.item_ids, model.info) for name, model in models.items()}
+    columns = frozenset[OptionalColumn]().union(*(translation.columns for translation in translations.values()))
     answers = _Answers(dataset.item_counts)
-    for batch in part_batches(dataset, "test", columns, evaluation):
-        ranks = {name: rank_batch(scorer, batch, evaluation.remove_seen)[2] for name, scorer in scorers.items()}
+
+    def ask(shard: int, turn: Turn) -> Iterator[Query]:
+        return dataset.queries("test", columns, [shard], turn=turn, whole=True)
+
+    max_rows = min(max_score_rows(model.info.num_items) for model in models.values())
+    for batch in own_batches(dataset, ask, evaluation.batch_events, max_rows, None):
+        ranks = {}
+        for name, model in models.items():
+            translated = [translations[name].query(query) for query in batch]
+            ranks[name] = rank_batch(model.scorer, translated, evaluation.remove_seen)[2]
         answers.add(batch, ranks)
     window = Window(answers["user"], answers["length"], answers["count"])
     before, after = answers["champion"] if champion is not None else None, answers["challenger"]
     if not len(after):
         raise InputError(f"{dataset.folder}: the test part is empty, so models cannot be compared; give a longer log")
-    cost = measure_cost(challenger, dataset, scorers["challenger"].columns)
+    cost = measure_cost(challenger, dataset, translations["challenger"].columns)
     manifest, k = dataset.manifest, evaluation.k
     split = manifest.split
     return Comparison(

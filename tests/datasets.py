@@ -1,5 +1,6 @@
 """A dataset version made in the test's own process: the pure functions of ingest, without Ray."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,12 @@ TEMPORAL_CUTS = (0.8, 0.9)  # shares of the events before the validation and the
 
 
 def write_dataset(
-    folder: Path, log: pl.DataFrame, num_shards: int = 2, split: SplitKind = "leave_one_out", min_item_count: int = 1
+    folder: Path,
+    log: pl.DataFrame,
+    num_shards: int = 2,
+    split: SplitKind = "leave_one_out",
+    min_item_count: int = 1,
+    min_user_events: int = 1,
 ) -> Dataset:
     """A committed version of `log`: user_id, item_id, timestamp, and rating, event_type and feature:NAME if there."""
     folder.mkdir(parents=True)
@@ -64,20 +70,25 @@ def write_dataset(
     parts = (
         histories.random_parts(offsets, events.time, users.hashes) if split == "random" else parts_of(offsets, *ends)
     )
-    train = parts == TRAIN
+    is_short = lengths < min_user_events
+    measured_events = ~is_short[events.user]
+    train = (parts == TRAIN) & measured_events
     counts = np.bincount(events.item[train], minlength=len(items.ids))
     vocabulary = features.build_vocabulary(items.ids, counts, min_count=min_item_count)
     type_counts = np.bincount(events.event_type[train & (events.event_type >= 0)], minlength=len(types))
     kinds = features.order_event_types(dict(zip(types, type_counts.tolist(), strict=True)))
-    number = {name: i for i, name in enumerate(kinds)}
-    type_numbers = np.asarray([-1, *(number.get(name, -1) for name in types)], np.int16)[events.event_type + 1]
+    outside_kinds = sorted(set(types).difference(kinds))
+    number = {name: i for i, name in enumerate([*kinds, *outside_kinds])}
+    type_numbers = np.asarray([-1, *(number[name] for name in types)], np.int16)[events.event_type + 1]
     measured = moments.measure(events.features[train])
-    standardized = moments.standardize(events.features, measured.mean, measured.std)
+    scaled = moments.scale(events.features, measured.mean, measured.std)
     numbers = np.where(vocabulary.numbers > 0, vocabulary.numbers, UNKNOWN).astype(np.int32)
+    outside, outside_rows = features.list_outside(items.ids, vocabulary.numbers)
     pq.write_table(vocabulary.warm, folder / "vocabulary.parquet")
-    shards = []
-    for number in range(num_shards):
-        chosen = np.flatnonzero(bucket == number)
+    pq.write_table(outside, folder / "outside_items.parquet")
+    shards: dict[str, list[Shard]] = {"part": [], "short": []}
+    for kind, number in itertools.product(shards, range(num_shards)):
+        chosen = np.flatnonzero((bucket == number) & (is_short == (kind == "short")))
         mine = np.isin(events.user, chosen)
         table = histories.history_table(
             users.ids.take(pa.array(chosen)),
@@ -85,14 +96,15 @@ def write_dataset(
             numbers[events.item[mine]],
             events.time[mine],
             events.rating[mine] if RATING in log.columns else None,
-            type_numbers[mine] if kinds else None,
-            standardized[mine] if names else None,
+            type_numbers[mine] if types else None,
+            scaled[mine] if names else None,
             parts[mine] if split == "random" else None,
             *(end[chosen] for end in ends),
+            outside_rows[events.item[mine]] if outside.num_rows else None,
         ).sort_by(USER_ID)
-        path = folder / f"part-{number}.parquet"
+        path = folder / f"{kind}-{number}.parquet"
         pq.write_table(table, path)
-        shards.append(
+        shards[kind].append(
             Shard(
                 file=path.name,
                 users=table.num_rows,
@@ -101,7 +113,8 @@ def write_dataset(
                 sha256=file_sha256(path),
             )
         )
-    num_users = len(lengths)
+    num_short = int(is_short.sum())
+    written = int(measured_events.sum())
     manifest = seal(
         {
             "schema_version": SCHEMA_VERSION,
@@ -110,17 +123,19 @@ def write_dataset(
             "ingest_key": "test",
             "config": {},
             "sources": [],
-            "rows": {"read": log.height, "written": log.height},
-            "users": num_users,
+            "rows": {"read": log.height, "written": written, "dropped_short_users": log.height - written},
+            "users": len(lengths) - num_short,
             "items": vocabulary.warm.num_rows,
             "cold_items": vocabulary.cold.num_rows,
             "train_events": int(train.sum()),
-            "valid_events": int((parts == VALID).sum()),
-            "test_events": int((parts == TEST).sum()),
+            "valid_events": int(((parts == VALID) & measured_events).sum()),
+            "test_events": int(((parts == TEST) & measured_events).sum()),
             "first_timestamp": log[TIMESTAMP].min(),
             "last_timestamp": log[TIMESTAMP].max(),
             "has_ratings": RATING in log.columns,
-            "has_event_types": bool(kinds),
+            "has_event_types": bool(types),
+            "outside_event_types": outside_kinds,
+            "outside_items_file": "outside_items.parquet" if outside.num_rows else None,
             "event_types": [EventType(name=name, events=int((log[EVENT_TYPE] == name).sum())) for name in kinds],
             "features": [
                 Feature(name=name.removeprefix(FEATURE), mean=float(mean), std=float(std))
@@ -131,7 +146,9 @@ def write_dataset(
                 items=vocabulary.warm.num_rows,
                 sha256=file_sha256(folder / "vocabulary.parquet"),
             ),
-            "shards": shards,
+            "shards": shards["part"],
+            "short_users": num_short,
+            "short_shards": shards["short"],
             "quarantine_file": None,
             "split": Split(kind=split, valid_from=cuts[0], test_from=cuts[1]),
         }

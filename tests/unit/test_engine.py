@@ -189,7 +189,9 @@ def test_validation_is_read_once_and_the_test_part_a_shard_at_a_time(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, read, done = make_trainer(dataset).model, list[int](), Dataset.read
-    monkeypatch.setattr(Dataset, "read", lambda self, shard, *_: read.append(shard) or done(self, shard, *_))
+    monkeypatch.setattr(
+        Dataset, "read", lambda self, shard, *_, **__: read.append(shard) or done(self, shard, *_, **__)
+    )
     valid, test = (
         PartEvaluation(model, dataset, part, 100, CPU, EvaluateConfig(), dataset.item_counts)
         for part in ("valid", "test")

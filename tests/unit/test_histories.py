@@ -375,13 +375,20 @@ def test_histories_by_hand() -> None:
         None,
         np.array([1, 1], np.int32),
         np.array([2, 2], np.int32),
+        np.array([-1, -1, -1, -1, -1, 8], np.int32),
     )
     assert table.schema == HISTORY_SCHEMA
     rest = {"train_end": 1, "valid_end": 2, "timestamps": [1.0, 2.0, 3.0]}
     rest |= {"event_types": None, "features": None, "parts": None}
     assert table.to_pylist() == [
-        {"user_id": "a", "items": [1, 2, 1], "ratings": [2.0, 4.0, 5.0], **rest},
-        {"user_id": "b", "items": [2, 1, UNKNOWN], "ratings": [1.0, None, 3.0], **rest},
+        {"user_id": "a", "items": [1, 2, 1], "outside_items": [], "ratings": [2.0, 4.0, 5.0], **rest},
+        {
+            "user_id": "b",
+            "items": [2, 1, UNKNOWN],
+            "outside_items": [8],  # one entry for each UNKNOWN
+            "ratings": [1.0, None, 3.0],
+            **rest,
+        },
     ]
 
 

@@ -209,7 +209,7 @@ def test_a_model_is_judged_on_a_dataset_of_other_numbers(tmp_path: Path) -> None
         inputs=model.spec,
     )
     save_model(tmp_path / "model", model.state_dict(), info, Vocabulary.of(own))
-    metrics = evaluate_foreign(Recommender(tmp_path / "model"), other, "test", EvaluateConfig())
+    metrics, asked_of = evaluate_foreign(Recommender(tmp_path / "model"), other, "test", EvaluateConfig())
     users = {query.user_id for query in other.queries("test")}
     places = [i for i, query in enumerate(own.queries("test")) if query.user_id in users]
     asked = list(rating_queries(own, "test"))
@@ -217,6 +217,8 @@ def test_a_model_is_judged_on_a_dataset_of_other_numbers(tmp_path: Path) -> None
     expected = evaluate_ratings(ModelRater(model, 100, CPU), [ratings], own.rating_scale()).compute()
     assert {name: metrics.compute()[name] for name in expected} == pytest.approx(expected)
     assert metrics.num_targets == len(users)
+    unknown = [query.target == UNKNOWN for place, query in enumerate(own.queries("test")) if place in set(places)]
+    assert asked_of.unknown_targets == sum(unknown)
 
 
 def test_a_log_without_ratings_is_named(tmp_path: Path) -> None:
