@@ -90,7 +90,7 @@ def plain(dataset_folder: str, model_folder: str) -> dict[str, Any]:
     """The plain process: users a second of the ranking function, and of Recommender over the first users."""
     torch.set_num_threads(1)
     dataset, recommender = Dataset(dataset_folder), Recommender(model_folder)
-    shards = [dataset.read(number) for number in range(dataset.num_shards)]
+    shards = [dataset.read(number, whole=True) for number in range(dataset.num_shards)]
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     columns = concatenate([shard.columns for shard in shards])
     translation = Translation(dataset, recommender.vocabulary.item_ids, recommender.info)
@@ -100,7 +100,7 @@ def plain(dataset_folder: str, model_folder: str) -> dict[str, Any]:
     lists = rank_lists(recommender.scorer, columns, offsets, K)
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     ids = [
-        [dataset.item_ids[item - 1] for item in shards[0].row(row).items if item > 0]
+        [dataset.all_item_ids[item - 1] for item in shards[0].row(row).items]
         for row in range(min(RECOMMENDER_USERS, len(shards[0].train_end)))
     ]
     started = time.perf_counter()

@@ -7,7 +7,8 @@ Legend used in every module: `B` sequences, `L` positions, `D` width, `G` granul
 import pyarrow as pa
 
 SCHEMA_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # 2 does not name the items outside its vocabulary, nor hold short users
+SCHEMA_WITHOUT_OUTSIDE = 2  # names no item outside its vocabulary, and holds no short users
+READABLE_VERSIONS = (SCHEMA_WITHOUT_OUTSIDE, SCHEMA_VERSION)
 
 PAD = 0  # the item number of a padded position; real items are 1..V
 TRAIN, VALID, TEST = 0, 1, 2  # the part that an event belongs to

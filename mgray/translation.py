@@ -44,7 +44,8 @@ class Translation:
         self.items = number_map(dataset.all_item_ids, item_ids)
         inputs = info.config.inputs
         needed = {name for name in AUTO_INPUTS if COLUMN_OF[name] in self.columns}
-        lacking = sorted(needed.difference(available_inputs(dataset.manifest))) if needed else []
+        there = {*available_inputs(dataset.manifest), *(("event_type",) if dataset.all_event_types else ())}
+        lacking = sorted(needed - there)
         if lacking:
             raise InputError(
                 f"{dataset.folder}: the model reads {lacking[0]}, which this dataset does not have; ingest its log "

@@ -266,7 +266,6 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     type_number = {name: number for number, name in enumerate([*event_types, *outside_types])}
     job = job._replace(
         has_ratings=any(r["has_ratings"] for r in finish),
-        has_event_types=bool(type_number),
         event_type_numbers=tuple(type_number[name] for name in log_types),
         has_outside_items=vocabulary["outside_items"] > 0,
         features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),

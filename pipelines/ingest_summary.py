@@ -91,7 +91,7 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
             "first_timestamp": facts["times"][0],
             "last_timestamp": facts["times"][1],
             "has_ratings": job.has_ratings,
-            "has_event_types": job.has_event_types,
+            "has_event_types": bool(facts["event_types"]),
             "vocabulary": {
                 "file": "vocabulary.parquet",
                 "items": vocabulary["items"],

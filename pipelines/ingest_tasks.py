@@ -88,7 +88,6 @@ class IngestJob(NamedTuple):
     event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number
     times: tuple[float, float] = (0.0, 0.0)  # first and last of the log
     has_ratings: bool = False
-    has_event_types: bool = False
     has_outside_items: bool = False
     features: tuple[tuple[float, float], ...] = ()  # mean, standard deviation
 
@@ -474,7 +473,7 @@ def _write_histories(
         np.where(numbers > 0, numbers, np.int32(UNKNOWN)),
         users.column("time"),
         users.column("rating") if job.has_ratings else None,
-        kinds if job.has_event_types else None,
+        kinds if job.event_type_numbers else None,
         moments.scale(users.features, *np.array(job.features).T) if job.features else None,
         parts if job.rules.split == "random" else None,
         train_end,

@@ -20,6 +20,7 @@ from ray.data import ActorPoolStrategy
 from rich.console import Console
 
 from mgray import __version__, checkpoint
+from mgray.checkpoint import ModelInfo
 from mgray.config import DataConfig, PredictConfig, PredictJobConfig, ScaleConfig, local_folder
 from mgray.dataset import Dataset
 from mgray.errors import InputError, NoTrainingEventsError
@@ -33,7 +34,7 @@ from mgray.manifest import (
     read_predictions,
 )
 from mgray.numbering import number_map
-from mgray.schema import SCHEMA_VERSION, UNKNOWN
+from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE, UNKNOWN
 from mgray.translation import check_items_known
 from pipelines import cluster, tracking
 from pipelines.ingest import IngestResult, Progress, describe, ingest
@@ -156,6 +157,26 @@ def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestR
         return ingest(data.model_copy(update=smallest), home, progress)
 
 
+def lost_events(dataset: Dataset, info: ModelInfo) -> list[str]:
+    """What to say of events that the model may know and the dataset does not hold."""
+    manifest = dataset.manifest
+    if manifest.fingerprint == info.dataset_fingerprint:
+        return []
+    notes = []
+    rarest = manifest.config.get("clean", {}).get("min_item_events", 1)
+    if rarest > 1:
+        notes.append(
+            f"{dataset.folder} was made with data.clean.min_item_events {rarest}: events on items with fewer than "
+            f"{rarest} are not in it, though the model may know them; give the log by --data.source for whole histories"
+        )
+    if manifest.schema_version == SCHEMA_WITHOUT_OUTSIDE:
+        notes.append(
+            f"{dataset.folder} was made by an older mgray: events on items outside its vocabulary, and users with "
+            "too few events, are not in it; ingest its log again for whole histories"
+        )
+    return notes
+
+
 def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     """The predict job; gives the result line's fields. Raises InputError where the user's input is wrong.
 
@@ -186,6 +207,8 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
         say(out, describe(found))
         dataset = Dataset(found.path.absolute())
         check_items_known(dataset, model.item_ids, f"--model {config.model}")
+        for note in lost_events(dataset, info):
+            out.print(f"[yellow]{note}[/]", soft_wrap=True)
         blocked = block(settings, blocked_ids, model.item_ids, dataset.all_item_ids)
 
         shaping = {

@@ -89,6 +89,8 @@ def write_dataset(
     shards: dict[str, list[Shard]] = {"part": [], "short": []}
     for kind, number in itertools.product(shards, range(num_shards)):
         chosen = np.flatnonzero((bucket == number) & (is_short == (kind == "short")))
+        if kind == "short" and not len(chosen):
+            continue
         mine = np.isin(events.user, chosen)
         table = histories.history_table(
             users.ids.take(pa.array(chosen)),
@@ -133,7 +135,7 @@ def write_dataset(
             "first_timestamp": log[TIMESTAMP].min(),
             "last_timestamp": log[TIMESTAMP].max(),
             "has_ratings": RATING in log.columns,
-            "has_event_types": bool(types),
+            "has_event_types": bool(kinds),
             "outside_event_types": outside_kinds,
             "outside_items_file": "outside_items.parquet" if outside.num_rows else None,
             "event_types": [EventType(name=name, events=int((log[EVENT_TYPE] == name).sum())) for name in kinds],

@@ -146,7 +146,7 @@ class Decoded(NamedTuple):
     times: list[float]
     ratings: list[float | None] | None
     kinds: list[str | None] | None  # by name
-    features: list[float] | None  # [events * F]
+    features: list[float | None] | None  # [events * F], None: missing
     parts: list[int] | None
     train_end: int
     valid_end: int
@@ -174,8 +174,8 @@ def decode(result) -> dict[str, Decoded]:
                 [items[number] for number in row["items"]],
                 row["timestamps"],
                 row["ratings"],
-                row["event_types"] and [kinds[number] for number in row["event_types"]],
-                row["features"],
+                row["event_types"] and [kinds.get(number) for number in row["event_types"]],
+                row["features"] and [None if number != number else number for number in row["features"]],
                 row["parts"],
                 row["train_end"],
                 row["valid_end"],

@@ -160,8 +160,8 @@ def test_features_are_standardized_by_the_training_part(log: Path, run_ingest: C
     everything = np.concatenate(list(raw.values()))
     assert abs(np.nanmean(everything, axis=0) - mean).max() > 1e-6, "the whole log's statistics are others"
     for user, row in found.items():
-        scaled = np.where(np.isnan(raw[user]), 0.0, (raw[user] - mean) / std)
-        np.testing.assert_allclose(row.features, scaled.reshape(-1), rtol=1e-6, atol=1e-6)
+        scaled = (raw[user] - mean) / std  # NaN: missing
+        np.testing.assert_allclose(np.array(row.features, float), scaled.reshape(-1), rtol=1e-6, atol=1e-6)
 
 
 def test_event_types_are_numbered_by_training_events(tmp_path: Path, run_ingest: Callable) -> None:
@@ -199,7 +199,8 @@ def test_event_types_that_never_train_are_none(tmp_path: Path, run_ingest: Calla
     ]
     result = run_ingest(write_csv(tmp_path / "log.csv", rows))
     assert (result.manifest.event_types, result.manifest.has_event_types) == ([], False)
-    assert [row.kinds for row in decode(result).values()] == [None] * 5
+    assert result.manifest.outside_event_types == ["buy", "view"]
+    assert [row.kinds for row in decode(result).values()] == [[None] * 4] * 5
 
 
 def test_random_split(tmp_path: Path, log: Path, run_ingest: Callable) -> None:

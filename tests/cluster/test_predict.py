@@ -71,7 +71,8 @@ def test_every_user_is_scored_once(run: Run, data: Dataset, champion: Champion) 
     result = run(k=5, num_workers=2)
     table = read(result)
     assert pq.read_schema(next(Path(result["path"]).glob("part-*"))) == PREDICTION_SCHEMA
-    assert result["rows"] == {"users": 120, "predictions": 600, "users_fallback": 0, "users_empty": 0}
+    ways = {"users_by_history": 120, "users_fallback": 0, "users_short": 0, "users_empty": 0}
+    assert result["rows"] == {"users": 120, "predictions": 600, **ways}
     assert set(table["user_id"]) == set(histories(data))
     assert table.height == table.unique(["user_id", "item_id"]).height == 600
     lists = table.group_by("user_id", maintain_order=True).agg("rank", "score")

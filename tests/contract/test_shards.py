@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgray.manifest import UNSEALED, digest, file_sha256, read_manifest
-from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
+from mgray.schema import HISTORY_SCHEMA, OUTSIDE_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
 
 NUM_EVENTS = 3000
 
@@ -20,8 +20,9 @@ def drawn_log(path: Path) -> list[tuple[str, str, float]]:
     draw = random.Random(0)
     rows = [
         (f"u{draw.randrange(120)}", f"i{int(draw.paretovariate(0.7)) % 400}", float(draw.randrange(300)))
-        for _ in range(NUM_EVENTS)
+        for _ in range(NUM_EVENTS - 3)
     ]
+    rows += [("short", "i1", 5.0), ("shorter", "only-here", 7.0), ("short", "i399", 6.0)]
     path.write_text("user_id,item_id,timestamp\n" + "".join(f"{u},{i},{t}\n" for u, i, t in rows))
     return rows
 
@@ -35,7 +36,8 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
 
     # files: exactly those that the manifest names, with its digests
     on_disk = {path.name for path in folder.iterdir()}
-    assert on_disk == {"manifest.json", "report.html", "vocabulary.parquet", *(shard.file for shard in manifest.shards)}
+    assert on_disk == {"manifest.json", *manifest.files()}
+    assert {"report.html", "vocabulary.parquet", "outside_items.parquet"} < on_disk
     assert file_sha256(folder / manifest.vocabulary.file) == manifest.vocabulary.sha256
     content = manifest.model_dump(mode="json", exclude=UNSEALED)
     assert manifest.fingerprint == digest(content)
@@ -45,11 +47,18 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
     assert vocabulary["item"].to_pylist() == list(range(1, manifest.items + 1))
     numbers = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item"].to_pylist(), strict=True))
 
-    # the expectation, by a plain loop: first of equal rows, stable order, short users out
+    outside = pq.read_table(folder / manifest.outside_items_file)
+    assert outside.schema == OUTSIDE_SCHEMA
+    outside = outside["item_id"].to_pylist()
+    assert outside == sorted({item for _, item, _ in rows} - set(numbers))
+
+    # the expectation, by a plain loop: first of equal rows, stable order, short users in files of their own
     expected: dict[str, list[tuple[float, str]]] = {}
     for user, item, moment in dict.fromkeys(rows):
         expected.setdefault(user, []).append((moment, item))
-    expected = {user: sorted(h, key=lambda event: event[0]) for user, h in expected.items() if len(h) >= 3}
+    expected = {user: sorted(h, key=lambda event: event[0]) for user, h in expected.items()}
+    short = {user: history for user, history in expected.items() if len(history) < 3}
+    expected = {user: history for user, history in expected.items() if len(history) >= 3}
 
     seen: dict[str, dict] = {}
     for shard in manifest.shards:
@@ -65,6 +74,19 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
     assert set(seen) == set(expected)
     assert len(seen) == manifest.users
 
+    names = [None, *numbers]
+    found = {}
+    for shard in manifest.short_shards:
+        table = pq.read_table(folder / shard.file)
+        assert table.schema == HISTORY_SCHEMA
+        assert (table.num_rows, file_sha256(folder / shard.file)) == (shard.users, shard.sha256)
+        for row in table.to_pylist():
+            left = iter(row["outside_items"])
+            items = [outside[next(left)] if item == UNKNOWN else names[item] for item in row["items"]]
+            found[row["user_id"]] = list(zip(row["timestamps"], items, strict=True))
+    assert found == short
+    assert manifest.short_users == len(short) > 0
+
     train_counts: Counter[str] = Counter()
     num_events = dict.fromkeys(("train", "valid", "test"), 0)
     for user, row in seen.items():
@@ -72,6 +94,7 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
         train_end, valid_end = row["train_end"], row["valid_end"]
         assert row["timestamps"] == [moment for moment, _ in history]
         assert row["items"] == [numbers.get(item, UNKNOWN) for _, item in history]
+        assert [outside[place] for place in row["outside_items"]] == [i for _, i in history if i not in numbers]
         assert row["ratings"] is None
         assert row["event_types"] is None
         if split == "leave_one_out":

@@ -1,5 +1,6 @@
 """A dataset version gives its columns, training parts and queries as they were written."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mgray.batch import feed, plan_epoch
 from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
 from mgray.dataset import Dataset
+from mgray.errors import InputError
 from mgray.histories import SplitKind
 from mgray.inputs import DAY_S, InputSpec
 from mgray.raw_history import HistoryEncoder
@@ -216,3 +218,20 @@ def test_the_newest_events_of_a_sample(tmp_path: Path, monkeypatch: pytest.Monke
     )
     assert 22 <= dataset.newest_counts(1 / 2).sum() <= 62  # a day less, or more, than of all
     assert 82 / 5 <= sizes[0] <= 20
+
+
+def test_versions_of_older_mgrays_are_read_or_refused(tmp_path: Path) -> None:
+    """One from before items outside the vocabulary were named reads as it did; an older one is one clear line."""
+    log = pl.DataFrame({"user_id": ["u"] * 4, "item_id": [*"abac"], "timestamp": [0.0, 1, 2, 3]})
+    dataset = write_dataset(tmp_path / "v", log, 1)
+    path = dataset.folder / "manifest.json"
+    older = json.loads(path.read_text())
+    for name in ("outside_items_file", "outside_event_types", "short_users", "short_shards"):
+        del older[name]
+    path.write_text(json.dumps(older | {"schema_version": 2}))
+    read = Dataset(dataset.folder)
+    assert read.all_item_ids == read.item_ids == ["a", "b"]
+    assert read.read(0, whole=True).columns.items.tolist() == [1, 2, 1, UNKNOWN]
+    path.write_text(json.dumps(older | {"schema_version": 1}))
+    with pytest.raises(InputError, match="schema version 1, this mgray reads 2 and 3; ingest again"):
+        Dataset(dataset.folder)
