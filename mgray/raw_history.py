@@ -26,6 +26,7 @@ MEANINGS = {
 
 Lists = Mapping[str, Sequence[Sequence[Any]]]  # raw name -> a list for each history
 SHOWN_CHARS = 60  # of a wrong value, in an error
+NO_NUMBER = (str, bytes, bool, np.bool_, list, tuple, np.ndarray)  # though float() would take some of them
 
 
 def id_text_of(value: Any, where: str) -> str:
@@ -62,17 +63,15 @@ def id_list(value: Any, where: str) -> list[str]:
         return []
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         raise InputError(f"{where} must be a list of item ids, not {shown(value)}")
-    return [id_text_of(item, where) for item in value]
+    return [item if type(item) is str else id_text_of(item, where) for item in value]
 
 
-def number_list(values: Iterable[Any]) -> npt.NDArray[np.float64]:
+def number_list(values: Sequence[Any]) -> npt.NDArray[np.float64]:
     """Numbers of a list that a client sends, NaN for null. Raises TypeError or ValueError for text, truth values."""
-    numbers = []
-    for value in values:
-        if isinstance(value, (str, bytes, bool, np.bool_)) or is_list(value):
-            raise TypeError(f"{shown(value)} is no number")
-        numbers.append(np.nan if value is None else float(value))
-    return np.asarray(numbers, dtype=np.float64)
+    wrong = {kind for kind in set(map(type, values)) if issubclass(kind, NO_NUMBER)}
+    if wrong:
+        raise TypeError(f"{shown(next(value for value in values if type(value) in wrong))} is no number")
+    return np.asarray([np.nan if value is None else float(value) for value in values], dtype=np.float64)
 
 
 def raw_lists(histories: Sequence[Columns], dataset: Dataset, spec: InputSpec) -> dict[str, list[list[Any]]]:
@@ -187,13 +186,11 @@ class HistoryEncoder:
 
     def _features(self, values: Sequence[Any]) -> npt.NDArray[np.float32]:
         count = len(self.spec.features)
-        table = np.full((len(values), count), np.nan)
-        for place, value in enumerate(values):
-            if value is not None:
-                row = number_list(value if is_list(value) else [value])
-                if len(row) != count:
-                    raise ValueError(f"{shown(value)} is not {count} numbers")
-                table[place] = row
+        rows = [(None,) * count if value is None else value if is_list(value) else (value,) for value in values]
+        for row in rows:
+            if len(row) != count:
+                raise ValueError(f"{shown(row)} is not {count} numbers")
+        table = number_list([value for row in rows for value in row]).reshape(len(rows), count)
         with np.errstate(over="ignore"):
             standard = standardize(table, *np.asarray([(one.mean, one.std) for one in self.spec.features]).T)
         if np.isinf(table).any() or np.isinf(standard).any():
