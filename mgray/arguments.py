@@ -1,30 +1,20 @@
 """From the command line and a YAML file to a typed config, and back to dotted keys."""
 
 import argparse
-import difflib
+import sys
 import types
 import typing
-from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from mgray.config import JobConfig
+from mgray.config_file import FileValues, read_config_file
+from mgray.config_keys import leaves, set_key, unknown_key
 from mgray.errors import InputError
 
 Config = TypeVar("Config", bound=JobConfig)
-
-
-def leaves(schema: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Dotted key -> pydantic FieldInfo of each value that can be set."""
-    found: dict[str, Any] = {}
-    for name, field in schema.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= leaves(field.annotation, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = field
-    return found
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
@@ -51,13 +41,6 @@ def _type_name(annotation: Any) -> str:
     return {"str": "text", "bool": "true|false", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)
 
 
-def _unknown_key(key: str, valid: typing.Iterable[str], where: str) -> InputError:
-    valid = sorted(valid)
-    near = difflib.get_close_matches(key, valid, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    return InputError(f"{where}: unknown config key {key!r}{hint}; valid keys: {', '.join(valid)}")
-
-
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise InputError(f"command line: {message}; see --help")
@@ -81,32 +64,6 @@ def _yaml_value(text: str, where: str) -> Any:
     return value
 
 
-def read_config_file(path: str) -> dict[str, Any]:
-    """A YAML file's mapping. Raises InputError where the file is missing, unreadable or not a mapping."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"--config {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"--config {path}: not valid YAML: {error}; mend the file") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise InputError(
-            f"--config {path}: expected a mapping of sections, found {type(values).__name__}; mend the file"
-        )
-    return values
-
-
-def set_key(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, name = key.split(".")
-    for section in sections:
-        if not isinstance(values.get(section), dict):
-            values[section] = {}
-        values = values[section]
-    values[name] = value
-
-
 def validate(schema: type[Config], values: dict[str, Any], where: str = "config") -> Config:
     """The typed config. Raises InputError, in one line, for an unknown key or a value out of range."""
     try:
@@ -116,7 +73,7 @@ def validate(schema: type[Config], values: dict[str, Any], where: str = "config"
         key = ".".join(str(part) for part in first["loc"] if isinstance(part, str) and part in _words(schema))
         if first["type"] == "extra_forbidden":
             unknown = ".".join(str(part) for part in first["loc"])
-            raise _unknown_key(unknown, leaves(schema), where) from error
+            raise unknown_key(unknown, leaves(schema), where) from error
         given = first["input"]
         shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r})"
         message = first["msg"].removeprefix("Value error, ")
@@ -130,7 +87,8 @@ def _words(schema: type[BaseModel]) -> set[str]:
 def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
     """`--config FILE.yaml` and dotted overrides (`--model.width 128`, `--model.granularities '[1,4,16]'`) to a config.
 
-    Overrides win over the file, the file over the defaults. Raises InputError; `--help` exits with 0.
+    Overrides win over the file, the file over the defaults. What of the file only other jobs read is said on stderr.
+    Raises InputError; `--help` exits with 0.
     """
     parser = _Parser(
         prog=prog,
@@ -156,15 +114,18 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
     if extra:
         key = extra[0].lstrip("-").split("=")[0]
         if extra[0].startswith("--"):
-            raise _unknown_key(key, known, "command line")
+            raise unknown_key(key, known, "command line")
         raise InputError(f"command line: unexpected argument {extra[0]!r}; options start with --, see --help")
     given = vars(args)
     file = given.pop("config")
-    values = read_config_file(file) if file else {}
+    values, ignored = read_config_file(file, schema) if file else FileValues({}, [])
     for key, text in given.items():
         is_text = known[key].annotation in (str, str | None)
         if known[key].annotation == str | tuple[str, ...]:
             is_text = not (text.startswith("[") and text.endswith("]"))  # a list; a glob that looks so begins with ./
         value = None if is_text and text in ("none", "None") else text if is_text else _yaml_value(text, f"--{key}")
         set_key(values, key, value)
-    return validate(schema, values, where=f"--config {file}" if file else "command line")
+    config = validate(schema, values, where=f"--config {file}" if file else "command line")
+    if ignored:
+        print(f"--config {file}: {prog} leaves out what only other jobs read: {', '.join(ignored)}", file=sys.stderr)
+    return config

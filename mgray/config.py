@@ -800,6 +800,20 @@ class TuneJobConfig(TrainJobConfig):
         return self
 
 
+# Every job: jobs/NAME.py. A file of settings may hold what any of them reads.
+JOB_CONFIGS: dict[str, type[JobConfig]] = {
+    "eval": EvalJobConfig,
+    "export": ExportJobConfig,
+    "ingest": IngestJobConfig,
+    "predict": PredictJobConfig,
+    "promote": PromoteJobConfig,
+    "retrain": RetrainJobConfig,
+    "rollback": RollbackJobConfig,
+    "train": TrainJobConfig,
+    "tune": TuneJobConfig,
+}
+
+
 def resolve_home(config: JobConfig) -> Path:
     """The folder for datasets, runs and mlflow.db: `home`, else $MGRAY_HOME, else ./var."""
     if config.home:

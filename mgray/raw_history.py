@@ -1,7 +1,9 @@
 """Histories as a service gets them, raw item ids and lists beside them, to the columns that a model reads."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.inputs import InputSpec, read_columns
 from mgray.moments import standardize
+from mgray.schema import PAD
 
 # What the lists beside `history` hold, a value for each of its items.
 MEANINGS = {
@@ -22,6 +25,53 @@ MEANINGS = {
 }
 
 Lists = Mapping[str, Sequence[Sequence[Any]]]  # raw name -> a list for each history
+SHOWN_CHARS = 60  # of a wrong value, in an error
+NO_NUMBER = (str, bytes, bool, np.bool_, list, tuple, np.ndarray)  # though float() would take some of them
+
+
+def id_text_of(value: Any, where: str) -> str:
+    """Raw id of what a client sends: text as it is, a whole number in digits (123 and 123.0 are `123`).
+
+    Raises InputError, which begins with `where`, for null, a truth value, and whatever else is no id.
+    """
+    if isinstance(value, (str, UUID)):
+        return str(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, (float, np.floating, Decimal)) and np.isfinite(float(value)):
+        return str(int(value)) if value == int(value) else str(value)
+    raise InputError(f"{where}: {shown(value)} is neither text nor a whole number; leave out what has no id")
+
+
+def shown(value: Any) -> str:
+    """A wrong value as an error shows it: `null` as JSON spells it, and not the whole of a long one."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    text = "null" if plain is None else repr(plain)
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def id_list(value: Any, where: str) -> list[str]:
+    """Raw ids of a list (or set, array, series) that a client sends; None is an empty one.
+
+    Raises InputError, which begins with `where`, for what is no list (text is none), and as `id_text_of` does.
+    """
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InputError(f"{where} must be a list of item ids, not {shown(value)}")
+    return [item if type(item) is str else id_text_of(item, where) for item in value]
+
+
+def number_list(values: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Numbers of a list that a client sends, NaN for null. Raises TypeError or ValueError for text, truth values."""
+    wrong = {kind for kind in set(map(type, values)) if issubclass(kind, NO_NUMBER)}
+    if wrong:
+        raise TypeError(f"{shown(next(value for value in values if type(value) in wrong))} is no number")
+    return np.asarray([np.nan if value is None else float(value) for value in values], dtype=np.float64)
 
 
 def raw_lists(histories: Sequence[Columns], dataset: Dataset, spec: InputSpec) -> dict[str, list[list[Any]]]:
@@ -70,28 +120,39 @@ class HistoryEncoder:
             if len(beside[name]) != num_histories:
                 raise InputError(f"{name}: {len(beside[name])} lists for {num_histories} histories; give one for each")
 
-    def encode_all(self, histories: Sequence[Sequence[str]], beside: Lists) -> list[tuple[Columns, int]]:
-        """Every history as `encode`. Raises InputError as `check` and `encode` do."""
+    def encode_all(self, histories: Sequence[Sequence[Any]], beside: Lists) -> list[tuple[Columns, int]]:
+        """Every history as `encode`; where all are empty, nothing is needed beside them.
+
+        Raises InputError as `check` and `encode` do.
+        """
+        if all(history is None or (is_list(history) and not len(history)) for history in histories):
+            beside = {**dict.fromkeys(self.names, [()] * len(histories)), **beside}
         self.check(len(histories), beside)
         return [self.encode(histories, beside, row) for row in range(len(histories))]
 
-    def encode(self, histories: Sequence[Sequence[str]], beside: Lists, row: int) -> tuple[Columns, int]:
+    def numbers_of(self, items: Any, where: str) -> list[int]:
+        """Numbers of a list of raw ids, PAD for those that the model does not know. Raises InputError as `id_list`."""
+        return [self.item_numbers.get(item, PAD) for item in id_list(items, where)]
+
+    def encode(self, histories: Sequence[Sequence[Any]], beside: Lists, row: int) -> tuple[Columns, int]:
         """History number `row` -> its events on known items, and how many were unknown.
 
-        Raises InputError for a list beside it that has another length, or values that are not what it holds.
+        Raises InputError for a history that is no list of ids, and a list beside it that has another length, or values
+        that are not what it holds.
         """
-        history = histories[row]
-        numbers = np.asarray([self.item_numbers.get(item, 0) for item in history], dtype=np.int32)
-        known = numbers > 0
+        numbers = np.asarray(self.numbers_of(histories[row], f"row {row}: history"), dtype=np.int32)
+        known = numbers != PAD
         given: dict[str, npt.NDArray[Any]] = {}
         for name in self.names:
             values = beside[name][row]
             values = [] if values is None else values
-            if not isinstance(values, (list, tuple, np.ndarray)):
-                raise InputError(f"row {row}: {name} must be a list, a value for each item of history, not {values!r}")
-            if len(values) != len(history):
+            if not is_list(values):
                 raise InputError(
-                    f"row {row}: {name} has {len(values)} values for the {len(history)} items of history; give one for "
+                    f"row {row}: {name} must be a list, a value for each item of history, not {shown(values)}"
+                )
+            if len(values) != len(numbers):
+                raise InputError(
+                    f"row {row}: {name} has {len(values)} values for the {len(numbers)} items of history; give one for "
                     "each"
                 )
             given[name] = self._read(name, values, row)[known]
@@ -101,24 +162,37 @@ class HistoryEncoder:
     def _read(self, name: str, values: Sequence[Any], row: int) -> npt.NDArray[Any]:
         try:
             if name == "event_types":
-                return np.asarray([self._event_type.get(value, 0) for value in values], dtype=np.int16)
+                return np.asarray([self._event_type_number(value, name) for value in values], dtype=np.int16)
             if name == "features":
                 return self._features(values)
-            numbers = np.asarray([np.nan if value is None else value for value in values], dtype=np.float64)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"row {row}: {name} are not what they should be: {MEANINGS[name]}") from error
-        if np.isinf(numbers).any():
+            numbers = number_list(values)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"row {row}: {name} are not what they should be: {MEANINGS[name]} ({error})") from error
+        with np.errstate(over="ignore"):
+            ratings = numbers.astype(np.float32)
+        if np.isinf(ratings if name == "ratings" else numbers).any():
             raise InputError(f"row {row}: {name} must be finite numbers ({MEANINGS[name]})")
         if name == "ratings":
-            return numbers.astype(np.float32)
+            return ratings
         if np.isnan(numbers).any() or (np.diff(numbers) < 0).any():
             raise InputError(f"row {row}: timestamps must be {MEANINGS[name]}, one for each item of history")
         return numbers
 
+    def _event_type_number(self, value: Any, where: str) -> int:
+        """0 for none, and for a type that the model does not know."""
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            return 0
+        return self._event_type.get(value if isinstance(value, str) else id_text_of(value, where), 0)
+
     def _features(self, values: Sequence[Any]) -> npt.NDArray[np.float32]:
         count = len(self.spec.features)
-        rows = [[np.nan] * count if value is None else value for value in values]
-        table = np.asarray(rows, dtype=np.float64).reshape(len(rows), count)
-        if np.isinf(table).any():
+        rows = [(None,) * count if value is None else value if is_list(value) else (value,) for value in values]
+        for row in rows:
+            if len(row) != count:
+                raise ValueError(f"{shown(row)} is not {count} numbers")
+        table = number_list([value for row in rows for value in row]).reshape(len(rows), count)
+        with np.errstate(over="ignore"):
+            standard = standardize(table, *np.asarray([(one.mean, one.std) for one in self.spec.features]).T)
+        if np.isinf(table).any() or np.isinf(standard).any():
             raise ValueError("a feature is infinite")
-        return standardize(table, *np.asarray([(feature.mean, feature.std) for feature in self.spec.features]).T)
+        return standard

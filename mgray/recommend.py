@@ -1,5 +1,7 @@
 """Raw item ids in, raw item ids with scores out: the model as a service, a notebook or a batch job sees it.
 
+Where raw ids are taken, a whole number is the id that its digits spell: 123 and 123.0 are `123`.
+
 Legend: `U` users, `V` items, `D` width of a model, `M` members of an ensemble, 1 of a single model.
 """
 
@@ -120,12 +122,13 @@ class Recommender:
             return None
         is_barred = np.full(self.model.num_items + 1, candidates is not None)
         is_barred[PAD] = False  # never recommended as it is
-        is_barred[self._known(candidates or ())] = False
-        is_barred[self._known(blocked)] = True
+        is_barred[self._known(candidates, "candidates")] = False
+        is_barred[self._known(blocked, "blocked")] = True
         return np.flatnonzero(is_barred)
 
-    def _known(self, items: Sequence[str]) -> list[int]:
-        return [self.encoder.item_numbers[item] for item in items if item in self.encoder.item_numbers]
+    def _known(self, items: Sequence[str] | None, where: str) -> list[int]:
+        """Numbers of those of the items that the model knows."""
+        return [number for number in self.encoder.numbers_of(items, where) if number != PAD]
 
     def _listed(self, items: Items, scores: npt.NDArray[np.float32], num_unknown: list[int]) -> Recommendations:
         """items, scores: [U, k], PAD where a list is shorter."""
@@ -184,7 +187,7 @@ class Recommender:
             some = slice(begin, begin + rows)
             scores = self._scores(users[some])
             for row, own in enumerate(seen[some]):
-                scores[row, self._known(own)] = -torch.inf
+                scores[row, self._known(own, f"row {begin + row}: seen")] = -torch.inf
             if barred is not None:
                 scores[:, barred] = -torch.inf
             found.append(best_items(scores, width))
@@ -220,15 +223,19 @@ class Recommender:
         if len(targets) != len(histories):
             raise InputError(f"targets: {len(targets)} lists for {len(histories)} histories; give one for each")
         known = [own for own, _ in self.encoder.encode_all(histories, beside)]
+        asked = [
+            np.asarray(self.encoder.numbers_of(own, f"row {row}: targets"), dtype=np.int64)
+            for row, own in enumerate(targets)
+        ]
         rater = ModelRater(self.model, self.info.max_length, self.device)
         lengths = np.asarray([len(columns) for columns in known], dtype=np.int64)
         rated: list[list[float]] = [[] for _ in known]
         for rows in plan_batches(np.minimum(lengths, self.info.max_length), BATCH_EVENTS, len(known)):
             queries = []
             for row in rows:
-                numbers = [self.encoder.item_numbers.get(item, UNKNOWN) for item in targets[row]]
+                numbers = asked[row]
                 blank = np.zeros(len(numbers), np.float32)  # what the rater is to tell
-                queries.append(RatingQuery(known[row], np.asarray(numbers, dtype=np.int64), blank))
+                queries.append(RatingQuery(known[row], np.where(numbers == PAD, UNKNOWN, numbers), blank))
             ends = np.cumsum([len(query.targets) for query in queries])[:-1]
             for row, ratings in zip(rows, np.split(rater(queries).numpy(), ends), strict=True):
                 rated[row] = ratings.tolist()

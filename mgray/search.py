@@ -17,8 +17,10 @@ from typing import Any
 
 import yaml
 
-from mgray.arguments import flatten, leaves, set_key, validate
+from mgray.arguments import flatten, validate
 from mgray.config import TrainJobConfig
+from mgray.config_file import read_yaml
+from mgray.config_keys import leaves, set_key
 from mgray.errors import InputError
 
 DEFAULT_SPACE = Path(__file__).parent.parent / "jobs" / "configs" / "space.yaml"
@@ -118,13 +120,7 @@ def read_space(path: str | None, base: TrainJobConfig) -> Space:
     """
     file = Path(path) if path is not None else DEFAULT_SPACE
     where = f"search.space {file}"
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{where}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from error
-    return parse_space(values, base, where)
+    return parse_space(read_yaml(file, where), base, where)
 
 
 def parse_space(values: Any, base: TrainJobConfig, where: str = "search.space") -> Space:

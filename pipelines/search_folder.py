@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from mgray.arguments import flatten, set_key, validate
+from mgray.arguments import flatten, validate
 from mgray.config import TuneJobConfig
+from mgray.config_keys import set_key
 from mgray.errors import InputError
 from mgray.search import DEFAULT_SPACE, Space, describe, read_space
 

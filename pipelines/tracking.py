@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import Array
+from mlflow.types.schema import AnyType, Array
 
 from mgray import __version__
 from mgray.arguments import flatten
@@ -43,13 +43,6 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 SECONDS_BETWEEN_FLUSHES = 5.0
 SENDING_SUFFIX = ".sending"  # of a spool file while it is sent
 VIEW_KEY = "mgray"
-INPUT_TYPES = {
-    "history": Array(DataType.string),
-    "timestamps": Array(DataType.double),
-    "event_types": Array(DataType.string),
-    "ratings": Array(DataType.double),
-    "features": Array(Array(DataType.double)),
-}
 
 
 def metric_key(name: str) -> str:
@@ -277,12 +270,15 @@ def start_run(
 def signature(columns: Iterable[str], info: ModelInfo) -> ModelSignature:
     """What the pyfunc takes and gives; columns: `history`, and what the model reads beside it.
 
-    All but `history` are optional to MLflow, for the model's own error says what belongs in them.
+    Columns are of any type. MLflow's typed lists refuse what JSON clients send (4 where a number is 4.0, 50 where an id
+    is `50`, null, lists of different lengths); the model's own checks take it, and name row and column of what is
+    wrong. All but `history` are optional to MLflow, for the model's own error says what belongs in them.
     """
-    inputs = [ColSpec(INPUT_TYPES[name], name, required=name == "history") for name in columns]
+    rates = info.config.outputs != "next_item"
+    names = [*columns, *(["targets"] if rates else []), "candidates", "blocked"]
+    inputs = [ColSpec(AnyType(), name, required=name == "history") for name in names]
     outputs = [ColSpec(Array(DataType.string), "items"), ColSpec(Array(DataType.double), "scores")]
-    if info.config.outputs != "next_item":
-        inputs.append(ColSpec(Array(DataType.string), "targets", required=False))
+    if rates:
         outputs.append(ColSpec(Array(DataType.double), "ratings", required=False))
     params = [
         ParamSpec("k", DataType.long, 10),

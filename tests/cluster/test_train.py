@@ -267,7 +267,8 @@ def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) 
     assert [popularity[item] for item in answer["items"][2]] == sorted(popularity.values(), reverse=True)[:3]
     assert answer["default"] == 10
     assert "/code/" in answer["code"], "the package travels inside the model"
-    assert [field["name"] for field in answer["inputs"]] == ["history"]
+    assert [field["name"] for field in answer["inputs"] if field["required"]] == ["history"]
+    assert [field["name"] for field in answer["inputs"]] == ["history", "candidates", "blocked"]
     assert [field["name"] for field in answer["outputs"]] == ["items", "scores"]
     assert answer["example"]
 

@@ -1,11 +1,14 @@
 """The command line: every mistake is one line that names the place and the mend."""
 
+import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from mgray.arguments import flatten, leaves, parse_args, validate
+from mgray.arguments import flatten, parse_args, validate
 from mgray.config import (
+    JOB_CONFIGS,
     CleanConfig,
     DataConfig,
     IngestJobConfig,
@@ -16,6 +19,7 @@ from mgray.config import (
     resolve_home,
     resolve_out,
 )
+from mgray.config_keys import leaves
 from mgray.errors import InputError
 
 
@@ -155,11 +159,41 @@ def test_config_is_frozen() -> None:
         TrainJobConfig().model.width = 3  # type: ignore[misc]
 
 
+SHIPPED = sorted(set(Path("jobs/configs").glob("*.yaml")) - {Path("jobs/configs/space.yaml")})
+
+
 def test_shipped_configs_are_valid() -> None:
-    configs = sorted(set(Path("jobs/configs").glob("*.yaml")) - {Path("jobs/configs/space.yaml")})
-    assert len(configs) >= 3
-    for path in configs:
+    assert len(SHIPPED) >= 3
+    for path in SHIPPED:
         parse("--config", str(path))
+
+
+def test_every_job_is_in_the_table() -> None:
+    assert sorted(JOB_CONFIGS) == sorted(path.stem for path in Path("jobs").glob("*.py"))
+
+
+# A random split, and ratings alone, are for training.
+REFUSED = {("rating", job) for job in ("retrain", "tune")}
+
+
+@pytest.mark.parametrize("job", JOB_CONFIGS)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_job_reads_its_part_of_a_shipped_config(path: Path, job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--config", str(path)]
+    if (path.stem, job) in REFUSED:
+        with pytest.raises(InputError, match=r"model\.outputs rating trains no ranking"):
+            parse_args(JOB_CONFIGS[job], f"jobs/{job}.py", argv)
+        return
+    config = parse_args(JOB_CONFIGS[job], f"jobs/{job}.py", argv)
+    given = parse(*argv)
+    for section in {"data", "scale", "train"} & set(type(config).model_fields):
+        mine, theirs = getattr(config, section), getattr(given, section)
+        assert mine.model_dump(exclude_unset=True) == theirs.model_dump(exclude_unset=True), section
+    sections = {"data", "model", "scale", "train"} & given.model_fields_set
+    left_out = {name for name in sections if not isinstance(getattr(config, name, None), BaseModel)}
+    said = capsys.readouterr().err
+    assert left_out == set(re.findall(r"(\w+)\.\*", said)), said
+    assert said.count("\n") == bool(left_out)
 
 
 @pytest.mark.parametrize("schema", [TuneJobConfig, RetrainJobConfig])

@@ -1,12 +1,16 @@
 """What a service sends is read, or refused with the row, the name and what it should be."""
 
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
 import numpy as np
 import pytest
 
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
-from mgray.raw_history import HistoryEncoder
+from mgray.raw_history import HistoryEncoder, id_list, id_text_of
 from tests.models import model_config
 
 CONFIG = model_config(inputs=("event_type", "features", "rating", "time_gap"))
@@ -64,9 +68,18 @@ def test_a_model_of_items_needs_nothing_beside_them() -> None:
         ({"timestamps": [[1, 2, float("inf")], []]}, "row 0: timestamps must be finite numbers"),
         ({"ratings": [[1, float("inf"), 3], []]}, "row 0: ratings must be finite numbers"),
         ({"ratings": [float("nan"), []]}, "row 0: ratings must be a list"),
+        ({"ratings": [["5", 2, 3], []]}, "row 0: ratings are not what they should be: .*'5' is no number"),
+        ({"ratings": [[True, 2, 3], []]}, "row 0: ratings are not what they should be: .*True is no number"),
+        ({"ratings": [[1e300, 2, 3], []]}, "row 0: ratings must be finite numbers"),
+        ({"timestamps": [["1", 2, 3], []]}, "row 0: timestamps are not what they should be: .*'1' is no number"),
+        ({"timestamps": [[1, 2, 10**400], []]}, "row 0: timestamps are not what they should be"),
+        ({"timestamps": ["123", []]}, "row 0: timestamps must be a list, a value for each item of history, not '123'"),
+        ({"event_types": [[True, "buy", "buy"], []]}, "row 0: event_types are not what they should be: names"),
         ({"event_types": [[["buy"], "buy", "buy"], []]}, "row 0: event_types are not what they should be"),
         ({"features": [[[float("inf")], [1], [1]], []]}, "row 0: features are not what they should be"),
         ({"features": [[[1, 2], [1, 2], [1, 2]], []]}, "row 0: features are not what they should be: lists"),
+        ({"features": [[["1"], [1], [1]], []]}, "row 0: features are not what they should be: lists"),
+        ({"features": [[[1e300], [1], [1]], []]}, "row 0: features are not what they should be: .*infinite"),
     ],
 )
 def test_what_is_wrong_is_said(encoder: HistoryEncoder, change: dict, message: str) -> None:
@@ -78,3 +91,64 @@ def test_what_is_wrong_is_said(encoder: HistoryEncoder, change: dict, message: s
 
     with pytest.raises(InputError, match=message):
         read()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("7", "7"),
+        ("no such item", "no such item"),
+        (7, "7"),
+        (-7, "-7"),
+        (7.0, "7"),
+        (1e20, "100000000000000000000"),
+        (2**60 + 1, "1152921504606846977"),
+        (7.5, "7.5"),
+        (np.int32(7), "7"),
+        (np.float64(7), "7"),
+        (Decimal("7.00"), "7"),
+        (np.str_("7"), "7"),
+        (UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+    ],
+)
+def test_an_id_is_text_or_a_whole_number(value: Any, text: str) -> None:
+    found = id_text_of(value, "history")
+    assert (found, type(found)) == (text, str)
+
+
+@pytest.mark.parametrize("value", [None, True, np.True_, float("nan"), float("inf"), [7], {"id": 7}, b"7"])
+def test_what_is_no_id_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match=r"^row 3: history: .* is neither text nor a whole number"):
+        id_text_of(value, "row 3: history")
+
+
+def test_a_list_of_ids_is_no_text() -> None:
+    assert id_list(None, "blocked") == []
+    assert sorted(id_list({7, "8"}, "blocked")) == ["7", "8"]
+    for value in ("78", b"78", 78, {"7": 8}, "x" * 1000):
+        with pytest.raises(InputError, match=r"^blocked must be a list of item ids, not .{1,60}$"):
+            id_list(value, "blocked")
+
+
+def test_numbers_of_every_kind_are_read(encoder: HistoryEncoder) -> None:
+    numbers = {"timestamps": [[1, np.int64(2), Decimal("3.5")], []], "ratings": [[4, 1.5, float("nan")], []]}
+    columns, _ = encoder.encode([["a", "b", "a"], []], BESIDE | numbers, 0)
+    assert columns.times.tolist() == [1, 2, 3.5]
+    assert np.array_equal(columns.ratings, np.float32([4, 1.5, np.nan]), equal_nan=True)
+
+
+def test_event_types_of_digits_may_be_numbers() -> None:
+    spec = InputSpec(event_types=("1", "2"))
+    encoder = HistoryEncoder(["a"], model_config(inputs=("event_type",)), spec)
+    columns, _ = encoder.encode([["a"] * 5], {"event_types": [[2, "2", 1.0, None, float("nan")]]}, 0)
+    assert columns.event_types.tolist() == [2, 2, 1, 0, 0]
+
+
+def test_empty_histories_need_nothing_beside_them(encoder: HistoryEncoder) -> None:
+    for histories in ([], [[]], [None, []]):
+        found = encoder.encode_all(histories, {})
+        assert [len(columns) for columns, _ in found] == [0] * len(histories)
+    with pytest.raises(InputError, match="row 0: ratings has 1 values for the 0 items"):
+        encoder.encode_all([[]], {"ratings": [[1]]})
+    with pytest.raises(InputError, match="the model reads event_types"):
+        encoder.encode_all([[], ["a"]], {})

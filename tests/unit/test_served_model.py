@@ -1,5 +1,6 @@
 """The pyfunc as MLflow loads it: raw ids and the columns beside them in, raw ids and scores out."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 
 from mgray.checkpoint import ModelInfo, Vocabulary, load_info, save_model
 from mgray.columns import Columns
@@ -34,7 +36,13 @@ REQUEST: dict[str, list] = {
 }
 
 
-def write_model(folder: Path, inputs: tuple, outputs: str = "next_item", remove_seen: bool = True) -> Path:
+def write_model(
+    folder: Path,
+    inputs: tuple,
+    outputs: str = "next_item",
+    remove_seen: bool = True,
+    item_ids: list[str] = ITEMS,
+) -> Path:
     config = model_config(width=8, granularities=(1,), heads=2, inputs=inputs, outputs=outputs)
     torch.manual_seed(0)
     info = ModelInfo(
@@ -49,7 +57,7 @@ def write_model(folder: Path, inputs: tuple, outputs: str = "next_item", remove_
     if model.input_encoder is not None:  # which adds nothing before it is trained
         for parameter in model.input_encoder.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
-    save_model(folder, model.state_dict(), info, Vocabulary(ITEMS, ITEMS, [4, 3, 2, 1]))
+    save_model(folder, model.state_dict(), info, Vocabulary(item_ids, item_ids, [4, 3, 2, 1]))
     return folder
 
 
@@ -205,6 +213,33 @@ def test_candidates_and_blocked_items(loaded: Any) -> None:
     assert items(blocked=["b", "no such item"]) == [{"c", "d"}, {"a", "c", "d"}]
     assert items(candidates=["b", "c"], blocked=["b"]) == [{"c"}, {"c"}]
     assert items(candidates=["no such item"]) == [set(), set()]
+
+
+def test_whole_numbers_are_ids_wherever_ids_are_taken(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", (), outputs="both", item_ids=["1", "2", "b", "4"])
+    recommender, lists = Recommender(folder), {"ratings": [[5, 3]]}
+    text = recommender.recommend([["1", "2"]], 2, beside=lists)
+    assert recommender.recommend([[1, 2.0]], 2, beside=lists) == text
+    assert recommender.recommend([[1, 2]], beside=lists, candidates=[4]).items == [["4"]]
+    assert recommender.recommend([[1, 2]], beside=lists, blocked=[4]).items == [["b"]]
+    assert recommender.rate([[1, 2]], [[4, "b"]], lists) == recommender.rate([["1", "2"]], [["4", "b"]], lists)
+    user = recommender.extend(recommender.begin(), [1, 2], {"ratings": [5, 3]})
+    assert recommender.recommend_next([user], 4, seen=[[1, 2, 4]]).items == [["b"]]
+    for wrong in ({"candidates": "b"}, {"blocked": "b"}):
+        with pytest.raises(InputError, match="must be a list of item ids, not 'b'"):
+            recommender.recommend([["1", "2"]], beside=lists, **wrong)
+    with pytest.raises(InputError, match="row 0: history must be a list of item ids, not '12'"):
+        recommender.recommend(["12"], beside={"ratings": [[5, 3]]})
+
+
+def test_a_wrong_request_is_an_error_of_mlflow_too(loaded: Any) -> None:
+    with pytest.raises(InputError) as wrong:
+        loaded.predict(pd.DataFrame(REQUEST | {"timestamps": [[3, 2, 1], [1]]}))
+    assert isinstance(wrong.value, MlflowException)
+    assert wrong.value.get_http_status_code() == 400
+    wrong.value.message = "the whole request, and its error"  # as MLflow's server does
+    assert json.loads(wrong.value.serialize_as_json())["message"] == str(wrong.value)
+    assert str(wrong.value).startswith("row 0: timestamps must be")
 
 
 def test_products_of_the_vectors_are_the_scores(loaded: Any) -> None:
