@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
+from mgray.spelling import id_spelling
 from pipelines import ingest_tasks, readers
 from pipelines.readers import BOM, Block, read_range, scan
 from pipelines.records import TORN
@@ -48,7 +49,7 @@ def as_rows(blocks: list[Block]) -> Rows:
         found = [
             block.events[name].to_pylist() if name in block.events.column_names else missing for name in names
         ]  # a path may leave out a column that is null, and may leave a blank event type as it is: staging knows none
-        found[4] = [kind if kind is not None and kind.strip() else None for kind in found[4]]
+        found[4] = [kind if kind is not None and kind.strip() not in ("", "NULL", r"\N") else None for kind in found[4]]
         good += zip(*found, strict=True)
         bad += block.bad.select("line", "reason", "raw").rows() if block.bad is not None else []
     return Rows(good, bad)
@@ -71,22 +72,27 @@ def read_csv(path: Path, data: bytes, range_bytes: int = WHOLE, **columns: Any) 
 
 # ---------------------------------------------------------------- drawn files
 
-IDS = [b"u", b"7", b"12.0", b"a b", b" u ", "\u00e9".encode(), b"NA", b"null", b"0x1"]
+IDS = [
+    b"u", b"7", b"12.0", b"12", b"a b", b" u ", "\u00e9".encode(), b"NA", b"null", b"0x1", b"7.00", b"7.01", b"-0.0",
+    b"-0", b"007", b"1e3", b"7.", b"\xc2\xa07\xe2\x80\x83",
+]  # fmt: skip
 ODD_IDS = [
     b"", b" ", b"\t", b"\x0b", b"\xff", b"a\xc3", b"\0", b"a\0b", b"a\rb", b"\r", b"'x'",
     "\u00a0".encode(), "\u2003".encode(), "\u0085".encode(), BOM, BOM + b"u", b"a,b", b"a:b", b"a:", b":b",
+    b"NULL", b"\\N", b" NULL\t", b"\x1c", b"NULL.0", b"\\N\r",
 ]  # fmt: skip
-QUOTED = [b'"a,b"', b'"a""b"', b'"a\nb"', b'"a\r\nb"', b'""""', b'"\n"', b'"u"', b'""', b'" "', b'"\n\n\n"']
+QUOTED = [b'"a,b"', b'"a""b"', b'"a\nb"', b'"a\r\nb"', b'""""', b'"\n"', b'"u"', b'""', b'" "', b'"\n\n\n"', b'"7.0"', b'" 7"', b'"NULL"']
 ODD_QUOTES = [b'"', b'a"b', b'"a"b', b'"a" ', b' "a"', b'"""', b'a"', b'"a', b'"a"b"c"', b'"\r"', b'"a\xff\n"']
 TIMES = [b"1", b"0", b"-1.5", b"1e3", b"1000000000", b"16777217", b"0.1"]
 ODD_TIMES = [
     b"+5", b"0x10", b"nan", b"inf", b"-inf", b" 7 ", b"1_000", b"", b" ", b"1970-01-02", b"1970-01-02 00:00",
     b"1970-01-02T00:00:00Z", b"1970-01-02T02:00:00+02:00", b"soon", b"1e400", b"1.", b".5", b"1d", b"1,5", b"\xff",
     "\u00a07".encode(), b"\t7", b"7\r", b"infinity", b"NaN", b"1e-400", b"00012", b"\xef\xbb\xbf1", b"1e300",
+    b"NULL", b"\\N", b" NULL", b"null",
 ]  # fmt: skip
-RATINGS = [b"", b"5", b"0.1", b"-3"]
-ODD_RATINGS = [b"nan", b"inf", b" 4 ", b"1_0", b"five", b" ", b"+1", b"1e39", b"1e300", b"\xff", b"-", b"0x1"]
-WORDS = [b"", b"view", b"a b"]
+RATINGS = [b"", b"5", b"0.1", b"-3", b"NULL", b"\\N"]
+ODD_RATINGS = [b"nan", b"inf", b" 4 ", b"1_0", b"five", b" ", b"+1", b"1e39", b"1e300", b"\xff", b"-", b"0x1", b" NULL", b"null"]
+WORDS = [b"", b"view", b"a b", b"NULL", b"\\N"]
 ENDS = [b"\n", b"\n", b"\n", b"\r\n"]
 ODD_ENDS = [b"\r", b"\n\n", b"\n \n", b"\n   \r\n", b"\r\r\n", b"\n\r\n", b"\n\r", b"\n\t\n", b"\n" + BOM]
 SEPARATORS = {"csv": b",", "tsv": b"\t", "dat": b"::"}
@@ -102,7 +108,7 @@ def text_logs(draw: st.DrawFn) -> tuple[Format, bytes, tuple[str, ...] | None, b
     ids = IDS + ODD_IDS * ("ids" in odd) + QUOTED * ("quoted" in odd) + ODD_QUOTES * ("quotes" in odd)
     times = TIMES + ODD_TIMES * ("times" in odd) + [b'"9"', b'"1970-01-02"'] * ("quoted" in odd)
     numbers = RATINGS + ODD_RATINGS * ("numbers" in odd) + [b'"3"', b'""'] * ("quoted" in odd)
-    words = WORDS + [b" ", b"\xff", "\u00a0".encode()] * ("ids" in odd) + QUOTED * ("quoted" in odd)
+    words = WORDS + [b" ", b" NULL ", b"\xff", "\u00a0".encode()] * ("ids" in odd) + QUOTED * ("quoted" in odd)
     fields = [ids, ids, times] + ([numbers, words, numbers, words] if wide else [numbers] * (kind == "dat"))
     row = st.tuples(*(st.sampled_from(choices) for choices in fields)).map(list)
     if "fields" in odd:
@@ -135,7 +141,7 @@ loose_logs = st.tuples(st.sampled_from(["csv", "tsv", "dat"]), crumbs).map(
 JSON_VALUES = [
     b'"u"', b'"12.0"', b"12", b"12.0", b"1.5", b"null", b"true", b'""', b'" "', b"1e30", b"-0", b"[1]", b'{"a":1}',
     b'"\\u00e9"', b'"\\n"', b'"\xff"', b'"\\ud800"', b"nan", b"NaN", b"", b'"1970-01-02"', b"12345678901234567890",
-    b'"a\\"b"', b'"a,b"', b"1.0e0", b"'x'", b'"\0"', b'"\\u0000"',
+    b'"a\\"b"', b'"a,b"', b"1.0e0", b"'x'", b'"\0"', b'"\\u0000"', b'"NULL"', b'"\\\\N"', b'" 7.0 "', b'"1e3"',
 ]  # fmt: skip
 
 
@@ -190,7 +196,7 @@ def check_laws(
     if body and kind != "jsonl":
         fast = readers._read_fast(body, file, layout, unit)
         if fast is not None:
-            assert as_rows([Block(fast, None)]) == as_rows(
+            assert as_rows([fast]) == as_rows(
                 [readers._read_careful(body, file, layout, layout.first_line, unit)]
             )
 
@@ -257,7 +263,8 @@ def test_what_pythons_csv_writes_is_read_back(
     text = io.StringIO()
     csv.writer(text, lineterminator=end, quoting=quoting).writerows([PLAIN, *rows])
     read_back = read_csv(folder / "written.csv", text.getvalue().encode(), range_bytes)
-    assert read_back == Rows([(*row, None, None) for row in rows], [])
+    names = [(id_spelling(user), id_spelling(item), time) for user, item, time in rows]
+    assert read_back == Rows([(*row, None, None) for row in names], [])
 
 
 def test_a_newline_in_quotes_at_the_border_of_a_range_ends_no_row(tmp_path: Path) -> None:
@@ -314,11 +321,11 @@ def test_a_file_that_became_shorter_is_not_read_as_if_it_were_whole(tmp_path: Pa
 
 def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
     long = b"x" * ((1 << 20) + 1)
-    data = b'user_id,item_id,timestamp\na,%b,1\nb,"%b\n",2\nc,y,3\n' % (long, long)
+    data = b'user_id,item_id,timestamp\na,%b,1\nb,"%b\ny",2\nc,y,3\n' % (long, long)
     for range_bytes in (1, WHOLE):
         good, bad = read_csv(tmp_path / "log.csv", data, range_bytes)
         assert not bad
-        assert [(user, len(item)) for user, item, *_ in good] == [("a", len(long)), ("b", len(long) + 1), ("c", 1)]
+        assert [(user, len(item)) for user, item, *_ in good] == [("a", len(long)), ("b", len(long) + 2), ("c", 1)]
 
 
 def test_one_bad_row_in_a_large_block_changes_no_other(tmp_path: Path) -> None:
@@ -396,7 +403,7 @@ def test_a_row_without_an_end_is_an_error_and_not_one_range(
 def test_rows_up_to_the_limit_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(readers, "MAX_ROW_BYTES", 500)
     monkeypatch.setattr(readers, "CHUNK_BYTES", 64)
-    text = "x\n" * 240
+    text = "x\n" * 240 + "x"
     data = HEAD + b'"%b",i,1\n' % text.encode() + b"u,i,2\n" * 200 + b'"%b",i,3' % text.encode()
     for name, stored, compression in (("log.csv", data, None), ("log.csv.gz", gzip.compress(data, 1), "gzip")):
         file = log_at(tmp_path / name, "csv", stored, compression)  # type: ignore[arg-type]
@@ -526,7 +533,7 @@ def read_parquet(path: Path, row_group_size: int = WHOLE, range_bytes: int = WHO
         (pa.array([2**63, 1, 1], pa.uint64()), ["9223372036854775808", "1", "1"]),
         (pa.array(["a", "b", "a"]).dictionary_encode(), ["a", "b", "a"]),
         (pa.array([5, 6, 5]).dictionary_encode(), ["5", "6", "5"]),
-        (pa.array(["a", " b", "a"], pa.large_string()), ["a", " b", "a"]),
+        (pa.array(["a", " b", "a"], pa.large_string()), ["a", "b", "a"]),
         (pa.array([b"a", b"b", b"a"]), ["a", "b", "a"]),  # text as old writers leave it
         (pa.array([True, False, True]), ["true", "false", "true"]),
         (pa.array([date(1970, 1, 2)] * 3), ["1970-01-02"] * 3),
