@@ -162,9 +162,9 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
         }
     )
     no_numbers = [
-        pl.when(
-            ~is_none(feature_text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)
-        ).then(pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name]))
+        pl.when(~is_none(feature_text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
+            pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name])
+        )
         for name in names
     ]
     given_time = rows[TIMESTAMP].cast(pl.String)

@@ -12,7 +12,13 @@ from mgray.errors import InputError
 from mgray.schema import SCHEMA_VERSION
 
 MANIFEST_FILE = "manifest.json"
-UNSEALED = {"created", "staged", "report_file", "fingerprint"}  # true of this making of the version only
+UNSEALED = {
+    "created",
+    "staged",
+    "report_file",
+    "forget_unmatched",
+    "fingerprint",
+}  # true of this making of the version only
 
 
 class _Record(BaseModel):
@@ -88,6 +94,7 @@ class Manifest(_Record):
     split: Split
     staged: list[str] = []  # units of parsed events that the version was made from, for an ingest that appends
     report_file: str | None = None
+    forget_unmatched: int | None = None  # ids of the forget list that no row has; none: there is no list
     fingerprint: str  # digest of every field above but UNSEALED ones, so of every byte of the data
 
     @property
@@ -100,6 +107,10 @@ class Manifest(_Record):
         return dict.fromkeys((name for name in given if name), None) | {
             shard.file: shard.bytes for shard in self.shards
         }
+
+    def result_rows(self) -> dict[str, int]:
+        """`rows` for a result line, which also says how many ids to forget were not there."""
+        return self.rows | ({} if self.forget_unmatched is None else {"forget_unmatched": self.forget_unmatched})
 
     def check_conservation(self) -> None:
         lost = self.rows["read"] - sum(count for name, count in self.rows.items() if name != "read")

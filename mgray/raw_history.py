@@ -12,6 +12,7 @@ from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.inputs import InputSpec, read_columns
 from mgray.moments import standardize
+from mgray.spelling import id_spelling
 
 # What the lists beside `history` hold, a value for each of its items.
 MEANINGS = {
@@ -57,7 +58,14 @@ class HistoryEncoder:
         self.spec = spec
         self.names = tuple(LIST_NAMES[column] for column in sorted(read_columns(config)))  # needed beside `history`
         self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
+        # a model of an earlier rule of ids may have spelled some in another way
+        self._spelled = {id_spelling(item_id): i for item_id, i in reversed(self.item_numbers.items())}
         self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
+
+    def number(self, item: Any) -> int:
+        """The number of a raw item id (text, or a number as JSON and Python have it); 0: not known."""
+        found = self.item_numbers.get(item) if isinstance(item, str) else None
+        return self._spelled.get(id_spelling(item), 0) if found is None else found
 
     def check(self, num_histories: int, beside: Lists) -> None:
         """Raises InputError where a list that the model needs is missing."""
@@ -81,7 +89,7 @@ class HistoryEncoder:
         Raises InputError for a list beside it that has another length, or values that are not what it holds.
         """
         history = histories[row]
-        numbers = np.asarray([self.item_numbers.get(item, 0) for item in history], dtype=np.int32)
+        numbers = np.asarray([self.number(item) for item in history], dtype=np.int32)
         known = numbers > 0
         given: dict[str, npt.NDArray[Any]] = {}
         for name in self.names:

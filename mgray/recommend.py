@@ -125,7 +125,7 @@ class Recommender:
         return np.flatnonzero(is_barred)
 
     def _known(self, items: Sequence[str]) -> list[int]:
-        return [self.encoder.item_numbers[item] for item in items if item in self.encoder.item_numbers]
+        return [number for number in map(self.encoder.number, items) if number]
 
     def _listed(self, items: Items, scores: npt.NDArray[np.float32], num_unknown: list[int]) -> Recommendations:
         """items, scores: [U, k], PAD where a list is shorter."""
@@ -226,7 +226,7 @@ class Recommender:
         for rows in plan_batches(np.minimum(lengths, self.info.max_length), BATCH_EVENTS, len(known)):
             queries = []
             for row in rows:
-                numbers = [self.encoder.item_numbers.get(item, UNKNOWN) for item in targets[row]]
+                numbers = [self.encoder.number(item) or UNKNOWN for item in targets[row]]
                 blank = np.zeros(len(numbers), np.float32)  # what the rater is to tell
                 queries.append(RatingQuery(known[row], np.asarray(numbers, dtype=np.int64), blank))
             ends = np.cumsum([len(query.targets) for query in queries])[:-1]

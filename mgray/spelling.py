@@ -64,6 +64,11 @@ def _text(value: str) -> str | None:
     return None if not text or text in NO_VALUE else "0" if text == "-0" else text
 
 
+def is_no_value(text: str) -> bool:
+    """Whether the text of a field stands for no value: blank, `NULL` or `\\N`."""
+    return text.strip(WHITE_SPACE) in ("", *NO_VALUE)
+
+
 def positional(number: str) -> str:
     """A number's digits without an exponent and without zeros at the end of its fraction."""
     text = format(Decimal(number), "f")

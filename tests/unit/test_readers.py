@@ -81,7 +81,21 @@ ODD_IDS = [
     "\u00a0".encode(), "\u2003".encode(), "\u0085".encode(), BOM, BOM + b"u", b"a,b", b"a:b", b"a:", b":b",
     b"NULL", b"\\N", b" NULL\t", b"\x1c", b"NULL.0", b"\\N\r",
 ]  # fmt: skip
-QUOTED = [b'"a,b"', b'"a""b"', b'"a\nb"', b'"a\r\nb"', b'""""', b'"\n"', b'"u"', b'""', b'" "', b'"\n\n\n"', b'"7.0"', b'" 7"', b'"NULL"']
+QUOTED = [
+    b'"a,b"',
+    b'"a""b"',
+    b'"a\nb"',
+    b'"a\r\nb"',
+    b'""""',
+    b'"\n"',
+    b'"u"',
+    b'""',
+    b'" "',
+    b'"\n\n\n"',
+    b'"7.0"',
+    b'" 7"',
+    b'"NULL"',
+]
 ODD_QUOTES = [b'"', b'a"b', b'"a"b', b'"a" ', b' "a"', b'"""', b'a"', b'"a', b'"a"b"c"', b'"\r"', b'"a\xff\n"']
 TIMES = [b"1", b"0", b"-1.5", b"1e3", b"1000000000", b"16777217", b"0.1"]
 ODD_TIMES = [
@@ -91,7 +105,22 @@ ODD_TIMES = [
     b"NULL", b"\\N", b" NULL", b"null",
 ]  # fmt: skip
 RATINGS = [b"", b"5", b"0.1", b"-3", b"NULL", b"\\N"]
-ODD_RATINGS = [b"nan", b"inf", b" 4 ", b"1_0", b"five", b" ", b"+1", b"1e39", b"1e300", b"\xff", b"-", b"0x1", b" NULL", b"null"]
+ODD_RATINGS = [
+    b"nan",
+    b"inf",
+    b" 4 ",
+    b"1_0",
+    b"five",
+    b" ",
+    b"+1",
+    b"1e39",
+    b"1e300",
+    b"\xff",
+    b"-",
+    b"0x1",
+    b" NULL",
+    b"null",
+]
 WORDS = [b"", b"view", b"a b", b"NULL", b"\\N"]
 ENDS = [b"\n", b"\n", b"\n", b"\r\n"]
 ODD_ENDS = [b"\r", b"\n\n", b"\n \n", b"\n   \r\n", b"\r\r\n", b"\n\r\n", b"\n\r", b"\n\t\n", b"\n" + BOM]
@@ -196,9 +225,7 @@ def check_laws(
     if body and kind != "jsonl":
         fast = readers._read_fast(body, file, layout, unit)
         if fast is not None:
-            assert as_rows([fast]) == as_rows(
-                [readers._read_careful(body, file, layout, layout.first_line, unit)]
-            )
+            assert as_rows([fast]) == as_rows([readers._read_careful(body, file, layout, layout.first_line, unit)])
 
 
 @pytest.fixture(scope="module")
