@@ -43,7 +43,7 @@ def id_text(column: pl.Series) -> pl.Series:
             text = text.scatter(odd.arg_true(), [positional(number) for number in text.filter(odd)])
         return text.alias(column.name)
     text = column.cast(pl.String)
-    if kind.is_decimal():
+    if isinstance(kind, pl.Decimal):
         return text.str.replace(r"^(-?[0-9]+(?:\.[0-9]*[1-9])?)\.?0*$", "${1}") if kind.scale else text
     text = text.str.strip_chars()
     if text.filter(text.str.ends_with("0")).str.contains(".", literal=True).any():

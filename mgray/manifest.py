@@ -12,13 +12,8 @@ from mgray.errors import InputError
 from mgray.schema import SCHEMA_VERSION
 
 MANIFEST_FILE = "manifest.json"
-UNSEALED = {
-    "created",
-    "staged",
-    "report_file",
-    "forget_unmatched",
-    "fingerprint",
-}  # true of this making of the version only
+# true of this making of the version only
+UNSEALED = {"created", "staged", "report_file", "forget_unmatched", "fingerprint"}
 
 
 class _Record(BaseModel):

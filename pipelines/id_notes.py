@@ -62,10 +62,11 @@ def tell_unmatched(file: str | None, forgotten: tuple[str, ...], manifest: Manif
 
 def tell_titles(name: str, titled: pl.Series, ids: pa.Array) -> None:
     """Warns where a file of titles has none of the log's items. titled: its item ids."""
-    if not pc.any(pc.is_in(ids, titled.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(ids.type))).as_py():
+    wanted = titled.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(ids.type)
+    if not pc.any(pc.is_in(ids, wanted)).as_py():
         logger.warning(
-            "--data.items %s: none of its %d item ids is in the log, so no item gets a title (%s; the log has %d items, "
-            "such as %r); give the file that belongs to this log",
+            "--data.items %s: none of its %d item ids is in the log, so no item gets a title (%s; the log has %d "
+            "items, such as %r); give the file that belongs to this log",
             name,
             len(titled),
             f"such as {titled[0]!r}" if len(titled) else "it has no row with an id",
@@ -105,26 +106,21 @@ def places_of(plain: tuple[str, ...] | list[str], ids: pa.Array) -> list[int]:
     if not plain:
         return []
     texts = pa.array(plain, ids.type)
-    return (
-        pc.index_in(texts, ids.filter(pc.is_in(ids, texts)))
-        .is_valid()
-        .to_numpy(zero_copy_only=False)
-        .nonzero()[0]
-        .tolist()
-    )
+    there = pc.is_in(texts, ids.filter(pc.is_in(ids, texts)))
+    return [place for place, found in enumerate(there.to_pylist()) if found]
 
 
 class TwoWays(NamedTuple):
     """Ids that the log spells in two ways which are one by the rule of ids."""
 
-    count: int
+    num_ids: int
     example: str | None
 
 
 def two_ways(results: list[dict[str, Any]]) -> TwoWays:
     """Sums what tasks found. results: each with "two_ways", a count and an example."""
     found = [TwoWays(*result["two_ways"]) for result in results]
-    return TwoWays(sum(one.count for one in found), next((one.example for one in found if one.count), None))
+    return TwoWays(sum(one.num_ids for one in found), next((one.example for one in found if one.num_ids), None))
 
 
 def tell_spellings(
@@ -135,13 +131,13 @@ def tell_spellings(
     show: whether an example may be given: not of users, where data.privacy is on.
     """
     name = NAMES[role]
-    if merged.count:
+    if merged.num_ids:
         example = f", such as {merged.example!r}" if show else ""
         logger.warning(
             "--data.source %s: %d %s are spelled in two ways (with and without .0 or white space%s): each is taken as "
             "one",
             source,
-            merged.count,
+            merged.num_ids,
             name,
             example,
         )

@@ -267,7 +267,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
             (USER_ID, clean, [place for result in clean for place in result["met"]]),
             (ITEM_ID, items, id_notes.places_of(odd[ITEM_ID].plain, item_ids)),
         ):
-            show = role == ITEM_ID or plan.layers.key is None and not plan.layers.forgotten
+            show = role == ITEM_ID or (plan.layers.key is None and not plan.layers.forgotten)
             id_notes.tell_spellings(plan.source, role, id_notes.two_ways(results), odd[role], met, show)
     measured = moments.combine(
         (moments.Moments(*map(np.asarray, r["moments"])) for r in finish), len(job.layers.features)

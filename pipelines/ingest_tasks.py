@@ -201,18 +201,18 @@ def merge_items(job: IngestJob, partition: int) -> Result:
 
 
 def _two_ways(batches: list[pa.RecordBatch], codes: npt.NDArray[np.int32], ids: pa.Array) -> TwoWays:
-    """Of the ids [D] those that the pieces spell both as they are and in another way. codes: [E] of the batches' ids."""
+    """Counts the ids [D] that the pieces spell both as they are and in another way. codes: [E], of the batches' ids."""
     if not any("spelled" in batch.schema.names for batch in batches):
         return TwoWays(0, None)
     ways = np.zeros(len(ids), np.uint8)
-    as_it_is = (np.full(batch.num_rows, AS_IT_IS, np.uint8) for batch in batches)
-    own = [
-        batch["spelled"] if "spelled" in batch.schema.names else alike
-        for batch, alike in zip(batches, as_it_is, strict=True)
-    ]
-    np.bitwise_or.at(ways, codes, np.concatenate(own))
+    np.bitwise_or.at(ways, codes, np.concatenate([_ways(batch) for batch in batches]))
     found = np.flatnonzero(ways == BOTH_WAYS)
     return TwoWays(len(found), ids[int(found[0])].as_py() if len(found) else None)
+
+
+def _ways(batch: pa.RecordBatch) -> npt.NDArray[np.uint8]:
+    is_noted = "spelled" in batch.schema.names
+    return batch["spelled"].to_numpy() if is_noted else np.full(batch.num_rows, AS_IT_IS, np.uint8)
 
 
 def _item_codes(job: IngestJob, piece: int) -> npt.NDArray[np.int32]:

@@ -449,7 +449,7 @@ def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str
 
 
 def _plain_types(table: pa.Table, layout: Layout) -> pa.Table:
-    """Columns of types that polars does not take as ones that it does: UUIDs as text, wide decimals as text or floats."""
+    """Replaces types that polars does not take: UUIDs become text, wide decimals text (ids) or floats."""
     ids = {layout.columns[USER_ID], layout.columns[ITEM_ID]}
     for place, name in enumerate(table.column_names):
         column = table[name]

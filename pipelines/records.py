@@ -99,7 +99,9 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
     found: dict[str, pl.Series] = {}
     for role, name in columns.items():
         key = name.replace("\\", "\\\\").replace("'", "\\'")
-        found[role] = raw.str.json_path_match(f"$['{key}']").rename(role)
+        value = raw.str.json_path_match(f"$['{key}']").rename(role)
+        # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
+        found[role] = value.str.replace(r"^(-?[0-9]+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
     frame = records.with_columns(*found.values())
     missing = frame.select(pl.any_horizontal(pl.col(USER_ID, ITEM_ID, TIMESTAMP).is_null())).to_series()
     no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(

@@ -127,10 +127,9 @@ class PieceWriter:
         if self.layers.forgotten:
             kept = pc.is_valid(users)
             gone = raw_users.filter(pc.invert(kept))
-            here = pc.index_in(
-                pa.array(self.layers.forgotten, pa.string()), gone.dictionary.take(gone.indices.unique())
-            )
-            self.found_forgotten |= here.is_valid().to_numpy(zero_copy_only=False)
+            here = gone.dictionary.take(gone.indices.unique())
+            asked = pa.array(self.layers.forgotten, pa.string())
+            self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
             self.forgotten += table.num_rows - pc.sum(kept).as_py()
             table, users = table.filter(kept), users.filter(kept)
             if not table.num_rows:
@@ -226,9 +225,9 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
 def _spelled(
     role: str, words: pa.Array, blocks: Sequence[pa.Table], respelled: Sequence[Respelled]
 ) -> npt.NDArray[np.uint8] | None:
-    """How the blocks spell each of the words [D] that their dictionaries have in common, bits of AS_IT_IS and RESPELLED.
+    """How the blocks spell each of the words [D] that their dictionaries have in common: AS_IT_IS, RESPELLED or both.
 
-    None: each in one way, as it is.
+    None: all as they are.
     """
     if not any(role in one for one in respelled):
         return None
