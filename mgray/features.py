@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID, VOCABULARY_SCHEMA
-from mgray.spelling import NO_VALUE, WHOLE, positional
+from mgray.spelling import EXACT, NO_VALUE, WHOLE, positional
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 # A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
@@ -35,7 +35,7 @@ def id_text(column: pl.Series) -> pl.Series:
     if kind.is_integer():
         return column.cast(pl.String)
     if kind.is_float():
-        integral = column.is_finite() & (column == column.round()) & (column.abs() < 2**53)
+        integral = column.is_finite() & (column == column.round()) & (column.abs() < EXACT)
         whole = column.cast(pl.Int64, strict=False).cast(pl.String)
         text = pl.select(pl.when(integral).then(whole).otherwise(column.fill_nan(None).cast(pl.String))).to_series()
         odd = text.str.contains(r"e|\.0$").fill_null(False)

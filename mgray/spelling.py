@@ -19,6 +19,7 @@ from decimal import Decimal
 from typing import Any
 
 ID_RULE = 2  # the rule's version (1: text as it was spelled): what was parsed by another one is not used again
+EXACT = 2**53
 NO_VALUE = ("NULL", r"\N")
 # What Unicode calls white space. str.strip() without it also takes the separators U+001C to U+001F.
 WHITE_SPACE = (
@@ -51,7 +52,10 @@ def id_spelling(value: Any) -> str | None:
     if isinstance(value, (numbers.Real, Decimal)):
         if math.isnan(value):
             return None
-        return _text(positional(str(value))) if math.isfinite(value) else str(value)
+        if not math.isfinite(value):
+            return str(value)
+        is_exact = abs(value) < EXACT and value == int(value)  # whole, and no two whole numbers are one float
+        return str(int(value)) if is_exact else _text(positional(str(value)))
     return _text(str(value))
 
 

@@ -284,7 +284,8 @@ def _respelled(given: pl.Series, text: pl.Series) -> pa.Table | None:
     ids = text.filter(changed)
     again = ids.is_in(text.filter(~changed).implode()) | ids.is_duplicated()
     by = pl.select(pl.when(again).then(BOTH_WAYS).otherwise(RESPELLED).cast(pl.UInt8).alias("by")).to_series()
-    table = pl.DataFrame({"id": ids, "by": by}).unique("id")
+    table = pl.DataFrame({"id": ids, "by": by})
+    table = table.unique("id") if again.any() else table
     return table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(_RESPELLED_SCHEMA)
 
 
@@ -393,7 +394,8 @@ def _checked(table: pa.Table, unit: str) -> Block | None:
         found = _respelled(given, text)
         if found is not None:
             respelled[role] = found
-            ids = _with_words(ids, text)
+            meet = pc.any(pc.equal(found["by"], BOTH_WAYS)).as_py()
+            ids = _with_words(ids, text) if meet else _replace_words(ids, text)
         table = table.set_column(table.column_names.index(role), role, ids)
     time = table[TIMESTAMP]
     if pa.types.is_string(time.type):
@@ -412,11 +414,17 @@ def _checked(table: pa.Table, unit: str) -> Block | None:
     return Block(table, None, None, respelled)
 
 
+def _replace_words(ids: pa.DictionaryArray, text: pl.Series) -> pa.DictionaryArray:
+    """The same rows with other words [D] in the dictionary, all different."""
+    return pa.DictionaryArray.from_arrays(
+        ids.indices, text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+    )
+
+
 def _with_words(ids: pa.DictionaryArray, text: pl.Series) -> pa.DictionaryArray:
-    """The same rows with other words [D] in the dictionary, of which some may have become equal."""
+    """_replace_words of words of which some may have become equal."""
     words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string()).dictionary_encode()
-    indices = words.indices.take(ids.indices) if len(words.dictionary) < len(text) else ids.indices
-    return pa.DictionaryArray.from_arrays(indices, words.dictionary)
+    return pa.DictionaryArray.from_arrays(words.indices.take(ids.indices), words.dictionary)
 
 
 def _all(values: pa.Array) -> bool:
@@ -503,11 +511,8 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
             text = values.cast(pl.String) if values.dtype in (pl.String, pl.Binary) else id_text(values)
             if encoded.null_count or text.null_count():
                 return None
-            if values.dtype.is_float():  # 0.0 and -0.0 are one
-                columns[role] = _with_words(encoded, text)
-            else:
-                words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
-                columns[role] = pa.DictionaryArray.from_arrays(encoded.indices, words)
+            may_meet = values.dtype.is_float()  # 0.0 and -0.0 are one
+            columns[role] = _with_words(encoded, text) if may_meet else _replace_words(encoded, text)
         elif role == TIMESTAMP:
             seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
