@@ -49,14 +49,16 @@ def id_spelling(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, numbers.Integral):
         return str(int(value))
-    if isinstance(value, (numbers.Real, Decimal)):
-        if math.isnan(value):
-            return None
-        if not math.isfinite(value):
-            return str(value)
-        is_exact = abs(value) < EXACT and value == int(value)  # whole, and no two whole numbers are one float
-        return str(int(value)) if is_exact else _text(positional(str(value)))
-    return _text(str(value))
+    return _number(value) if isinstance(value, (numbers.Real, Decimal)) else _text(str(value))
+
+
+def _number(value: Any) -> str | None:
+    if math.isnan(value):
+        return None
+    if not math.isfinite(value):
+        return str(value)
+    is_exact = abs(value) < EXACT and value == int(value)  # whole, and no two whole numbers are one float
+    return str(int(value)) if is_exact else _text(positional(str(value)))
 
 
 def _text(value: str) -> str | None:

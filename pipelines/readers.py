@@ -7,7 +7,7 @@ block by records, and names the line and the reason of each row that cannot be r
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from mgray.errors import InputError
 from mgray.features import MAX_TIME_S, UNITS, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
-from mgray.spelling import NO_VALUE, positional
+from mgray.spelling import NO_VALUE
+from pipelines.arrow_types import plain_types
 from pipelines.records import TORN, json_columns, separated_columns, split_records
 from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
 
@@ -443,7 +444,7 @@ def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iter
 
 
 def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str) -> Block:
-    table = _plain_types(pa.Table.from_batches([batch]), layout)
+    table = plain_types(pa.Table.from_batches([batch]), {layout.columns[USER_ID], layout.columns[ITEM_ID]})
     try:
         fast = _fast_columns(table, layout, unit)
         if fast is not None:
@@ -454,46 +455,6 @@ def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str
         return _parse(pl.DataFrame({"line": lines, **columns}), unit)
     except (pl.exceptions.PolarsError, pa.ArrowNotImplementedError) as error:  # bytes that are no UTF-8, a duration
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
-
-
-def _plain_types(table: pa.Table, layout: Layout) -> pa.Table:
-    """Replaces types that polars does not take: UUIDs become text, wide decimals text (ids) or floats."""
-    ids = {layout.columns[USER_ID], layout.columns[ITEM_ID]}
-    for place, name in enumerate(table.column_names):
-        column = table[name]
-        if isinstance(column.type, pa.UuidType):
-            storage = column.cast(column.type.storage_type)
-            table = table.set_column(place, name, _by_value(storage, _uuid_text))
-        elif pa.types.is_decimal256(column.type):
-            plain = _by_value(column, _decimal_text) if name in ids else column.cast(pa.float64())
-            table = table.set_column(place, name, plain)
-    return table
-
-
-def _by_value(column: pa.ChunkedArray, spell: Callable[[pa.Array], pa.Array]) -> pa.ChunkedArray:
-    """The column as a dictionary of text, for which each distinct value is spelled once."""
-    chunks = column.dictionary_encode().chunks
-    spelled = [pa.DictionaryArray.from_arrays(chunk.indices, spell(chunk.dictionary)) for chunk in chunks]
-    return pa.chunked_array(spelled, pa.dictionary(pa.int32(), pa.string()))
-
-
-def _uuid_text(values: pa.FixedSizeBinaryArray) -> pa.Array:
-    """[D] of 16 bytes -> their 36 characters."""
-    count = len(values)
-    raw = np.frombuffer(values.buffers()[1], np.uint8)[16 * values.offset :][: 16 * count].reshape(count, 16)
-    text = np.full((count, 36), ord("-"), np.uint8)
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[np.stack([raw >> 4, raw & 15], 2).reshape(count, 32)]
-    text[:, [place for place in range(36) if place not in (8, 13, 18, 23)]] = digits
-    offsets = np.arange(count + 1, dtype=np.int32) * 36
-    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text.tobytes()))
-
-
-def _decimal_text(values: pa.Array) -> pa.Array:
-    """[D] in their shortest form: Arrow writes the zeros of the scale, and small numbers with an exponent."""
-    text = pl.Series(pl.from_arrow(values.cast(pa.string())))
-    odd = text.str.contains(r"E|\.")
-    spelled = text.scatter(odd.arg_true(), [positional(number) for number in text.filter(odd)]) if odd.any() else text
-    return spelled.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
 
 
 def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mgray.errors import InputError
 from mgray.features import id_text
 from mgray.schema import ITEM_ID
 from mgray.spelling import id_lines
+from pipelines.arrow_types import plain_types
 
 TABLES = ".csv, .tsv, .jsonl, .ndjson (each also .gz, .zst), .parquet"
-_READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pl.exceptions.PolarsError)
+_READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError)
 _MOVIE_ID = "movieId"  # MovieLens' movies.csv
 
 
@@ -30,9 +32,8 @@ def read_titles(path: Path) -> pl.DataFrame:
         if ITEM_ID not in table.columns and _MOVIE_ID in table.columns:
             table = table.rename({_MOVIE_ID: ITEM_ID})
         if not {ITEM_ID, "title"} <= set(table.columns):
-            raise InputError(
-                f"--data.items {path}: needs the columns item_id and title; columns found: {', '.join(table.columns)}"
-            )
+            found = ", ".join(table.columns) or "none"
+            raise InputError(f"--data.items {path}: needs the columns item_id and title; columns found: {found}")
         titles = pl.DataFrame({ITEM_ID: id_text(table[ITEM_ID]), "title": table["title"].cast(pl.String)})
     except _READ_ERRORS as error:
         raise InputError(f"--data.items {path}: not readable ({error}); mend the file") from error
@@ -40,7 +41,7 @@ def read_titles(path: Path) -> pl.DataFrame:
 
 
 def _read_table(path: Path, keys: tuple[str, ...]) -> pl.DataFrame | None:
-    """A small table of the user's, or None where its extension is none of TABLES. keys: columns to read of JSON Lines.
+    """A small table of the user's, or None where its extension is none of TABLES. keys: the columns that are needed.
 
     Raises one of _READ_ERRORS.
     """
@@ -50,7 +51,10 @@ def _read_table(path: Path, keys: tuple[str, ...]) -> pl.DataFrame | None:
             plain, packing = plain.removesuffix(suffix), name
     kind = Path(plain).suffix
     if kind == ".parquet" and packing is None:
-        return pl.read_parquet(path, hive_partitioning=False)
+        names = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[name for name in names if name in keys], partitioning=None)
+        frame = pl.DataFrame(pl.from_arrow(plain_types(table, {ITEM_ID, _MOVIE_ID})))
+        return frame.with_columns(pl.lit(None).alias(name) for name in names if name not in keys)  # not read
     if kind not in (".csv", ".tsv", ".jsonl", ".ndjson"):
         return None
     data = path.read_bytes()

@@ -1,5 +1,7 @@
 """What a service sends is read, or refused with the row, the name and what it should be."""
 
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -34,6 +36,42 @@ def test_unknown_items_are_left_out_of_every_column(encoder: HistoryEncoder) -> 
     assert columns.event_types.tolist() == [2, 0]
     assert np.array_equal(columns.ratings, np.float32([4, np.nan]), equal_nan=True)
     assert columns.features.tolist() == [[1.0], [0.0]]  # (15 - 10) / 5, and a missing one at the mean
+
+
+def test_ids_are_matched_by_the_rule_of_ids() -> None:
+    plain = HistoryEncoder(["a", "7", "007", "true"], model_config(), InputSpec())
+    history = [
+        7,
+        7.0,
+        "7.0",
+        " 7\t",
+        np.int64(7),
+        np.float32(7),
+        Decimal("7.00"),
+        "007",
+        "a ",
+        "7.5",
+        None,
+        "NULL",
+        True,
+    ]
+    columns, unknown = plain.encode([history], {}, 0)
+    assert columns.items.tolist() == [2] * 7 + [3, 1, 4]
+    assert unknown == 3
+    # a model that an earlier rule trained: an id exactly as it has it comes first
+    older = HistoryEncoder(["7.0", " b", "7", "8.0", "x"], model_config(), InputSpec())
+    assert [older.number(item) for item in ("7.0", "7", 7, "8", 8.0, "8.00", "b", " b", "x ", "y")] == [
+        1,
+        3,
+        1,
+        4,
+        4,
+        4,
+        2,
+        2,
+        5,
+        0,
+    ]
 
 
 def test_an_empty_history_has_every_column(encoder: HistoryEncoder) -> None:
