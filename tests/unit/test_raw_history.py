@@ -1,6 +1,7 @@
 """What a service sends is read, or refused with the row, the name and what it should be."""
 
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.raw_history import HistoryEncoder
-from tests.models import model_config
+from mgray.recommend import Recommender
+from tests.models import model_config, write_model
 
 CONFIG = model_config(inputs=("event_type", "features", "rating", "time_gap"))
 SPEC = InputSpec(event_types=("buy", "view"), features=(Feature(name="price", mean=10, std=5),))
@@ -116,3 +118,15 @@ def test_what_is_wrong_is_said(encoder: HistoryEncoder, change: dict, message: s
 
     with pytest.raises(InputError, match=message):
         read()
+
+
+def test_a_recommender_takes_ids_in_any_spelling(tmp_path: Path) -> None:
+    config = model_config(outputs="both")
+    recommender = Recommender(write_model(tmp_path / "model", ["7", "8", "9", "x"], [4, 3, 2, 1], config=config))
+    wanted = recommender.recommend([["7", "8"]], 4, remove_seen=True, candidates=["7", "9", "x"], blocked=["x"])
+    assert wanted.items == [["9"]]
+    given = recommender.recommend(
+        [[7.0, " 8\t"]], 4, remove_seen=True, candidates=[7, "9.0", "x "], blocked=["x\u00a0"]
+    )
+    assert (given.items, given.scores, given.num_unknown) == (wanted.items, wanted.scores, [0])
+    assert recommender.rate([[7, 8.0]], [["9.0", 9]]) == recommender.rate([["7", "8"]], [["9", "9"]])
