@@ -615,8 +615,8 @@ class PredictConfig(Section):
     )
     blocked: str | None = Field(
         None,
-        description="items to recommend to nobody: a text file of ids, one a line, or a CSV, TSV, JSON Lines or Parquet "
-        "file with the column item_id; none: nothing is blocked",
+        description="items to recommend to nobody: a text file of ids, one a line, or a CSV, TSV, JSON Lines or "
+        "Parquet file with the column item_id; none: nothing is blocked",
     )
     allow_unknown_blocked: bool = Field(
         False, description="let the blocked file hold ids that neither model nor dataset knows, instead of failing"

@@ -123,10 +123,10 @@ def test_what_is_wrong_is_said(encoder: HistoryEncoder, change: dict, message: s
 def test_a_recommender_takes_ids_in_any_spelling(tmp_path: Path) -> None:
     config = model_config(outputs="both")
     recommender = Recommender(write_model(tmp_path / "model", ["7", "8", "9", "x"], [4, 3, 2, 1], config=config))
-    wanted = recommender.recommend([["7", "8"]], 4, remove_seen=True, candidates=["7", "9", "x"], blocked=["x"])
+    beside = {"ratings": [[4, None]]}
+    wanted = recommender.recommend([["7", "8"]], 4, True, beside, candidates=["7", "9", "x"], blocked=["x"])
     assert wanted.items == [["9"]]
-    given = recommender.recommend(
-        [[7.0, " 8\t"]], 4, remove_seen=True, candidates=[7, "9.0", "x "], blocked=["x\u00a0"]
-    )
+    given = recommender.recommend([[7.0, " 8\t"]], 4, True, beside, candidates=[7, "9.0", "x "], blocked=["x\u00a0"])
     assert (given.items, given.scores, given.num_unknown) == (wanted.items, wanted.scores, [0])
-    assert recommender.rate([[7, 8.0]], [["9.0", 9]]) == recommender.rate([["7", "8"]], [["9", "9"]])
+    ratings = recommender.rate([["7", "8"]], [["9", "9"]], beside)
+    assert recommender.rate([[7, 8.0]], [["9.0", 9]], beside) == ratings
