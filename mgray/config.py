@@ -99,7 +99,9 @@ class PrivacyConfig(Section):
         None, description="file that holds that key, its whole content without the last newline"
     )
     forget: str | None = Field(
-        None, description="text file of user ids, one a line, as the log spells them: their events are dropped unread"
+        None,
+        description="text file of user ids, one a line, as the log spells them (white space, quotes and .0 aside): "
+        "their events are dropped unread; ids that match no user are told",
     )
 
 
@@ -117,7 +119,8 @@ class DataConfig(Section):
         f"mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
     )
     items: str | None = Field(
-        None, description="CSV, TSV or Parquet of item titles (item_id, title); none: item ids stand for titles"
+        None,
+        description="CSV, TSV, JSON Lines or Parquet of item titles (item_id, title); none: item ids stand for titles",
     )
     dataset: str | None = Field(
         None, description="a committed dataset version (folder with manifest.json) to use instead of data.source"
@@ -617,8 +620,8 @@ class PredictConfig(Section):
     )
     blocked: str | None = Field(
         None,
-        description="items to recommend to nobody: a text file of ids, one a line, or a CSV, TSV or Parquet file with "
-        "the column item_id; none: nothing is blocked",
+        description="items to recommend to nobody: a text file of ids, one a line, or a CSV, TSV, JSON Lines or "
+        "Parquet file with the column item_id; none: nothing is blocked",
     )
     allow_unknown_blocked: bool = Field(
         False, description="let the blocked file hold ids that neither model nor dataset knows, instead of failing"

@@ -18,6 +18,7 @@ from mgray.dataset import Dataset
 from mgray.metrics import LENGTH_EDGES
 from mgray.numbering import number_map
 from mgray.schema import PAD, UNKNOWN
+from mgray.spelling import id_spelling
 
 SHIFTED_FROM, DRIFTED_FROM = 0.1, 0.25
 MIN_SHARE = 1e-4  # of an empty bin
@@ -129,11 +130,11 @@ def known_share(item_ids: Sequence[str], current: LogSummary, past: LogSummary |
 
     past: an earlier dataset, whose events do not count.
     """
-    known = set(item_ids)
+    known = set(map(id_spelling, item_ids))
 
     def count(log: LogSummary) -> int:
         pairs = zip(log.item_ids, log.item_events[1:], strict=True)
-        return sum(int(events) for item, events in pairs if item in known)
+        return sum(int(events) for item, events in pairs if id_spelling(item) in known)
 
     total = _total(current) - (_total(past) if past else 0)
     return (count(current) - (count(past) if past else 0)) / total if total > 0 else math.nan

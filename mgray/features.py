@@ -23,6 +23,7 @@ from mgray.schema import (
     USER_ID,
     VOCABULARY_SCHEMA,
 )
+from mgray.spelling import EXACT, NO_VALUE, WHOLE, positional
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 # A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
@@ -30,7 +31,6 @@ UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 MAX_TIME_S = 253_402_300_800.0
 
 _ISO_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%:z"
-_BLANK = r"^\s*$"
 
 
 class Parsed(NamedTuple):
@@ -39,14 +39,34 @@ class Parsed(NamedTuple):
 
 
 def id_text(column: pl.Series) -> pl.Series:
-    """Ids as text, whatever the log has: 12 and 12.0 are both "12"; null, NaN and blank text are null."""
-    if column.dtype.is_float():
-        integral = column.is_finite() & (column == column.round()) & (column.abs() < 2**53)
+    """Ids as text by the rule of `mgray.spelling`; null: no id."""
+    kind = column.dtype
+    if kind.is_integer():
+        return column.cast(pl.String)
+    if kind.is_float():
+        integral = column.is_finite() & (column == column.round()) & (column.abs() < EXACT)
         whole = column.cast(pl.Int64, strict=False).cast(pl.String)
-        text = column.fill_nan(None).cast(pl.String)
-        return pl.select(pl.when(integral).then(whole).otherwise(text).alias(column.name)).to_series()
+        text = pl.select(pl.when(integral).then(whole).otherwise(column.fill_nan(None).cast(pl.String))).to_series()
+        odd = text.str.contains(r"e|\.0$").fill_null(False)
+        if odd.any():
+            text = text.scatter(odd.arg_true(), [positional(number) for number in text.filter(odd)])
+        return text.alias(column.name)
     text = column.cast(pl.String)
-    return pl.select(pl.when(~text.str.contains(_BLANK)).then(text).alias(column.name)).to_series()
+    if isinstance(kind, pl.Decimal):
+        return text.str.replace(r"^(-?[0-9]+(?:\.[0-9]*[1-9])?)\.?0*$", "${1}") if kind.scale else text
+    text = text.str.strip_chars()
+    if text.filter(text.str.ends_with("0")).str.contains(".", literal=True).any():
+        whole = text.str.strip_chars_end("0").str.strip_suffix(".")
+        text = pl.select(pl.when(text.str.contains(WHOLE)).then(whole).otherwise(text)).to_series()
+    odd = is_none(text) | (text == "-0")
+    if odd.any():
+        text = pl.select(pl.when(text == "-0").then(pl.lit("0")).when(~odd).then(text)).to_series()
+    return text.alias(column.name)
+
+
+def is_none(text: pl.Series) -> pl.Series:
+    """Whether text without white space around it stands for no value; null for null."""
+    return text.is_in(["", *NO_VALUE])
 
 
 def epoch_seconds(column: pl.Series, unit: str = "s") -> pl.Series:
@@ -145,17 +165,15 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
             ITEM_ID: id_text(rows[ITEM_ID]),
             TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit),
             RATING: _numbers(rating),
-            EVENT_TYPE: pl.select(pl.when(~kind.str.contains(_BLANK)).then(kind)).to_series(),
-            "has_rating": rating_text.is_not_null() & ~rating_text.str.contains(_BLANK),
+            EVENT_TYPE: pl.select(pl.when(~is_none(kind.str.strip_chars())).then(kind)).to_series(),
+            "has_rating": ~is_none(rating_text).fill_null(True),
             **{name: _numbers(rows[name]).fill_nan(None) for name in names},
         }
     )
     no_numbers = [
-        pl.when(
-            feature_text[name].is_not_null()
-            & ~feature_text[name].str.contains(_BLANK)
-            & ~pl.col(name).is_finite().fill_null(False)
-        ).then(pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name]))
+        pl.when(~is_none(feature_text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
+            pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name])
+        )
         for name in names
     ]
     given_time = rows[TIMESTAMP].cast(pl.String)
@@ -168,7 +186,7 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
             pl.when(pl.col(ITEM_ID).is_null()).then(pl.lit("item_id is empty")),
             pl.when(finer == "").then(far).when(finer.is_not_null()).then(looks),
             pl.when(pl.col(TIMESTAMP).is_null()).then(
-                pl.when(given_time.is_null() | given_time.str.contains(_BLANK))
+                pl.when(is_none(given_time.str.strip_chars()).fill_null(True))
                 .then(pl.lit("timestamp is empty"))
                 .otherwise(pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given_time))
             ),

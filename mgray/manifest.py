@@ -12,7 +12,8 @@ from mgray.errors import InputError
 from mgray.schema import READABLE_VERSIONS
 
 MANIFEST_FILE = "manifest.json"
-UNSEALED = {"created", "staged", "report_file", "fingerprint"}  # true of this making of the version only
+# true of this making of the version only
+UNSEALED = {"created", "staged", "report_file", "forget_unmatched", "fingerprint"}
 
 
 class _Record(BaseModel):
@@ -92,6 +93,7 @@ class Manifest(_Record):
     split: Split
     staged: list[str] = []  # units of parsed events that the version was made from, for an ingest that appends
     report_file: str | None = None
+    forget_unmatched: int | None = None  # ids of the forget list that no row has; none: there is no list
     fingerprint: str  # digest of every field above but UNSEALED ones, so of every byte of the data
 
     @property
@@ -110,6 +112,10 @@ class Manifest(_Record):
     def all_shards(self) -> list[Shard]:
         """Shards that hold every user of the log: those of `shards`, then those of `short_shards`."""
         return [*self.shards, *self.short_shards]
+
+    def result_rows(self) -> dict[str, int]:
+        """`rows` for a result line, which also says how many ids to forget were not there."""
+        return self.rows | ({} if self.forget_unmatched is None else {"forget_unmatched": self.forget_unmatched})
 
     def check_conservation(self) -> None:
         lost = self.rows["read"] - sum(count for name, count in self.rows.items() if name != "read")

@@ -62,7 +62,8 @@ def unscale(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> Floats:
 
 def fill(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> npt.NDArray[np.float32]:
     """What a model reads of scaled values [E, F]: a missing number is 0, the mean, and a constant column all 0."""
-    return np.nan_to_num(np.where(is_constant(mean, std), np.float32(0), scaled), nan=0.0)
+    filled = np.where(np.isnan(scaled), np.float32(0), scaled)
+    return np.where(is_constant(mean, std), np.float32(0), filled)
 
 
 def standardize(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:

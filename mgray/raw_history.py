@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from numbers import Real
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from mgray.errors import InputError
 from mgray.inputs import InputSpec, read_columns
 from mgray.moments import standardize
 from mgray.schema import PAD
+from mgray.spelling import id_spelling
 
 # What the lists beside `history` hold, a value for each of its items.
 MEANINGS = {
@@ -30,17 +32,18 @@ NO_NUMBER = (str, bytes, bool, np.bool_, list, tuple, np.ndarray)  # though floa
 
 
 def id_text_of(value: Any, where: str) -> str:
-    """Raw id of what a client sends: text as it is, a whole number in digits (123 and 123.0 are `123`).
+    """Raw id of what a client sends, by the rule of ids (`mgray.spelling`): 123, 123.0 and `123.0` are `123`.
 
-    Raises InputError, which begins with `where`, for null, a truth value, and whatever else is no id.
+    Raises InputError, which begins with `where`, for null, a truth value, and whatever else is no id. Text without an
+    id in it is no error, but an item that no model knows.
     """
-    if isinstance(value, (str, UUID)):
-        return str(value)
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
-    if isinstance(value, (float, np.floating, Decimal)) and np.isfinite(float(value)):
-        return str(int(value)) if value == int(value) else str(value)
-    raise InputError(f"{where}: {shown(value)} is neither text nor a whole number; leave out what has no id")
+    if isinstance(value, str):
+        return id_spelling(str(value)) or ""
+    is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, (bool, np.bool_))
+    spelled = id_spelling(value) if isinstance(value, UUID) or (is_number and np.isfinite(float(value))) else None
+    if spelled is None:
+        raise InputError(f"{where}: {shown(value)} is neither text nor a whole number; leave out what has no id")
+    return spelled
 
 
 def shown(value: Any) -> str:
@@ -107,7 +110,14 @@ class HistoryEncoder:
         self.spec = spec
         self.names = tuple(LIST_NAMES[column] for column in sorted(read_columns(config)))  # needed beside `history`
         self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
+        # a model of an earlier rule of ids may have spelled some in another way
+        self._spelled = {id_spelling(item_id): i for item_id, i in reversed(self.item_numbers.items())}
         self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
+
+    def number(self, item: str) -> int:
+        """The number of a raw item id in any spelling of it; PAD: not known."""
+        found = self.item_numbers.get(item)
+        return self._spelled.get(id_spelling(item), PAD) if found is None else found
 
     def check(self, num_histories: int, beside: Lists) -> None:
         """Raises InputError where a list that the model needs is missing."""
@@ -132,7 +142,7 @@ class HistoryEncoder:
 
     def numbers_of(self, items: Any, where: str) -> list[int]:
         """Numbers of a list of raw ids, PAD for those that the model does not know. Raises InputError as `id_list`."""
-        return [self.item_numbers.get(item, PAD) for item in id_list(items, where)]
+        return [self.number(item) for item in id_list(items, where)]
 
     def encode(self, histories: Sequence[Sequence[Any]], beside: Lists, row: int) -> tuple[Columns, int]:
         """History number `row` -> its events on known items, and how many were unknown.

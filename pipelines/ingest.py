@@ -35,7 +35,8 @@ from mgray.dataset import Dataset
 from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest_report import IngestReport, draw_ingest, ingest_table
 from mgray.manifest import Manifest, commit, digest, read_manifest
-from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA
+from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA, USER_ID
+from pipelines import id_notes
 from pipelines import ingest_tasks as tasks
 from pipelines.cluster import check_writable, connect, job_home
 from pipelines.ingest_plan import LOCK_TIMEOUT_S, Plan, check_named_columns, make_plan
@@ -103,14 +104,12 @@ def ingest(
     folder = out / plan.key[:16]
     found = _reusable(folder, plan, config)
     if found is not None:
-        plan.forget_others()
-        return IngestResult(folder, found, True, run.timer.seconds)
+        return _again(found, folder, plan, config, run)
     lock = plan.staged / f"{plan.key[:16]}.lock"
     with _alone(lock, run.progress):
         found = _reusable(folder, plan, config)
         if found is not None:  # the one that was waited for made it
-            plan.forget_others()
-            return IngestResult(folder, found, True, run.timer.seconds)
+            return _again(found, folder, plan, config, run)
         with resumable_folder(out, plan.key) as staging, plan.clean_up():
             facts = _build(config, plan, staging, run)
             manifest = seal_version(plan, facts)
@@ -124,10 +123,18 @@ def ingest(
             commit(manifest, staging)
             manifest = put_in_place(staging, folder, manifest, read_manifest)
         plan.forget_others()
+        id_notes.tell_unmatched(config.privacy.forget, plan.layers.forgotten, manifest, plan.staged)
         if not config.keep_staged and not plan.others_run():
             for unit in plan.units:
                 shutil.rmtree(plan.staged / unit.key, ignore_errors=True)
     return IngestResult(folder, manifest, False, run.timer.seconds, report)
+
+
+def _again(found: Manifest, folder: Path, plan: Plan, config: DataConfig, run: "_Run") -> IngestResult:
+    """A version that is there already."""
+    plan.forget_others()
+    id_notes.tell_unmatched(config.privacy.forget, plan.layers.forgotten, found, plan.staged)
+    return IngestResult(folder, found, True, run.timer.seconds)
 
 
 def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
@@ -228,6 +235,9 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     items = run.map("items", partial(tasks.merge_items, job), job.layers.num_partitions if job.pieces else 0, done)
     starts = np.concatenate([[0], np.cumsum([part["items"] for part in items])]).astype(int).tolist()
     job = job._replace(partition_starts=tuple(starts[:-1]), num_items=starts[-1])
+    odd = {role: id_notes.odd_numbers(read, role) for role in (USER_ID, ITEM_ID)}
+    id_notes.tell_kept(config.privacy.forget, plan.layers.forgotten, odd[USER_ID])
+    job = job._replace(odd_users=tuple(odd[USER_ID].plain))
     buckets = job.layers.num_buckets if job.pieces else 0
     clean = run.map("clean", partial(tasks.clean_bucket, job), buckets, done)
     dropped: Counter[str] = Counter({"forgotten": forgotten} if plan.layers.forgotten else {})
@@ -252,7 +262,14 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
                 f"{last_time}: set --data.valid_from and --data.test_from within it"
             )
     with run.timer.phase("vocabulary"):
-        vocabulary = _vocabulary(config, job, plan, staging)
+        item_ids = pa.concat_arrays(_item_ids(job))
+        vocabulary = _vocabulary(config, job, plan, staging, item_ids)
+        for role, results, met in (
+            (USER_ID, clean, [place for result in clean for place in result["met"]]),
+            (ITEM_ID, items, id_notes.places_of(odd[ITEM_ID].plain, item_ids)),
+        ):
+            show = role == ITEM_ID or (plan.layers.key is None and not plan.layers.forgotten)
+            id_notes.tell_spellings(plan.source, role, id_notes.two_ways(results), odd[role], met, show)
     measured = moments.combine(
         (moments.Moments(*map(np.asarray, r["moments"])) for r in finish), len(job.layers.features)
     )
@@ -295,6 +312,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
         "short_users": sum(r["short_users"] for r in finish),
         "short_shards": [result["short_shard"] for result in shards if result["short_shard"]],
         "quarantine_file": QUARANTINE_FILE if num_bad else None,
+        "forget_unmatched": len(id_notes.unmatched(plan.layers.forgotten, read)) if plan.layers.forgotten else None,
     }
 
 
@@ -355,11 +373,17 @@ def _core(job: tasks.IngestJob, dropped: Counter[str], run: _Run, done: Path) ->
     return run.map("finish", partial(tasks.finish_bucket, job), buckets, done)
 
 
-def _vocabulary(config: DataConfig, job: tasks.IngestJob, plan: Plan, staging: Path) -> dict[str, Any]:
-    ids = pa.concat_arrays([tasks.read_batch(job.work("items", p), 0)["id"] for p in range(job.layers.num_partitions)])
+def _item_ids(job: tasks.IngestJob) -> list[pa.Array]:
+    """Of each partition, by code."""
+    return [tasks.read_batch(job.work("items", p), 0)["id"] for p in range(job.layers.num_partitions)]
+
+
+def _vocabulary(config: DataConfig, job: tasks.IngestJob, plan: Plan, staging: Path, ids: pa.Array) -> dict[str, Any]:
     counts = tasks.add_counts(job, "counts")
     built = features.build_vocabulary(ids, counts, plan.titles, config.min_item_count, plan.known_items)
     outside, outside_rows = features.list_outside(ids, built.numbers)
+    if plan.titles is not None and built.warm["title"].null_count == built.warm.num_rows:
+        id_notes.tell_titles(plan.settings["titles"], plan.titles[ITEM_ID], ids)
     np.save(job.folder / "work" / "numbers.npy", built.numbers)
     np.save(job.folder / "work" / "outside.npy", outside_rows)
     _, sha256, draft = tasks.write_parquet(built.warm, staging, "vocabulary")
@@ -435,7 +459,7 @@ def run_ingest(config: IngestJobConfig) -> dict[str, Any]:
     say(out, describe(found))
     return {
         "dataset": {"path": str(found.path), "fingerprint": manifest.fingerprint, "reused": found.reused},
-        "rows": manifest.rows,
+        "rows": manifest.result_rows(),
         "users": manifest.users,
         "items": manifest.items,
         "events": {"train": manifest.train_events, "valid": manifest.valid_events, "test": manifest.test_events},

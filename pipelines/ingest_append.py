@@ -84,6 +84,11 @@ def find_base(config: DataConfig, out: Path, settings: dict[str, Any], append: b
     alike = [base for base in versions if _difference(base.manifest.config, settings) is None]
     if not alike and versions:
         newest = max(versions, key=lambda base: base.manifest.created)
+        if newest.manifest.config.get("id_rule") != settings["id_rule"]:
+            raise InputError(
+                f"--append: the versions in {out} were made by an earlier rule of how ids are spelled, by which an id "
+                "of theirs may be another one now; ingest all files, without --append"
+            )
         raise InputError(
             f"--append: no version in {out} was made with these settings (the newest differs in "
             f"data.{_difference(newest.manifest.config, settings)}); give its settings, or leave --append out"

@@ -15,7 +15,9 @@ from mgray.config import PSEUDONYM_KEY_VARIABLE, DataConfig, PrivacyConfig
 from mgray.errors import InputError
 from mgray.manifest import digest, file_sha256
 from mgray.schema import SCHEMA_VERSION
+from mgray.spelling import ID_RULE
 from pipelines import ingest_tasks as tasks
+from pipelines.id_notes import read_forgotten
 from pipelines.ingest_append import Base, find_base, take_over
 from pipelines.ingest_tasks import Rules, Unit
 from pipelines.lock import is_held
@@ -129,7 +131,7 @@ def make_plan(
         include={"columns", "clean", "min_user_events", "min_item_count", "split", "valid_from", "test_from"},
         mode="json",
     )
-    settings |= {"privacy": privacy}
+    settings = {"id_rule": ID_RULE} | settings | {"privacy": privacy}
     base = find_base(config, out, settings, append)
     files = _scan_log(config, source, run, range_bytes, base, log)
     sources = [
@@ -142,7 +144,7 @@ def make_plan(
     staged.mkdir(exist_ok=True)
     remove_abandoned(staged.glob(".*/"))  # drafts of units, by tasks that were killed
     earlier = take_over(base, staged, source, sources)
-    shaping = {name: settings[name] for name in ("columns", "privacy", "num_shards", "num_partitions")}
+    shaping = {name: settings[name] for name in ("id_rule", "columns", "privacy", "num_shards", "num_partitions")}
     fresh = _units(source.files, files, earlier.new, range_bytes, shaping | {"schema_version": SCHEMA_VERSION})
     records = [*earlier.sources, *(sources[index] for index in earlier.new), *_titles_record(source.titles_file)]
     settings["titles"] = source.titles_file.name if source.titles_file else None
@@ -286,13 +288,7 @@ def _privacy(config: PrivacyConfig) -> tuple[dict[str, Any], bytes | None, tuple
                 f"{where}: a key of {len(key)} bytes; data.privacy.pseudonymize needs one of at least 16, such as "
                 "`openssl rand -hex 32` gives"
             )
-    forgotten: tuple[str, ...] = ()
-    if config.forget is not None:
-        try:
-            text = Path(config.forget).expanduser().read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"data.privacy.forget {config.forget}: {error}; give a text file of user ids") from error
-        forgotten = tuple(sorted({line for line in text.splitlines() if line.strip()}))
+    forgotten = () if config.forget is None else read_forgotten(config.forget)
     shapes = {
         "pseudonymize": config.pseudonymize,
         "key_fingerprint": key_fingerprint(key) if key is not None else None,

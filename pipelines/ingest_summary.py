@@ -113,6 +113,7 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
             "split": {"kind": job.rules.split, "valid_from": job.rules.valid_from, "test_from": job.rules.test_from},
             "staged": [unit.key for unit in plan.units],
             "report_file": REPORT_FILE,
+            "forget_unmatched": facts["forget_unmatched"],
         }
     )
 

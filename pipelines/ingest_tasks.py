@@ -27,7 +27,8 @@ from mgray.errors import InputError
 from mgray.histories import Events
 from mgray.ids import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
-from pipelines.readers import Block, Range, read_range, scan
+from pipelines.id_notes import TwoWays, places_of
+from pipelines.readers import AS_IT_IS, BOTH_WAYS, Block, Range, read_range, scan
 from pipelines.sources import READ_ERRORS, Layout, LogFile, layout_error, read_error, read_layout
 from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_batch_again, read_done, write_batches
 from pipelines.versions import place_error
@@ -87,6 +88,7 @@ class IngestJob(NamedTuple):
     event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's code
     event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number
     times: tuple[float, float] = (0.0, 0.0)  # first and last of the log
+    odd_users: tuple[str, ...] = ()  # the usual spellings of users that are numbers in another one
     has_ratings: bool = False
     has_outside_items: bool = False
     features: tuple[tuple[float, float], ...] = ()  # mean, standard deviation
@@ -187,7 +189,7 @@ def sort_times(job: IngestJob, piece: int) -> Result:
 def merge_items(job: IngestJob, partition: int) -> Result:
     """The distinct items of one partition, and for each piece the code in it of each of the piece's own items."""
     batches = [read_batch(job.staged / key / f"items-{number}.arrow", partition) for key, number, _ in job.pieces]
-    table = pa.Table.from_batches(batches)
+    table = pa.Table.from_batches(batch.select(["hash", "id"]) for batch in batches)
     merged = merge_ids(table["hash"].to_numpy(), table["id"].cast(pa.large_string()).combine_chunks())
     schema = pa.schema([("id", pa.large_string())])
     write_batches(job.work("items", partition), schema, [pa.record_batch({"id": merged.ids})])
@@ -195,7 +197,22 @@ def merge_items(job: IngestJob, partition: int) -> Result:
     starts = np.concatenate([[0], np.cumsum([batch.num_rows for batch in batches])]).tolist()
     slices = (codes.slice(low, high - low) for low, high in itertools.pairwise(starts))
     write_batches(job.work("codes", partition), codes.schema, slices)
-    return {"items": len(merged.ids)}
+    return {"items": len(merged.ids), "two_ways": _two_ways(batches, merged.codes, merged.ids)}
+
+
+def _two_ways(batches: list[pa.RecordBatch], codes: npt.NDArray[np.int32], ids: pa.Array) -> TwoWays:
+    """Counts the ids [D] that the pieces spell both as they are and in another way. codes: [E], of the batches' ids."""
+    if not any("spelled" in batch.schema.names for batch in batches):
+        return TwoWays(0, None)
+    ways = np.zeros(len(ids), np.uint8)
+    np.bitwise_or.at(ways, codes, np.concatenate([_ways(batch) for batch in batches]))
+    found = np.flatnonzero(ways == BOTH_WAYS)
+    return TwoWays(len(found), ids[int(found[0])].as_py() if len(found) else None)
+
+
+def _ways(batch: pa.RecordBatch) -> npt.NDArray[np.uint8]:
+    is_noted = "spelled" in batch.schema.names
+    return batch["spelled"].to_numpy() if is_noted else np.full(batch.num_rows, AS_IT_IS, np.uint8)
 
 
 def _item_codes(job: IngestJob, piece: int) -> npt.NDArray[np.int32]:
@@ -218,11 +235,11 @@ def _item_codes(job: IngestJob, piece: int) -> npt.NDArray[np.int32]:
         return codes
 
 
-def _read_bucket(job: IngestJob, bucket: int) -> tuple[Events, pa.Array, npt.NDArray[np.uint64]]:
+def _read_bucket(job: IngestJob, bucket: int) -> tuple[Events, pa.Array, npt.NDArray[np.uint64], TwoWays]:
     """The events of a bucket's users in the order of the log; the users' ids and hashes, in the order of the ids."""
     rows = [read_batch(job.staged / key / f"rows-{number}.arrow", bucket) for key, number, _ in job.pieces]
     users = [read_batch(job.staged / key / f"users-{number}.arrow", bucket) for key, number, _ in job.pieces]
-    table = pa.Table.from_batches(users)
+    table = pa.Table.from_batches(batch.select(["hash", "id"]) for batch in users)
     merged = merge_ids(table["hash"].to_numpy(), table["id"].cast(pa.large_string()).combine_chunks())
     by_id = pc.sort_indices(merged.ids).to_numpy()
     rank = np.empty(len(by_id), np.int32)
@@ -251,13 +268,14 @@ def _read_bucket(job: IngestJob, bucket: int) -> tuple[Events, pa.Array, npt.NDA
         for place in range(features):
             events.features[here, place] = batch[f"feature_{place}"].to_numpy()
         at, first_user = at + batch.num_rows, first_user + own_users.num_rows
-    return events, merged.ids.take(pa.array(by_id)), merged.hashes[by_id]
+    ids = merged.ids.take(pa.array(by_id))
+    return events, ids, merged.hashes[by_id], _two_ways(users, codes, ids)
 
 
 def clean_bucket(job: IngestJob, bucket: int) -> Result:
     """Applies the rules to the events of one bucket's users, whole histories in memory, and stages the result."""
     _check_shared(job)
-    events, ids, hashes = _read_bucket(job, bucket)
+    events, ids, hashes, two_ways = _read_bucket(job, bucket)
     rules = job.rules
     dropped: dict[str, int] = {}
     read = len(events.user)
@@ -300,6 +318,7 @@ def clean_bucket(job: IngestJob, bucket: int) -> Result:
     if job.has_core:
         _save_counts(job, "first", bucket, events.item)
     result: Result = {"read": read, "rows": read, "dropped": dropped, "kept": len(events.user)}
+    result |= {"two_ways": two_ways, "met": places_of(job.odd_users, ids)}
     return result if job.has_core else result | finish_bucket(job, bucket)
 
 

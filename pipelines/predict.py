@@ -33,8 +33,8 @@ from mgray.manifest import (
     file_sha256,
     read_predictions,
 )
-from mgray.numbering import number_map
-from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE, UNKNOWN
+from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
+from mgray.spelling import id_spelling
 from mgray.translation import check_items_known
 from pipelines import cluster, tracking
 from pipelines.ingest import IngestResult, Progress, describe, ingest
@@ -91,20 +91,21 @@ def fetch(config: PredictJobConfig, uri: str, target: Path) -> FetchedModel:
 def block(
     config: PredictConfig, ids: Sequence[str], model_ids: Sequence[str], dataset_ids: Sequence[str]
 ) -> npt.NDArray[np.int64] | None:
-    """The model's item numbers of the blocked `ids`, None where there are none.
+    """The model's item numbers of the blocked `ids` (as id_spelling has them), None where there are none.
 
     Raises InputError for an id that neither model nor dataset knows (a typing error would recommend the item), and
     where nothing would be left to recommend.
     """
-    unknown = set(ids).difference(model_ids, dataset_ids)
+    spelled = [id_spelling(item) for item in model_ids]  # those of a model of an earlier rule may be in another way
+    unknown = set(ids).difference(spelled, map(id_spelling, dataset_ids))
     if unknown and not config.allow_unknown_blocked:
         shown = ", ".join(sorted(unknown)[:3])
         raise InputError(
             f"--predict.blocked {config.blocked}: {len(unknown)} of {len(ids)} item ids are in neither model nor "
             f"dataset ({shown}); mend them, or set --predict.allow_unknown_blocked true"
         )
-    numbers = number_map(ids, model_ids)[1:-1]
-    numbers = numbers[numbers != UNKNOWN].astype(np.int64)
+    asked = set(ids)
+    numbers = np.asarray([number for number, item in enumerate(spelled, start=1) if item in asked], np.int64)
     if len(numbers) == len(model_ids):
         raise InputError(f"--predict.blocked {config.blocked}: blocks every item of the model; nothing is left")
     return numbers if len(numbers) else None

@@ -7,7 +7,8 @@ block by records, and names the line and the reason of each row that cannot be r
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ import pyarrow.parquet as pq
 from mgray.errors import InputError
 from mgray.features import MAX_TIME_S, UNITS, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from mgray.spelling import NO_VALUE
+from pipelines.arrow_types import plain_types
 from pipelines.records import TORN, json_columns, separated_columns, split_records
 from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
 
@@ -48,12 +51,21 @@ class Scan(NamedTuple):
     ranges: list[Range]
 
 
+# user_id, item_id -> the ids that the log spells in another way too (id, by: RESPELLED or BOTH_WAYS); rows that are set
+# aside count, so an id need not be among the events.
+Respelled = Mapping[str, pa.Table]
+AS_IT_IS, RESPELLED = 1, 2
+BOTH_WAYS = AS_IT_IS | RESPELLED
+_RESPELLED_SCHEMA = pa.schema([("id", pa.string()), ("by", pa.uint8())])
+
+
 class Block(NamedTuple):
     """Rows of a log: `events` has user_id, item_id, event_type as text, timestamp, rating and features as float64."""
 
     events: pa.Table
     bad: pl.DataFrame | None  # line, reason, raw
     finer: Counter[str] | None = None  # rows of `bad` by the unit that their time seems to be in
+    respelled: Respelled = MappingProxyType({})
 
 
 def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
@@ -217,9 +229,9 @@ def _last_row_end(data: bytes, quoted: bool) -> int:
 
 def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Iterator[Block]:
     if file.format != "jsonl":
-        table = _read_fast(data, file, layout, unit)
-        if table is not None:
-            yield Block(table, None)
+        fast = _read_fast(data, file, layout, unit)
+        if fast is not None:
+            yield fast
             return
         if b'"' not in data or file.format != "csv":
             # One odd row shall not make a whole range slow.
@@ -228,8 +240,7 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
                 if not end:
                     break
                 piece, data = data[:end], data[end:]
-                table = _read_fast(piece, file, layout, unit)
-                yield Block(table, None) if table is not None else _read_careful(piece, file, layout, first_line, unit)
+                yield _read_fast(piece, file, layout, unit) or _read_careful(piece, file, layout, first_line, unit)
                 first_line += piece.count(b"\n")
     if data:
         yield _read_careful(data, file, layout, first_line, unit)
@@ -255,10 +266,31 @@ def _parse(rows: pl.DataFrame, unit: str) -> Block:
         lines = pl.when(torn).then(pl.col("raw").str.split("\n")).otherwise(pl.concat_list("raw"))
         bad = bad.with_columns(lines.alias("raw")).with_columns(pl.int_ranges(pl.col("raw").list.len()).alias("at"))
         bad = bad.explode("raw", "at").with_columns(pl.col("line") + pl.col("at")).drop("at")
-    return Block(events.to_arrow(compat_level=pl.CompatLevel.oldest()), bad if bad.height else None, finer or None)
+    texts = {role: rows[role].cast(pl.String) for role in (USER_ID, ITEM_ID) if not rows[role].dtype.is_numeric()}
+    distinct = {role: text.drop_nulls().unique() for role, text in texts.items()}
+    found = {role: _respelled(text, id_text(text)) for role, text in distinct.items()}
+    return Block(
+        events.to_arrow(compat_level=pl.CompatLevel.oldest()),
+        bad if bad.height else None,
+        finer or None,
+        {role: table for role, table in found.items() if table is not None},
+    )
 
 
-def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Table | None:
+def _respelled(given: pl.Series, text: pl.Series) -> pa.Table | None:
+    """What `Respelled` holds of a column. given: distinct texts [D]; text: what id_text makes of each."""
+    changed = (given != text).fill_null(False)
+    if not changed.any():
+        return None
+    ids = text.filter(changed)
+    again = ids.is_in(text.filter(~changed).implode()) | ids.is_duplicated()
+    by = pl.select(pl.when(again).then(BOTH_WAYS).otherwise(RESPELLED).cast(pl.UInt8).alias("by")).to_series()
+    table = pl.DataFrame({"id": ids, "by": by})
+    table = table.unique("id") if again.any() else table
+    return table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(_RESPELLED_SCHEMA)
+
+
+def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block | None:
     """The rows of a text block by Arrow's CSV reader; None where that could differ from what `_read_careful` says."""
     separator = SEPARATORS[file.format]
     if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
@@ -295,7 +327,10 @@ def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Tabl
                 newlines_in_values=has_quotes,
             ),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=by_place, include_columns=list(by_place), null_values=[""], strings_can_be_null=False
+                column_types=by_place,
+                include_columns=list(by_place),
+                null_values=["", *NO_VALUE],
+                strings_can_be_null=False,
             ),
         )
     except (pa.ArrowInvalid, pa.ArrowKeyError):
@@ -344,16 +379,24 @@ def _is_well_quoted(data: bytes, separator: str) -> bool:
     return bool(starts_field.all() and ends_field.all())
 
 
-def _checked(table: pa.Table, unit: str) -> pa.Table | None:
-    """Typed columns, ids as dictionaries; None where an id is blank, a number is none, or a time beyond MAX_TIME_S."""
+def _checked(table: pa.Table, unit: str) -> Block | None:
+    """Typed columns, ids as dictionaries; None where an id is none, a number is none, or a time beyond MAX_TIME_S."""
+    respelled: dict[str, pa.Table] = {}
     for role in (USER_ID, ITEM_ID):
         ids = table[role].combine_chunks()
         if isinstance(ids, pa.ChunkedArray):  # no chunk at all
             ids = pa.chunked_array(ids).combine_chunks() if ids.num_chunks else pa.array([], pa.string())
         ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
-        # the careful path's own test of what is blank: to RE2, Arrow's engine, a no-break space is text
-        if ids.null_count or id_text(pl.Series(role, pl.from_arrow(ids.dictionary))).null_count():
+        given = pl.Series(role, pl.from_arrow(ids.dictionary))
+        # the careful path's own rule: to RE2, Arrow's engine, a no-break space is text
+        text = id_text(given)
+        if ids.null_count or text.null_count():
             return None
+        found = _respelled(given, text)
+        if found is not None:
+            respelled[role] = found
+            meet = pc.any(pc.equal(found["by"], BOTH_WAYS)).as_py()
+            ids = _with_words(ids, text) if meet else _replace_words(ids, text)
         table = table.set_column(table.column_names.index(role), role, ids)
     time = table[TIMESTAMP]
     if pa.types.is_string(time.type):
@@ -369,7 +412,20 @@ def _checked(table: pa.Table, unit: str) -> pa.Table | None:
             numbers = table[name].drop_null()
             if not _all(pc.is_finite(numbers.cast(pa.float32()) if name == RATING else numbers)):
                 return None
-    return table
+    return Block(table, None, None, respelled)
+
+
+def _replace_words(ids: pa.DictionaryArray, text: pl.Series) -> pa.DictionaryArray:
+    """The same rows with other words [D] in the dictionary, all different."""
+    return pa.DictionaryArray.from_arrays(
+        ids.indices, text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+    )
+
+
+def _with_words(ids: pa.DictionaryArray, text: pl.Series) -> pa.DictionaryArray:
+    """_replace_words of words of which some may have become equal."""
+    words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string()).dictionary_encode()
+    return pa.DictionaryArray.from_arrays(words.indices.take(ids.indices), words.dictionary)
 
 
 def _all(values: pa.Array) -> bool:
@@ -388,11 +444,11 @@ def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iter
 
 
 def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str) -> Block:
-    table = pa.Table.from_batches([batch])
+    table = plain_types(pa.Table.from_batches([batch]), {layout.columns[USER_ID], layout.columns[ITEM_ID]})
     try:
         fast = _fast_columns(table, layout, unit)
         if fast is not None:
-            return Block(fast, None)
+            return fast
         frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
         columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
         lines = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
@@ -401,7 +457,7 @@ def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
 
 
-def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None:
+def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
     """Parquet's typed columns as events; ids become text once a distinct value. None: some row needs a reason."""
     columns: dict[str, pa.ChunkedArray] = {}
     for role, name in layout.columns.items():
@@ -412,11 +468,12 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None
             if not len(encoded):
                 return None
             encoded = encoded.chunk(0) if isinstance(encoded, pa.ChunkedArray) else encoded
-            text = id_text(pl.Series(name, pl.from_arrow(encoded.dictionary)))
-            if encoded.null_count or text.null_count() or text.n_unique() < len(text):
+            values = pl.Series(name, pl.from_arrow(encoded.dictionary))
+            text = values.cast(pl.String) if values.dtype in (pl.String, pl.Binary) else id_text(values)
+            if encoded.null_count or text.null_count():
                 return None
-            words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
-            columns[role] = pa.DictionaryArray.from_arrays(encoded.indices, words)
+            may_meet = values.dtype.is_float()  # 0.0 and -0.0 are one
+            columns[role] = _with_words(encoded, text) if may_meet else _replace_words(encoded, text)
         elif role == TIMESTAMP:
             seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())

@@ -101,12 +101,13 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
         key = name.replace("\\", "\\\\").replace("'", "\\'")
         value = raw.str.json_path_match(f"$['{key}']").rename(role)
         # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
-        found[role] = value.str.replace(r"^(-?\d+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
+        found[role] = value.str.replace(r"^(-?[0-9]+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
     frame = records.with_columns(*found.values())
     missing = frame.select(pl.any_horizontal(pl.col(USER_ID, ITEM_ID, TIMESTAMP).is_null())).to_series()
     no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(
         pl.lit("the row is not a JSON object")
     )
-    inexact = pl.any_horizontal(pl.col(USER_ID, ITEM_ID).str.contains(r"^-?\d(\.\d+)?e[+]?\d+$"))
+    # a path's answer does not tell the number 1e+20 from the text; a number below 1e16 has no exponent
+    inexact = pl.any_horizontal(pl.col(USER_ID, ITEM_ID).str.contains(r"^-?\d(\.\d+)?e[+]?\d{2,}$"))
     too_large = pl.when(inexact).then(pl.lit("an id is a number too large to be exact: write it as text"))
     return frame.with_columns(pl.coalesce("problem", no_object, too_large).alias("problem"))

@@ -115,7 +115,7 @@ class _Retraining:
                 "fingerprint": dataset.manifest.fingerprint,
                 "reused": reused,
             },
-            "rows": dataset.manifest.rows,
+            "rows": dataset.manifest.result_rows(),
             "drift": drift.summary() if drift else None,
         }
         if champion is None:

@@ -5,8 +5,8 @@ it is made from, so an ingest that was killed, or one that appends to the log, f
 
     staged/UNIT/done.json             rows, pieces, event types, ...; written last
     staged/UNIT/rows-K.arrow          a record batch a bucket: user (of the bucket's list below), item, time, ...
-    staged/UNIT/users-K.arrow         a record batch a bucket: the distinct users, hash and id
-    staged/UNIT/items-K.arrow         a record batch an item partition: the distinct items, hash and id
+    staged/UNIT/users-K.arrow         a record batch a bucket: the distinct users, hash and id, and how ids are spelled
+    staged/UNIT/items-K.arrow         a record batch an item partition: the distinct items, likewise
     staged/UNIT/bad.arrow             rows that cannot be read
 
 A piece K holds a block of the unit's text. Reading is by memory map: a task of a bucket touches its own batches alone.
@@ -19,7 +19,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,8 @@ import pyarrow.compute as pc
 from mgray.errors import InputError
 from mgray.ids import bucket_of, stable_hash
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
-from pipelines.readers import Block
+from mgray.spelling import ODD_NUMBER, is_no_value
+from pipelines.readers import AS_IT_IS, Block, Respelled
 
 STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"
@@ -42,8 +43,10 @@ MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one 
 WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
 MAX_EVENT_TYPES = 32_767
 MAX_OPEN_FILES = 64
+MAX_ODD_IDS = 200  # of a unit that are looked at
 
 _ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
+_SPELLED_SCHEMA = _ID_SCHEMA.append(pa.field("spelled", pa.uint8()))  # bits: AS_IT_IS, RESPELLED
 
 
 class Layers(NamedTuple):
@@ -53,7 +56,7 @@ class Layers(NamedTuple):
     num_partitions: int  # of items
     features: tuple[str, ...]
     key: bytes | None  # of the pseudonyms
-    forgotten: tuple[str, ...]  # raw user ids
+    forgotten: tuple[str, ...]  # raw user ids, sorted
 
 
 class PieceWriter:
@@ -67,7 +70,10 @@ class PieceWriter:
         self.first_time, self.last_time = np.inf, -np.inf
         self.has_ratings = False
         self.first_bad: dict[str, Any] | None = None
+        self.found_forgotten = np.zeros(len(layers.forgotten), bool)
+        self.odd_ids: dict[str, set[str]] = {USER_ID: set(), ITEM_ID: set()}
         self._waiting: list[pa.Table] = []
+        self._respelled: list[Respelled] = []
         self._waiting_bytes = 0
         self._bad: list[pl.DataFrame] = []
 
@@ -81,6 +87,7 @@ class PieceWriter:
             self.first_bad = self.first_bad or bad.row(0, named=True)
         if block.events.num_rows:
             self._waiting.append(_common(block.events, self.layers.features))
+            self._respelled.append(block.respelled)
             self._waiting_bytes += block.events.nbytes
             if self._waiting_bytes >= PIECE_BYTES:
                 self._flush()
@@ -101,17 +108,28 @@ class PieceWriter:
             "first_time": self.first_time if self.pieces else None,
             "last_time": self.last_time if self.pieces else None,
             "first_bad": self.first_bad,
+            "found_forgotten": pack_bits(self.found_forgotten),
+            "odd_ids": {role: sorted(ids)[:MAX_ODD_IDS] for role, ids in self.odd_ids.items()},
         }
 
     def _flush(self) -> None:
         if not self._waiting:
             return
         table = pa.concat_tables(self._waiting).unify_dictionaries()
-        self._waiting, self._waiting_bytes = [], 0
+        spelled = {
+            role: _spelled(role, one_chunk(table[role]).dictionary, self._waiting, self._respelled)
+            for role in (USER_ID, ITEM_ID)
+        }
+        self._waiting, self._respelled, self._waiting_bytes = [], [], 0
         self.good += table.num_rows
-        users = _private(one_chunk(table[USER_ID]), self.layers)
+        raw_users = one_chunk(table[USER_ID])
+        users = _private(raw_users, self.layers)
         if self.layers.forgotten:
             kept = pc.is_valid(users)
+            gone = raw_users.filter(pc.invert(kept))
+            here = gone.dictionary.take(gone.indices.unique())
+            asked = pa.array(self.layers.forgotten, pa.string())
+            self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
             self.forgotten += table.num_rows - pc.sum(kept).as_py()
             table, users = table.filter(kept), users.filter(kept)
             if not table.num_rows:
@@ -122,10 +140,14 @@ class PieceWriter:
         self.first_time = min(self.first_time, float(time.min()))
         self.last_time = max(self.last_time, float(time.max()))
 
-        row_user, row_bucket, user_bounds, id_batches = _split_ids(users, self.layers.num_buckets)
-        write_batches(self.folder / f"users-{number}.arrow", _ID_SCHEMA, id_batches)
-        row_item, _, _, id_batches = _split_ids(one_chunk(table[ITEM_ID]), self.layers.num_partitions)
-        write_batches(self.folder / f"items-{number}.arrow", _ID_SCHEMA, id_batches)
+        row_user, row_bucket, user_bounds, id_batches = _split_ids(users, self.layers.num_buckets, spelled[USER_ID])
+        write_batches(self.folder / f"users-{number}.arrow", id_batches[0].schema, id_batches)
+        items = one_chunk(table[ITEM_ID])
+        row_item, _, _, id_batches = _split_ids(items, self.layers.num_partitions, spelled[ITEM_ID])
+        write_batches(self.folder / f"items-{number}.arrow", id_batches[0].schema, id_batches)
+        self._note_odd(ITEM_ID, items.dictionary)
+        if self.layers.key is None:
+            self._note_odd(USER_ID, raw_users.dictionary)
 
         order = np.argsort(row_bucket, kind="stable")  # a radix sort: 16 bits
         bucket = row_bucket[order]
@@ -149,13 +171,20 @@ class PieceWriter:
         slices = (rows.slice(low, high - low) for low, high in itertools.pairwise(bounds))
         write_batches(self.folder / f"rows-{number}.arrow", rows.schema, slices)
 
+    def _note_odd(self, role: str, words: pa.Array) -> None:
+        """Keeps some ids that are numbers in an unusual spelling: another id may name the same thing."""
+        if len(self.odd_ids[role]) < MAX_ODD_IDS:
+            ids = pl.Series(pl.from_arrow(words), dtype=pl.String)
+            odd = ids.filter(ids.str.contains(ODD_NUMBER)).head(MAX_ODD_IDS + len(self.layers.forgotten))
+            self.odd_ids[role].update(odd if role == ITEM_ID else set(odd).difference(self.layers.forgotten))
+
     def _type_numbers(self, column: pa.Array) -> npt.NDArray[np.int16]:
         """Numbers of the unit's own list of event types; -1: blank."""
         encoded = column.dictionary_encode()
         numbers = [-1]
         for name in encoded.dictionary.to_pylist():
-            blank = name is None or not name.strip()
-            numbers.append(-1 if blank else self.event_types.setdefault(name, len(self.event_types)))
+            is_none = name is None or is_no_value(name)
+            numbers.append(-1 if is_none else self.event_types.setdefault(name, len(self.event_types)))
         check_event_types(len(self.event_types))
         codes = encoded.indices.fill_null(-1).to_numpy()
         return np.asarray(numbers, np.int16)[codes + 1]
@@ -193,6 +222,28 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
     return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
 
 
+def _spelled(
+    role: str, words: pa.Array, blocks: Sequence[pa.Table], respelled: Sequence[Respelled]
+) -> npt.NDArray[np.uint8] | None:
+    """How the blocks spell each of the words [D] that their dictionaries have in common: AS_IT_IS, RESPELLED or both.
+
+    None: all as they are.
+    """
+    if not any(role in one for one in respelled):
+        return None
+    found = np.zeros(len(words), np.uint8)
+    for block, one in zip(blocks, respelled, strict=True):
+        own = pc.index_in(one_chunk(block[role]).dictionary, words).to_numpy()
+        by = np.zeros(len(words), np.uint8)
+        by[own] = AS_IT_IS
+        if role in one:
+            places = pc.index_in(one[role]["id"], words).fill_null(-1).to_numpy()
+            there = places >= 0  # an id of rows that were set aside alone is no word
+            by[places[there]] = one[role]["by"].to_numpy()[there]
+        found |= by
+    return found
+
+
 def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
     """Forgotten users become null, the others their pseudonyms where there is a key: once a distinct id."""
     names = users.dictionary
@@ -207,7 +258,7 @@ def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
 
 
 def _split_ids(
-    column: pa.DictionaryArray, count: int
+    column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.uint8] | None = None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.int64], list[pa.RecordBatch]]:
     """Distinct ids by bucket -> (each row's place among them [E], its bucket [E], buckets' starts, their batches)."""
     ids = column.dictionary
@@ -216,6 +267,7 @@ def _split_ids(
     used[codes] = True
     if not used.all():  # of rows that were taken out
         ids = ids.filter(pa.array(used))
+        spelled = None if spelled is None else spelled[used]
         codes = (np.cumsum(used) - 1)[codes]
     hashes = stable_hash(ids)
     bucket = bucket_of(hashes, count)
@@ -223,9 +275,11 @@ def _split_ids(
     place = np.empty(len(order), np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     bounds = np.searchsorted(bucket[order], np.arange(count + 1))
-    batch = pa.record_batch(
-        {"hash": pa.array(hashes[order]), "id": ids.take(pa.array(order)).cast(pa.string())}, _ID_SCHEMA
-    )
+    columns = {"hash": pa.array(hashes[order]), "id": ids.take(pa.array(order)).cast(pa.string())}
+    if spelled is None:
+        batch = pa.record_batch(columns, _ID_SCHEMA)
+    else:
+        batch = pa.record_batch(columns | {"spelled": pa.array(spelled[order])}, _SPELLED_SCHEMA)
     slices = [batch.slice(low, high - low) for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
     return place[codes], bucket[codes], bounds[:-1], slices
 
@@ -287,6 +341,15 @@ def commit_unit(draft: Path, folder: Path, done: dict[str, Any]) -> dict[str, An
         shutil.rmtree(draft)
         return found
     return done
+
+
+def pack_bits(values: npt.NDArray[np.bool_]) -> str:
+    """Booleans as text for a JSON file; unpack_bits has them back."""
+    return np.packbits(values).tobytes().hex()
+
+
+def unpack_bits(text: str, count: int) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
 
 
 def key_fingerprint(key: bytes) -> str:

@@ -230,7 +230,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     return {
         **result,
         "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},
-        "rows": manifest.rows,
+        "rows": manifest.result_rows(),
         "seconds": {**timer.seconds, "training": round(trained["train_s"], 2)},
         "unsent_metrics": unsent,
     }

@@ -1,5 +1,6 @@
 """pipelines.predict on a real local Ray: every user scored once, the right lists, versions, what a failure leaves."""
 
+import gzip
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -124,6 +125,32 @@ def test_seen_and_blocked_items_are_in_no_list(run: Run, data: Dataset, tmp_path
     everything = run(k=1000, remove_seen=False, blocked=str(tmp_path / "blocked.csv"), allow_unknown_blocked=True)
     assert everything["rows"]["predictions"] == 120 * len(catalogue - blocked)
     assert set(read(everything)["item_id"]) == catalogue - blocked
+
+
+def test_a_blocked_file_as_a_spreadsheet_writes_it(run: Run, tmp_path: Path) -> None:
+    plain = tmp_path / "plain.txt"
+    plain.write_text("i3\ni7\n")
+    first = run(k=3, blocked=str(plain))
+    written = {
+        "crlf.txt": b'\xef\xbb\xbfi3 \r\n\t"i7"\t\r\n\r\nNULL\r\n',
+        "table.CSV": b'\xef\xbb\xbfitem_id,why\r\n i3 ,x\r\n"i7",y\r\nNULL,z\r\n',
+        "table.TSV": b"why\titem_id\nx\ti3\ny\ti7 \n",
+        "table.csv.gz": gzip.compress(b"item_id\ni3\ni7\n"),
+        "table.jsonl": b'{"item_id": "i3"}\n{"item_id": " i7"}\n{"other": 1}\n',
+    }
+    for name, data in written.items():
+        (tmp_path / name).write_bytes(data)
+        again = run(k=3, blocked=str(tmp_path / name))
+        assert (again["path"], again["reused"]) == (first["path"], True), name
+
+
+def test_blocked_ids_are_matched_by_the_rule_of_ids() -> None:
+    settings = PredictJobConfig().predict.model_copy(update={"blocked": "file"})
+    assert predict.block(settings, ["3", "9"], ["1", "3"], ["9"]).tolist() == [2]
+    # a model of an earlier rule has some in another spelling: all of one id are blocked
+    assert predict.block(settings, ["3"], ["3.0", "1", " 3"], ["3"]).tolist() == [1, 3]
+    with pytest.raises(InputError, match=r"1 of 1 item ids are in neither model nor dataset \(03\)"):
+        predict.block(settings, ["03"], ["3"], ["3"])
 
 
 def test_a_model_of_another_vocabulary_is_matched_by_raw_id(run: Run, data: Dataset, tmp_path: Path) -> None:

@@ -187,3 +187,104 @@ def test_all_forgotten(tmp_path: Path, run_ingest: Callable) -> None:
     (tmp_path / "forget.txt").write_text("\n".join(USERS))
     with pytest.raises(InputError, match="no user has 3 events or more"):
         run_ingest(log, privacy={"forget": str(tmp_path / "forget.txt")})
+
+
+def number_log(folder: Path) -> Path:
+    """Users 0 to 9 in two files, the second as pandas writes ids beside a gap."""
+    folder.mkdir()
+    for name, end in (("a.csv", ""), ("b.csv", ".0")):
+        rows = [f"{user}{end},{item},{10 * user + item}\n" for user in range(10) for item in range(4)]
+        (folder / name).write_text("user_id,item_id,timestamp\n" + "".join(rows))
+    return folder
+
+
+SPELLINGS = ["7", "7 ", "7\t", " 7", "7.0", "7.00 ", '"7"', '"7.0"', "\u00a07", "\ufeff7"]
+
+
+@pytest.mark.parametrize("pseudonymize", [False, True])
+def test_a_user_is_forgotten_however_the_list_spells_the_id(
+    tmp_path: Path, run_ingest: Callable, monkeypatch: pytest.MonkeyPatch, pseudonymize: bool
+) -> None:
+    monkeypatch.setenv(PSEUDONYM_KEY_VARIABLE, KEY)
+    log = number_log(tmp_path / "log")
+    left = {str(user) for user in range(10) if user != 7}
+    versions = set()
+    for number, spelling in enumerate(SPELLINGS):
+        for end in ("", "\n", "\r\n"):
+            file = tmp_path / f"forget-{number}.txt"
+            file.write_bytes((spelling + end).encode())
+            result = run_ingest(log, privacy={"forget": str(file), "pseudonymize": pseudonymize})
+            versions.add(result.path)
+            assert result.manifest.rows["dropped_forgotten"] == 8
+            assert result.manifest.forget_unmatched == 0
+            assert set(decode(result)) == ({pseudonym(user) for user in left} if pseudonymize else left)
+    assert len(versions) == 1, "one request, however it is spelled"
+
+
+def test_requests_that_match_nobody_are_told(
+    tmp_path: Path, run_ingest: Callable, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over several units, some of them staged before; for a version that is there already; and with pseudonyms."""
+    monkeypatch.setenv(PSEUDONYM_KEY_VARIABLE, KEY)
+    log, home, file = number_log(tmp_path / "log"), tmp_path / "home", tmp_path / "forget.txt"
+    absent = ["nobody@example.org", "77777", "007", *(f"gone-{number}" for number in range(4))]
+    file.write_text("\r\n".join(["7.0", "3", *absent]))
+
+    def told() -> list[str]:
+        lines = [record.getMessage() for record in caplog.records if "name no user of the log" in record.getMessage()]
+        caplog.clear()
+        return lines
+
+    for pseudonymize in (False, True):
+        settings = {"privacy": {"forget": str(file), "pseudonymize": pseudonymize}, "range_bytes": 200}
+        first = run_ingest(log, home=home, **settings)
+        assert len(first.manifest.staged) > 2
+        (line,) = told()
+        assert line.startswith(f"data.privacy.forget {file}: 7 of 9 ids name no user of the log")
+        assert ": '007', '77777', 'gone-0', 'gone-1', 'gone-2', ...;" in line
+        assert first.manifest.forget_unmatched == 7
+        assert first.manifest.rows["dropped_forgotten"] == 16
+        again = run_ingest(log, home=home, **settings)
+        assert again.reused
+        assert told() == [line]
+
+        # an append finds two of them: in what is new, and what the base says of the rest
+        more = tmp_path / f"more-{pseudonymize}"
+        more.mkdir()
+        rows = [f"{user},1,{n}\n" for user in ("gone-2 ", "77777.0", "1") for n in range(90, 93)]
+        (more / f"c-{pseudonymize}.csv").write_text("user_id,item_id,timestamp\n" + "".join(rows))
+        appended = run_ingest(more, home=home, append=True, **settings)
+        assert appended.manifest.forget_unmatched == 5
+        (line,) = told()
+        assert "5 of 9 ids name no user" in line
+        assert ": '007', 'gone-0', 'gone-1', 'gone-3', 'nobody@example.org';" in line
+
+    # of units that are gone the count is left, and the names are on no disk
+    (home / "datasets" / ".staged").rename(tmp_path / "elsewhere")
+    assert run_ingest(log, home=home, **settings).reused
+    (line,) = told()
+    assert "7 of 9 ids name no user of the log, so nothing was dropped for them; an id" in line
+    for name in ("gone-0", "nobody@example.org"):
+        assert holders(home, name) == []
+        assert holders(tmp_path / "elsewhere", name) == []
+
+
+def test_the_job_says_what_it_could_not_forget_and_ends_well(
+    tmp_path: Path, ray_local: None, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
+) -> None:
+    """A job that runs by schedule shall not fail for good since a user is gone from its log."""
+    from pipelines.ingest import run_ingest as pipeline
+    from pipelines.job import run_job
+
+    log = number_log(tmp_path / "log")
+    (tmp_path / "forget.txt").write_text('7\n"8"\nx@example.org\n')
+    argv = f"--home {tmp_path}/home --data.source {log} --data.privacy.forget {tmp_path}/forget.txt"
+    capfd.readouterr()
+    for _ in range(2):
+        assert run_job("ingest", IngestJobConfig, pipeline, argv.split()) == 0
+        line = json.loads(capfd.readouterr().out.splitlines()[-1])
+        assert line["rows"]["forget_unmatched"] == 1
+        assert line["rows"]["dropped_forgotten"] == 16
+        assert "1 of 3 ids name no user of the log, so nothing was dropped for them: 'x@example.org'" in caplog.text
+        caplog.clear()
+    assert holders(tmp_path / "home", "x@example.org") == []

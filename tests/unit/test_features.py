@@ -140,7 +140,7 @@ def test_ids_are_text_whatever_the_log_has() -> None:
         None,
         None,
     ]
-    assert features.id_text(pl.Series(["012", "12.0", "", " ", None])).to_list() == ["012", "12.0", None, None, None]
+    assert features.id_text(pl.Series(["012", "12.0", "", " ", None])).to_list() == ["012", "12", None, None, None]
 
 
 def test_bad_rows_are_set_aside_with_their_reason() -> None:

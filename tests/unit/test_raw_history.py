@@ -1,6 +1,7 @@
 """What a service sends is read, or refused with the row, the name and what it should be."""
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,8 @@ from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.raw_history import HistoryEncoder, id_list, id_text_of
-from tests.models import model_config
+from mgray.recommend import Recommender
+from tests.models import model_config, write_model
 
 CONFIG = model_config(inputs=("event_type", "features", "rating", "time_gap"))
 SPEC = InputSpec(event_types=("buy", "view"), features=(Feature(name="price", mean=10, std=5),))
@@ -38,6 +40,41 @@ def test_unknown_items_are_left_out_of_every_column(encoder: HistoryEncoder) -> 
     assert columns.event_types.tolist() == [2, 0]
     assert np.array_equal(columns.ratings, np.float32([4, np.nan]), equal_nan=True)
     assert columns.features.tolist() == [[1.0], [0.0]]  # (15 - 10) / 5, and a missing one at the mean
+
+
+def test_ids_are_matched_by_the_rule_of_ids() -> None:
+    plain = HistoryEncoder(["a", "7", "007", "true"], model_config(), InputSpec())
+    history = [
+        7,
+        7.0,
+        "7.0",
+        " 7\t",
+        np.int64(7),
+        np.float32(7),
+        Decimal("7.00"),
+        "007",
+        "a ",
+        "7.5",
+        "NULL",
+        " ",
+    ]
+    columns, unknown = plain.encode([history], {}, 0)
+    assert columns.items.tolist() == [2] * 7 + [3, 1]
+    assert unknown == 3
+    # a model that an earlier rule trained: an id exactly as it has it comes first
+    older = HistoryEncoder(["7.0", " b", "7", "8.0", "x"], model_config(), InputSpec())
+    assert older.numbers_of(["7.0", "7", 7, "8", 8.0, "8.00", "b", " b", "x ", "y"], "history") == [
+        1,
+        3,
+        1,
+        4,
+        4,
+        4,
+        2,
+        2,
+        5,
+        0,
+    ]
 
 
 def test_an_empty_history_has_every_column(encoder: HistoryEncoder) -> None:
@@ -152,3 +189,15 @@ def test_empty_histories_need_nothing_beside_them(encoder: HistoryEncoder) -> No
         encoder.encode_all([[]], {"ratings": [[1]]})
     with pytest.raises(InputError, match="the model reads event_types"):
         encoder.encode_all([[], ["a"]], {})
+
+
+def test_a_recommender_takes_ids_in_any_spelling(tmp_path: Path) -> None:
+    config = model_config(outputs="both")
+    recommender = Recommender(write_model(tmp_path / "model", ["7", "8", "9", "x"], [4, 3, 2, 1], config=config))
+    beside = {"ratings": [[4, None]]}
+    wanted = recommender.recommend([["7", "8"]], 4, True, beside, candidates=["7", "9", "x"], blocked=["x"])
+    assert wanted.items == [["9"]]
+    given = recommender.recommend([[7.0, " 8\t"]], 4, True, beside, candidates=[7, "9.0", "x "], blocked=["x\u00a0"])
+    assert (given.items, given.scores, given.num_unknown) == (wanted.items, wanted.scores, [0])
+    ratings = recommender.rate([["7", "8"]], [["9", "9"]], beside)
+    assert recommender.rate([[7, 8.0]], [["9.0", 9]], beside) == ratings

@@ -38,6 +38,13 @@ def test_numbers_of_another_vocabulary() -> None:
     assert numbers.tolist() == [UNKNOWN, 3, UNKNOWN, 1, UNKNOWN]
 
 
+def test_a_vocabulary_of_an_earlier_rule_of_ids_is_known() -> None:
+    """The id as it stands first, then as it is spelled now."""
+    older = ["7.0", "7", " x", "9.00"]
+    assert number_map(["7", "x", "9", "8"], older).tolist() == [UNKNOWN, 2, 3, 4, UNKNOWN, UNKNOWN]
+    assert number_map(older, ["9", "x", "7"]).tolist() == [UNKNOWN, 3, 3, 2, 1, UNKNOWN]
+
+
 def test_batches_hold_like_lengths_within_both_budgets() -> None:
     lengths = np.array([3, 20, 17, 9, 0, 8])
     # padded lengths 8, 24, 24, 16, 8, 8; longest first, at most 48 padded events and 2 rows

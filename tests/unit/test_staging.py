@@ -182,6 +182,8 @@ def test_pieces_by_hand(tmp_path: Path) -> None:
         "first_time": 1.0,
         "last_time": 9.0,
         "first_bad": None,
+        "found_forgotten": "",
+        "odd_ids": {"user_id": [], "item_id": []},
     }
     rows = read_batch(tmp_path / "rows-0.arrow", 0)
     assert rows.schema.names == ["user", "item", "time", "rating", "event_type"]
