@@ -66,7 +66,7 @@ def test_ids_are_matched_by_the_rule_of_ids() -> None:
     assert older.numbers_of(["7.0", "7", 7, "8", 8.0, "8.00", "b", " b", "x ", "y"], "history") == [
         1,
         3,
-        1,
+        3,
         4,
         4,
         4,
