@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -73,7 +74,7 @@ def job_home(config: JobConfig) -> Path:
 
 def check_writable(folder: Path, option: str) -> None:
     """Raises InputError, naming the option to change, where `folder` cannot be made or written."""
-    probe = folder / f".write-test-{os.getpid()}"
+    probe = folder / f".write-test-{uuid.uuid4().hex}"  # by no other job, on whatever node
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

@@ -118,7 +118,7 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
     if source.startswith("models:/"):
         found = tracking.find_version(source, uri, "--train.warm_start")
         pinned = f"models:/{found.name}/{found.version}"
-        info = tracking.fetch_info(pinned)
+        info = tracking.fetch_info(pinned, uri)
     else:  # a Tune trial works in a folder of its own
         info, pinned = checkpoint.load_info(source), str(Path(source).absolute())
     train = config.train.model_copy(update={"warm_start": pinned})
@@ -185,10 +185,10 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     out, timer = console(), Timer()
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home)
+    config, start = find_warm_start(config, uri)
     with timer.phase("ray_start"):
         cluster.connect()
     plan = cluster.plan_workers(config.scale)
-    config, start = find_warm_start(config, uri)
     dataset, reused = obtain_dataset(config.data, home, out, timer)
     check_trainable(dataset, config.train.include_valid)
     manifest = dataset.manifest

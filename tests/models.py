@@ -37,9 +37,10 @@ def register_model(home: Path, dataset: Dataset) -> Path:
     import mlflow
 
     from pipelines import tracking
+    from pipelines.tracking_store import sqlite_uri
 
     folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
-    config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
+    config = TrackingConfig(uri=sqlite_uri(home / "mlflow.db"), system_metrics=False)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
         mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")
