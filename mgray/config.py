@@ -20,6 +20,7 @@ HOME_VARIABLE = "MGRAY_HOME"
 PSEUDONYM_KEY_VARIABLE = "MGRAY_PSEUDONYM_KEY"
 
 
+MAX_NAME_BYTES = 255  # of a file or folder, by Linux
 MODEL_NAME = r"^[^/:@']+$"  # what models:/NAME@ALIAS and MLflow's filters can tell apart
 
 
@@ -716,11 +717,21 @@ class ExportJobConfig(JobConfig):
     tracking: TrackingConfig = TrackingConfig()
 
 
+def _folder_name(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if name in (".", ".."):
+        raise ValueError(f"{name} is no folder of its own; give a name with letters or digits")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"longer than the {MAX_NAME_BYTES} bytes that a folder's name may have")
+    return name
+
+
 class SearchConfig(Section):
     space: str | None = Field(
         None, description="YAML of the values to search, dotted keys of model and train; none: jobs/configs/space.yaml"
     )
-    name: str | None = Field(
+    name: Annotated[str | None, AfterValidator(_folder_name)] = Field(
         None, pattern=r"^[\w.-]+$", description="the search's folder in HOME/searches; none: named by time and settings"
     )
     algorithm: Literal["tpe", "random"] = Field(

@@ -12,6 +12,7 @@ import ray
 
 from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
 from mgray.errors import InputError
+from pipelines.interrupt import kept_handlers
 
 API_SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 # Their notices (progress bars are off, a token is in use) are no news to the user of a job; errors still show.
@@ -32,10 +33,11 @@ def connect(dashboard: bool = False) -> None:
     if ray.is_initialized():
         return
     try:
-        if dashboard and not os.environ.get("RAY_ADDRESS"):
-            _init_with_dashboard()
-        else:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+        with kept_handlers():
+            if dashboard and os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+                _init_with_dashboard()
+            else:
+                ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         address = os.environ.get("RAY_ADDRESS", "the local cluster")
         raise InputError(

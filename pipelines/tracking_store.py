@@ -106,7 +106,9 @@ def _check_file(path: Path, writes: bool) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         # Writable if it can be: after a kill SQLite rolls an unfinished write back before it reads.
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=CONNECT_TIMEOUT_S)) as opened:
+        with closing(
+            sqlite3.connect(f"file:{quote(str(path))}?mode=rw", uri=True, timeout=CONNECT_TIMEOUT_S)
+        ) as opened:
             opened.execute("PRAGMA schema_version").fetchall()
     if writes or not path.exists():
         probe = path.with_name(f".write-test-{uuid.uuid4().hex}")  # SQLite's journal lies beside the database

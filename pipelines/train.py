@@ -32,6 +32,13 @@ WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model
 Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
 
 
+class _Trainer(TorchTrainer):
+    """TorchTrainer that leaves Ctrl-C to the job: Ray's own handler ends the run as if it had failed."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
+
+
 def fit(
     given: RankInput,
     config: TrainJobConfig,
@@ -40,7 +47,7 @@ def fit(
     callbacks: Sequence[UserCallback] = (),
 ) -> Fitted:
     """Train by DDP on the cluster's workers; the run's storage is `runs`/run_id."""
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config=given._asdict(),
         torch_config=TorchConfig(

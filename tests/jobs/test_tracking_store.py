@@ -114,7 +114,9 @@ def silent() -> Iterator[int]:
 def test_a_store_that_never_answers_is_told_within_15_s(pair: tuple[Opener, Opener], tmp_path: Path) -> None:
     with silent() as port:
         started = time.monotonic()
-        for one, uri in zip(pair, (f"http://127.0.0.1:{port}", f"postgresql://u:s3cret@127.0.0.1:{port}/x"), strict=True):
+        for one, uri in zip(
+            pair, (f"http://127.0.0.1:{port}", f"postgresql://u:s3cret@127.0.0.1:{port}/x"), strict=True
+        ):
             one.tell(tmp_path, uri)
         answers = [one.answer() for one in pair]
         assert time.monotonic() - started < 15
