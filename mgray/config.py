@@ -696,22 +696,27 @@ class RollbackJobConfig(JobConfig):
 
 
 class ExportJobConfig(JobConfig):
-    """Cut a registered model to its first levels, without training: to a model folder, and to the registry if asked.
+    """Cut a model to its first levels, without training: to a model folder, and to the registry if asked.
 
-    Train with model.level_dropout above 0 for it: the first levels are then trained to do without the others.
+    Train with model.level_dropout above 0 for it: the first levels are then trained to do without the others. Or
+    register the folder of a model that a run could not register, as it is.
     """
 
     model: str = Field(
-        "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
+        "models:/mgray-interest@champion",
+        description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION; or the folder of a model, such as "
+        "HOME/runs/RUN/model",
     )
-    levels: int | None = Field(None, ge=1, description="levels to keep, the finest first")
+    levels: int | None = Field(
+        None, ge=1, description="levels to keep, the finest first; none: all, to register a folder as it is"
+    )
     out: str | None = Field(
         None, description="folder to write, not there yet or the same; none: HOME/exports/NAME-VERSION-levels-N"
     )
     register_as: str | None = Field(
         None,
         pattern=MODEL_NAME,
-        description="registered model that the cut one becomes a version of: its challenger, and its champion where it "
+        description="registered model that it becomes a version of: its challenger, and its champion where it "
         "has none; none: it is written and not registered",
     )
     tracking: TrackingConfig = TrackingConfig()

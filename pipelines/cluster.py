@@ -3,12 +3,14 @@
 import logging
 import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 
 from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
 from mgray.errors import InputError
@@ -43,6 +45,12 @@ def connect(dashboard: bool = False) -> None:
         raise InputError(
             f"Ray at {address} cannot be joined: {error}; check RAY_ADDRESS and RAY_AUTH_MODE=token with its token"
         ) from error
+    except OSError as error:  # a folder that cannot be written, a socket's path that is too long
+        raise InputError(
+            f"Ray cannot start on this machine: {error}; it writes to {get_default_ray_temp_dir()} and to "
+            f"{Path('~/.ray').expanduser()}: set RAY_TMPDIR or TMPDIR, and HOME, to folders with short paths that can "
+            "be written"
+        ) from error
 
 
 def _init_with_dashboard() -> None:
@@ -66,6 +74,10 @@ def job_home(config: JobConfig) -> Path:
     A job that Ray runs from an uploaded copy of the code must not write beside it: Ray deletes that folder. So there
     ./var gives way to ~/.mgray.
     """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise InputError(f"no folder for temporary files: {error}; set TMPDIR to one that can be written") from error
     home = resolve_home(config)
     uploaded = "runtime_resources" in Path.cwd().parts
     if uploaded and config.home is None and not os.environ.get(HOME_VARIABLE):

@@ -27,7 +27,8 @@ def write_model(
     """A model folder whose vocabulary is `item_ids`, with `counts` training events each; info: more of ModelInfo."""
     torch.manual_seed(seed)
     model = MGDSC(config, len(item_ids))
-    whole = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test", **info)
+    info = {"dataset_fingerprint": "test"} | info
+    whole = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, **info)
     save_model(folder, model.state_dict(), whole, Vocabulary(item_ids, item_ids, counts))
     return folder
 

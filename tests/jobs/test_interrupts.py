@@ -22,11 +22,18 @@ from tests.datasets import write_dataset
 from tests.jobs.processes import ROOT, environment
 from tests.models import register_model
 
-TINY = (
-    "--model.width=8 --model.heads=2 --model.granularities=[1,4] --train.epochs=100000 --train.max_time_s=none "
-    "--train.global_batch_events=500 --train.num_negatives=15 --train.validate_every_epochs=1 "
-    "--tracking.system_metrics=false --tracking.register_model=false"
-).split()
+TINY = [
+    "--model.width=8",
+    "--model.heads=2",
+    "--model.granularities=[1,4]",
+    "--train.epochs=100000",
+    "--train.max_time_s=none",
+    "--train.global_batch_events=500",
+    "--train.num_negatives=15",
+    "--train.validate_every_epochs=1",
+    "--tracking.system_metrics=false",
+    "--tracking.register_model=false",
+]
 
 
 class Place(NamedTuple):
