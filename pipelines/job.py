@@ -20,7 +20,7 @@ EXIT_DONE, EXIT_FAILED, EXIT_WRONG_INPUT = 0, 1, 2
 # What an interrupted job leaves, and how to go on.
 LEFT = {
     "ingest": "no dataset is committed by it; the same command goes on from the log's parts that were read",
-    "train": "nothing is registered by it; the same command starts over",
+    "train": "its run is KILLED in MLflow; the same command starts over",
     "tune": "the trials that ended are kept; the same command with --resume goes on",
     "eval": "it changes nothing; run the same again",
     "predict": "nothing is committed by it; run the same again",
