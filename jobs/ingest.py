@@ -1,11 +1,18 @@
 """Raw log to a committed dataset version."""
 
 import sys
+from typing import Any
 
 from mgray.config import IngestJobConfig
 from pipelines.job import run_job
 
-if __name__ == "__main__":
+
+def run(config: IngestJobConfig) -> dict[str, Any]:
+    """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
     from pipelines.ingest import run_ingest
 
-    sys.exit(run_job("ingest", IngestJobConfig, run_ingest))
+    return run_ingest(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("ingest", IngestJobConfig, run))

@@ -1,11 +1,18 @@
 """Log to registered model: ingest, DDP training, evaluation, MLflow."""
 
 import sys
+from typing import Any
 
 from mgray.config import TrainJobConfig
 from pipelines.job import run_job
 
-if __name__ == "__main__":
+
+def run(config: TrainJobConfig) -> dict[str, Any]:
+    """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
     from pipelines.train import run_training
 
-    sys.exit(run_job("train", TrainJobConfig, run_training))
+    return run_training(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("train", TrainJobConfig, run))

@@ -1,11 +1,18 @@
 """Search granularities and their settings; the best is trained in full and registered. --resume goes on."""
 
 import sys
+from typing import Any
 
 from mgray.config import TuneJobConfig
 from pipelines.job import run_job
 
-if __name__ == "__main__":
+
+def run(config: TuneJobConfig) -> dict[str, Any]:
+    """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
     from pipelines.tune import run_search
 
-    sys.exit(run_job("tune", TuneJobConfig, run_search))
+    return run_search(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job("tune", TuneJobConfig, run))

@@ -20,6 +20,7 @@ HOME_VARIABLE = "MGRAY_HOME"
 PSEUDONYM_KEY_VARIABLE = "MGRAY_PSEUDONYM_KEY"
 
 
+MAX_NAME_BYTES = 255  # of a file or folder, by Linux
 MODEL_NAME = r"^[^/:@']+$"  # what models:/NAME@ALIAS and MLflow's filters can tell apart
 
 
@@ -703,32 +704,47 @@ class RollbackJobConfig(JobConfig):
 
 
 class ExportJobConfig(JobConfig):
-    """Cut a registered model to its first levels, without training: to a model folder, and to the registry if asked.
+    """Cut a model to its first levels, without training: to a model folder, and to the registry if asked.
 
-    Train with model.level_dropout above 0 for it: the first levels are then trained to do without the others.
+    Train with model.level_dropout above 0 for it: the first levels are then trained to do without the others. Or
+    register the folder of a model that a run could not register, as it is.
     """
 
     model: str = Field(
-        "models:/mgray-interest@champion", description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION"
+        "models:/mgray-interest@champion",
+        description="MLflow model: models:/NAME@ALIAS or models:/NAME/VERSION; or the folder of a model, such as "
+        "HOME/runs/RUN/model",
     )
-    levels: int | None = Field(None, ge=1, description="levels to keep, the finest first")
+    levels: int | None = Field(
+        None, ge=1, description="levels to keep, the finest first; none: all, to register a folder as it is"
+    )
     out: str | None = Field(
         None, description="folder to write, not there yet or the same; none: HOME/exports/NAME-VERSION-levels-N"
     )
     register_as: str | None = Field(
         None,
         pattern=MODEL_NAME,
-        description="registered model that the cut one becomes a version of: its challenger, and its champion where it "
+        description="registered model that it becomes a version of: its challenger, and its champion where it "
         "has none; none: it is written and not registered",
     )
     tracking: TrackingConfig = TrackingConfig()
+
+
+def _folder_name(name: str | None) -> str | None:
+    if name is None:
+        return None
+    if name in (".", ".."):
+        raise ValueError(f"{name} is no folder of its own; give a name with letters or digits")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"longer than the {MAX_NAME_BYTES} bytes that a folder's name may have")
+    return name
 
 
 class SearchConfig(Section):
     space: str | None = Field(
         None, description="YAML of the values to search, dotted keys of model and train; none: jobs/configs/space.yaml"
     )
-    name: str | None = Field(
+    name: Annotated[str | None, AfterValidator(_folder_name)] = Field(
         None, pattern=r"^[\w.-]+$", description="the search's folder in HOME/searches; none: named by time and settings"
     )
     algorithm: Literal["tpe", "random"] = Field(

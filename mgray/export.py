@@ -51,6 +51,11 @@ def _are_same(draft: Path, out: Path) -> bool:
     return not any(filecmp.cmpfiles(draft, out, names, shallow=False)[1:])
 
 
+def measure(folder: Path) -> Size:
+    """Size of the model of a folder. Raises InputError where it is none."""
+    return _size(folder, load_model(folder, torch.device("cpu"))[0])
+
+
 def _size(folder: Path, model: Model) -> Size:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Size(len(model.config.granularities), parameters, (folder / WEIGHTS_FILE).stat().st_size)

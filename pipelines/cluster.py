@@ -3,14 +3,18 @@
 import logging
 import os
 import socket
+import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 
 from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
 from mgray.errors import InputError
+from pipelines.interrupt import kept_handlers
 
 API_SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 # Their notices (progress bars are off, a token is in use) are no news to the user of a job; errors still show.
@@ -31,14 +35,21 @@ def connect(dashboard: bool = False) -> None:
     if ray.is_initialized():
         return
     try:
-        if dashboard and not os.environ.get("RAY_ADDRESS"):
-            _init_with_dashboard()
-        else:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
+        with kept_handlers():
+            if dashboard and os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+                _init_with_dashboard()
+            else:
+                ray.init(log_to_driver=False, logging_level=logging.WARNING, include_dashboard=False)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         address = os.environ.get("RAY_ADDRESS", "the local cluster")
         raise InputError(
             f"Ray at {address} cannot be joined: {error}; check RAY_ADDRESS and RAY_AUTH_MODE=token with its token"
+        ) from error
+    except OSError as error:  # a folder that cannot be written, a socket's path that is too long
+        raise InputError(
+            f"Ray cannot start on this machine: {error}; it writes to {get_default_ray_temp_dir()} and to "
+            f"{Path('~/.ray').expanduser()}: set RAY_TMPDIR or TMPDIR, and HOME, to folders with short paths that can "
+            "be written"
         ) from error
 
 
@@ -63,6 +74,10 @@ def job_home(config: JobConfig) -> Path:
     A job that Ray runs from an uploaded copy of the code must not write beside it: Ray deletes that folder. So there
     ./var gives way to ~/.mgray.
     """
+    try:
+        tempfile.gettempdir()
+    except OSError as error:
+        raise InputError(f"no folder for temporary files: {error}; set TMPDIR to one that can be written") from error
     home = resolve_home(config)
     uploaded = "runtime_resources" in Path.cwd().parts
     if uploaded and config.home is None and not os.environ.get(HOME_VARIABLE):
@@ -73,7 +88,7 @@ def job_home(config: JobConfig) -> Path:
 
 def check_writable(folder: Path, option: str) -> None:
     """Raises InputError, naming the option to change, where `folder` cannot be made or written."""
-    probe = folder / f".write-test-{os.getpid()}"
+    probe = folder / f".write-test-{uuid.uuid4().hex}"  # by no other job, on whatever node
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()

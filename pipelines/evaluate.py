@@ -183,7 +183,7 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     """Evaluate a registered model on a dataset, beside the baselines; gives the result line's fields."""
     out = console()
     home = cluster.job_home(config)
-    uri = tracking.open_tracking(config.tracking, home)
+    uri = tracking.open_tracking(config.tracking, home, runs=False, writes=False)
     with tempfile.TemporaryDirectory() as temporary:
         folder, name, version = tracking.fetch_model(config.model, uri, Path(temporary))
         recommender = Recommender(folder)

@@ -188,7 +188,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     target = local_folder(settings.out, "--predict.out") if settings.out else home / "predictions"
     cluster.check_writable(target, "--predict.out")
     blocked_ids = read_item_ids(Path(settings.blocked).expanduser(), "--predict.blocked") if settings.blocked else []
-    uri = tracking.open_tracking(config.tracking, home)
+    uri = tracking.open_tracking(config.tracking, home, runs=False, writes=False)
     with tempfile.TemporaryDirectory() as temporary:
         with timer.phase("fetch_model"):
             model = fetch(config, uri, Path(temporary))

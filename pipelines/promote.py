@@ -27,7 +27,7 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
     if config.skip_gate and not config.reason:
         raise InputError("--skip_gate true needs --reason TEXT, which the registry keeps")
     home, out, timer = cluster.job_home(config), console(), Timer()
-    uri = tracking.open_tracking(config.tracking, home)
+    uri = tracking.open_tracking(config.tracking, home, runs=False)
     registry = Registry(uri, config.tracking.model_name)
     version, champion = registry.find(config.version), registry.champion()
     result: dict[str, Any] = {
@@ -110,7 +110,7 @@ def _window_dataset(
 def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:
     """Put the former champion back; gives the result line's fields. Raises InputError where none is on record."""
     home = cluster.job_home(config)
-    uri = tracking.open_tracking(config.tracking, home)
+    uri = tracking.open_tracking(config.tracking, home, runs=False)
     registry = Registry(uri, config.tracking.model_name)
     was, now = registry.rollback(config.reason or "asked for with jobs/rollback.py")
     console().print(f"{now.name}: champion was version {was.version}, is version {now.version}", highlight=False)

@@ -26,6 +26,7 @@ from pipelines.evaluate import print_result, repeat_notes
 from pipelines.progress import say
 from pipelines.registry import TRAINING_KEY_TAG, training_key
 from pipelines.shown import command_line, shown_uri
+from pipelines.unregistered import Registration, register_command
 
 REPORT_FILE = "report.html"  # in a run's folder
 EXAMPLE_FILMS = 10
@@ -68,10 +69,14 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     example = make_example(run.dataset, query, recommender) if query is not None else None
     version = failure = None
     if run.ranks:
+        registration = _registration(run, example_request(run.dataset, query, recommender))
         try:
-            version = _register(run, example_request(run.dataset, query, recommender))
+            version = tracking.register(
+                run.config.tracking, run.model_folder, registration.request, registration.tags, registration.card
+            )
         except Exception as error:  # of MLflow, its store or the network; told at the end: hours of training come first
             failure = error
+            registration.keep(run.model_folder.parent)
     path = run.model_folder.parent / REPORT_FILE
     path.write_text(render_html(_report_data(run, version, example)), encoding="utf-8")
     tracking.try_to_log("report and manifest", partial(_log_files, run.dataset, path))
@@ -82,7 +87,11 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     settings = run.config.tracking
     if failure is not None:
         where = f"the registry at {shown_uri(run.uri)}" if settings.register_model else "MLflow's run"
-        raise RuntimeError(f"the model is not in {where}; it lies in {run.model_folder}: {failure}") from failure
+        mend = f", and this registers it: {register_command(run.config, run.model_folder)}"
+        raise RuntimeError(
+            f"the model is not in {where}: {failure}; it lies in {run.model_folder}"
+            f"{mend if settings.register_model else ''}"
+        ) from failure
     return {
         "run_id": run.run_id,
         "tracking_uri": shown_uri(run.uri),
@@ -96,14 +105,14 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     }
 
 
-def _register(run: FinishedRun, request: dict[str, list[list[Any]]]) -> str | None:
-    """The version in the registry, or None where none is asked for. request: an example for the model."""
+def _registration(run: FinishedRun, request: dict[str, list[list[Any]]]) -> Registration:
+    """What goes to the registry with the model. request: an example for it."""
     fingerprint = run.dataset.manifest.fingerprint
     tags = {"dataset_fingerprint": fingerprint, "run_id": run.run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(run.config, fingerprint)}
     card = model_card(run.config, run.dataset.manifest, run.trained, run.figures)
-    return tracking.register(run.config.tracking, run.model_folder, request, tags, card)
+    return Registration(request=request, tags=tags, card=card, manifest=run.dataset.manifest)
 
 
 def _report_data(run: FinishedRun, version: str | None, example: report.Example | None) -> report.ReportData:

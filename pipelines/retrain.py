@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
@@ -37,6 +36,7 @@ from pipelines.registry import (
     training_key,
 )
 from pipelines.shown import shown_uri
+from pipelines.tracking_store import sqlite_file, sqlite_uri
 from pipelines.train import run_training
 from pipelines.versions import staging_folder
 from pipelines.window import Comparison, compare
@@ -161,9 +161,10 @@ class _Retraining:
 
     def _open(self) -> Registry | None:
         """The registry; None for a dry run where there is none yet and looking would make one."""
-        if self.dry and self.uri.startswith("sqlite:///") and not Path(self.uri.removeprefix("sqlite:///")).exists():
+        database = sqlite_file(self.uri)
+        if self.dry and database is not None and not database.exists():
             return None
-        tracking.open_tracking(self.config.tracking, self.home, create=not self.dry)
+        tracking.open_tracking(self.config.tracking, self.home, runs=not self.dry, writes=not self.dry)
         return Registry(self.uri, self.config.tracking.model_name)
 
     def _champion(self, registry: Registry) -> _Champion | None:
@@ -243,7 +244,7 @@ class _Retraining:
         """Train and register; a dry run trains in its own HOME, with its own MLflow, and registers nothing."""
         if self.dry:
             warm_start = str(champion.folder) if champion and training.train.warm_start else None
-            own = {"uri": f"sqlite:///{self.scratch / 'mlflow.db'}", "register_model": False}
+            own = {"uri": sqlite_uri(self.scratch / "mlflow.db"), "register_model": False}
             training = training.model_copy(
                 update={
                     "home": str(self.scratch),
@@ -255,8 +256,7 @@ class _Retraining:
             result = run_training(training)
         if self.dry:
             result |= {"run_id": None, "report": None}
-            mlflow.set_tracking_uri(self.uri)
-            mlflow.set_registry_uri(self.uri)
+            tracking.aim(self.uri)
         return result
 
     def _first(self, registry: Registry | None, dataset: Dataset) -> dict[str, Any]:

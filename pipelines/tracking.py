@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,11 @@ import mlflow
 import pandas as pd
 import ray
 import torch
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import AnyType, Array
@@ -36,9 +38,13 @@ from mgray.arguments import flatten
 from mgray.checkpoint import MODEL_FILE, ModelInfo, load_info, parse_info
 from mgray.config import JobConfig, TrackingConfig
 from mgray.errors import InputError
+from pipelines.progress import console, say
 from pipelines.shown import command_line, shown_uri
+from pipelines.tracking_store import check_answers, opening, sqlite_uri
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+# What a parent process may aim MLflow at another run, experiment or registry by.
+INHERITED = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_REGISTRY_URI")
 CHALLENGER, CHAMPION = "challenger", "champion"
 SECONDS_BETWEEN_FLUSHES = 5.0
 SENDING_SUFFIX = ".sending"  # of a spool file while it is sent
@@ -51,19 +57,23 @@ def metric_key(name: str) -> str:
 
 
 def resolve_uri(config: TrackingConfig, home: Path) -> str:
-    return config.uri or os.environ.get(URI_VARIABLE) or f"sqlite:///{home / 'mlflow.db'}"
+    given = (config.uri or "").strip() or os.environ.get(URI_VARIABLE, "").strip()
+    return given or sqlite_uri(home / "mlflow.db")
 
 
 def bound_waiting() -> None:
     """Seconds, not minutes, for each call to a server that is down: MLflow's own 7 retries hold up every rank."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
 
 
-def open_tracking(config: TrackingConfig, home: Path, create: bool = True) -> str:
-    """The tracking URI, reachable, with its experiment made unless `create` is false.
+def open_tracking(config: TrackingConfig, home: Path, runs: bool = True, writes: bool = True) -> str:
+    """The tracking URI, reachable, with its registry.
 
-    Raises InputError, within seconds, where it is not.
+    runs: whether the job makes MLflow runs; then the experiment is made where it is missing. writes: whether it writes
+    at all. Raises InputError within 15 s where the store cannot be used, where the experiment is deleted, or where a
+    run is active in this process, which a run of the job's own would not be told from.
     """
     bound_waiting()
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
@@ -71,25 +81,82 @@ def open_tracking(config: TrackingConfig, home: Path, create: bool = True) -> st
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     uri = resolve_uri(config, home)
-    try:
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(config.experiment)
-        if found is None and create:
-            # A local store would otherwise put artifacts below whatever the current folder is.
-            is_local = not uri.startswith(("http://", "https://", "databricks"))
-            location = (home / "artifacts").as_uri() if is_local else None
-            experiment_id = client.create_experiment(config.experiment, artifact_location=location)
-            # The runs table shows no metric by itself; a view that the link of `runs_link` opens does.
-            client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(runs_view()))
-    except Exception as error:  # MLflow raises whatever its backend does: requests', SQLAlchemy's, its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:300].replace(uri, shown_uri(uri))
+    _leave_inherited(config)
+    active = mlflow.active_run()
+    if runs and active is not None:
         raise InputError(
-            f"MLflow at {shown_uri(uri)} cannot be used: {reason}; "
+            f"MLflow's run {active.info.run_id} is active in this process, and a job makes runs of its own; "
+            "call mlflow.end_run() before it"
+        )
+
+    def look() -> Experiment | None:
+        client = MlflowClient(uri, registry_uri=uri)  # opens the store by itself
+        found = client.get_experiment_by_name(config.experiment)
+        client.search_registered_models(max_results=1)
+        return found
+
+    try:
+        check_answers(uri, look, writes)
+        with opening(uri):
+            found = look()
+            if found is None and runs:
+                found = _create_experiment(uri, config.experiment, home)
+    except Exception as error:  # MLflow raises whatever its backend does: requests', SQLAlchemy's, its own
+        raise InputError(
+            f"MLflow at {shown_uri(uri)} cannot be used: {_reason(error).replace(uri, shown_uri(uri))}; "
             f"start it, or set --tracking.uri or {URI_VARIABLE} right"
         ) from error
+    if runs and found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        raise InputError(
+            f"MLflow at {shown_uri(uri)}: experiment {config.experiment!r} is deleted; restore it with `{URI_VARIABLE}="
+            f"{shlex.quote(shown_uri(uri))} mlflow experiments restore --experiment-id {found.experiment_id}`, or give "
+            "another with --tracking.experiment NAME"
+        )
+    aim(uri)
+    return uri
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's text; of a request that failed, what it failed by."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return (lines[0].partition("(Caused by ")[2] or lines[0])[:300]
+
+
+def aim(uri: str) -> None:
+    """Make the store MLflow's own of this process, for runs and for the registry."""
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
-    return uri
+    del os.environ["MLFLOW_REGISTRY_URI"]  # which that leaves for child processes
+
+
+def _leave_inherited(config: TrackingConfig) -> None:
+    """Take out of the environment what `mlflow run` or a notebook left there: a job's runs are its own.
+
+    With MLFLOW_RUN_ID MLflow would go on with that run, and end it as this job ends.
+    """
+    names = ", ".join(name for name in INHERITED if os.environ.pop(name, None))
+    if names:
+        say(
+            console(),
+            f"{names} in the environment: left out, for a job makes runs of its own, in the experiment "
+            f"{config.experiment!r} (--tracking.experiment) and the registry of --tracking.uri",
+        )
+
+
+def _create_experiment(uri: str, name: str, home: Path) -> Experiment:
+    """The new experiment; the one that is there where another job was faster."""
+    client = MlflowClient(uri)
+    # A local store would otherwise put artifacts below whatever the current folder is.
+    is_local = not uri.startswith(("http://", "https://", "databricks"))
+    location = (home / "artifacts").as_uri() if is_local else None
+    try:
+        experiment_id = client.create_experiment(name, artifact_location=location)
+        # The runs table shows no metric by itself; a view that the link of `runs_link` opens does.
+        client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW_KEY}", json.dumps(runs_view()))
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+            raise
+    return client.get_experiment_by_name(name)
 
 
 def run_params(config: JobConfig, uri: str) -> dict[str, Any]:
@@ -131,7 +198,8 @@ def param_text(value: Any) -> str:
 def ui_command(uri: str) -> str:
     if uri.startswith("http"):
         return f"open {uri}"
-    return f"{Path(sys.executable).parent / 'mlflow'} ui --backend-store-uri {shown_uri(uri)}"
+    program = str(Path(sys.executable).parent / "mlflow")
+    return f"{shlex.quote(program)} ui --backend-store-uri {shlex.quote(shown_uri(uri))}"
 
 
 def git_commit() -> str | None:
@@ -248,14 +316,15 @@ def run_tags(granularities: tuple[int | str, ...], fingerprint: str, plan: str) 
 def start_run(
     config: TrackingConfig, params: Mapping[str, Any], tags: Mapping[str, str], name: str, run_id: str | None = None
 ) -> Iterator[mlflow.ActiveRun]:
-    """An active run of the experiment with its params and tags; FAILED where the body raises.
+    """An active run of the experiment with its params and tags; FAILED where the body raises, KILLED by a signal.
 
     run_id: a run to go on with, which is RUNNING again.
     """
     mlflow.set_experiment(config.experiment)
-    run = mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=config.system_metrics)
+    del os.environ["MLFLOW_EXPERIMENT_ID"]  # which set_experiment leaves for child processes
     status = "FAILED"
     try:
+        run = mlflow.start_run(run_id=run_id, run_name=name, log_system_metrics=config.system_metrics)
         MlflowClient().log_batch(
             run.info.run_id,
             params=[Param(key, param_text(value)[:6000]) for key, value in params.items()],
@@ -263,6 +332,10 @@ def start_run(
         )
         yield run
         status = "FINISHED"
+    except BaseException as error:
+        if not isinstance(error, Exception):  # a signal
+            status = "KILLED"
+        raise
     finally:
         try_to_log("the run's end", lambda: mlflow.end_run(status))
 
@@ -307,7 +380,7 @@ def register(
     logged = mlflow.pyfunc.log_model(
         name="model",
         python_model=str(Path(__file__).parent / "served_model.py"),
-        artifacts={"model": str(folder)},
+        artifacts={"model": folder.absolute().as_uri()},  # a path with a % in it would be taken for a URI's
         code_paths=[str(package)],
         signature=signature(example, load_info(folder)),
         input_example=pd.DataFrame(dict(example)),
@@ -362,22 +435,28 @@ def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, s
     """Download a registered model -> (its model folder, registered name, version). Raises InputError as above."""
     found = find_version(uri, tracking_uri)
     # By its number: an alias may have moved since.
-    folder = _download(f"models:/{found.name}/{found.version}", target)
+    folder = _download(f"models:/{found.name}/{found.version}", tracking_uri, target)
     return folder / "artifacts" / "model", found.name, str(found.version)
 
 
-def fetch_info(version_uri: str) -> ModelInfo:
+def fetch_info(version_uri: str, tracking_uri: str) -> ModelInfo:
     """What a registered model is, without its weights. version_uri: models:/NAME/VERSION, of one that is there.
 
     Raises InputError where its files are not.
     """
     with tempfile.TemporaryDirectory() as target:
-        content = _download(f"{version_uri}/artifacts/model/{MODEL_FILE}", Path(target)).read_bytes()
+        file = _download(f"{version_uri}/artifacts/model/{MODEL_FILE}", tracking_uri, Path(target))
+        content = file.read_bytes()
         return parse_info(content, version_uri)
 
 
-def _download(source: str, target: Path) -> Path:
+def _download(source: str, tracking_uri: str, target: Path) -> Path:
     try:
-        return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(target)))
+        # By name: a worker on another node has nothing of the driver's environment.
+        return Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=source, dst_path=str(target), tracking_uri=tracking_uri, registry_uri=tracking_uri
+            )
+        )
     except MlflowException as error:
         raise InputError(f"{source}: its files cannot be fetched: {error.message}; register it anew") from error

@@ -32,6 +32,13 @@ WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model
 Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
 
 
+class _Trainer(TorchTrainer):
+    """TorchTrainer that leaves Ctrl-C to the job: Ray's own handler ends the run as if it had failed."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
+
+
 def fit(
     given: RankInput,
     config: TrainJobConfig,
@@ -40,7 +47,7 @@ def fit(
     callbacks: Sequence[UserCallback] = (),
 ) -> Fitted:
     """Train by DDP on the cluster's workers; the run's storage is `runs`/run_id."""
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         train_worker,
         train_loop_config=given._asdict(),
         torch_config=TorchConfig(
@@ -118,7 +125,7 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
     if source.startswith("models:/"):
         found = tracking.find_version(source, uri, "--train.warm_start")
         pinned = f"models:/{found.name}/{found.version}"
-        info = tracking.fetch_info(pinned)
+        info = tracking.fetch_info(pinned, uri)
     else:  # a Tune trial works in a folder of its own
         info, pinned = checkpoint.load_info(source), str(Path(source).absolute())
     train = config.train.model_copy(update={"warm_start": pinned})
@@ -185,10 +192,10 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
     out, timer = console(), Timer()
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home)
+    config, start = find_warm_start(config, uri)
     with timer.phase("ray_start"):
         cluster.connect()
     plan = cluster.plan_workers(config.scale)
-    config, start = find_warm_start(config, uri)
     dataset, reused = obtain_dataset(config.data, home, out, timer)
     check_trainable(dataset, config.train.include_valid)
     manifest = dataset.manifest

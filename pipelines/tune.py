@@ -58,13 +58,14 @@ def run_search(config: TuneJobConfig) -> dict[str, Any]:
             say(out, f"search {search.name} is complete: {ended} trials")
             return {**search.memo["result"], "resumed": True}
         uri = tracking.open_tracking(search.config.tracking, home)
+        warm = _warm_start(search, uri)
         with timer.phase("ray_start"):
             cluster.connect(dashboard=search.config.scale.num_workers > 1)
         plan = cluster.plan_workers(search.config.scale)
         if plan.num_workers > 1:
             check_state_api()
         dataset = _dataset(search, home, out, timer)
-        result = _Run(search, home, uri, plan, dataset, out, timer).whole()
+        result = _Run(search, home, uri, warm, plan, dataset, out, timer).whole()
         search.note(result=result)
     return {**result, "resumed": config.resume, "seconds": timer.seconds}
 
@@ -138,6 +139,7 @@ class _Run:
         search: SearchFolder,
         home: Path,
         uri: str,
+        warm: tuple[TrainJobConfig, ModelInfo | None],
         plan: cluster.WorkerPlan,
         dataset: Dataset,
         out: Console,
@@ -149,7 +151,7 @@ class _Run:
         given = self.config.model_dump(exclude={"search", "resume"})
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
         # And before a trial is made, each of which would fail by a wrong input.
-        found, start = _warm_start(search, uri)
+        found, start = warm
         given["train"] = resolve_train(found.train, dataset.manifest).model_dump()
         given["model"] = resolve_for(dataset, self.config.model, start).model_dump()
         self.base = TrainJobConfig.model_validate(given)

@@ -27,7 +27,8 @@ def write_model(
     """A model folder whose vocabulary is `item_ids`, with `counts` training events each; info: more of ModelInfo."""
     torch.manual_seed(seed)
     model = MGDSC(config, len(item_ids))
-    whole = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, dataset_fingerprint="test", **info)
+    info = {"dataset_fingerprint": "test"} | info
+    whole = ModelInfo(config=config, num_items=len(item_ids), max_length=MAX_LENGTH, **info)
     save_model(folder, model.state_dict(), whole, Vocabulary(item_ids, item_ids, counts))
     return folder
 
@@ -37,9 +38,10 @@ def register_model(home: Path, dataset: Dataset) -> Path:
     import mlflow
 
     from pipelines import tracking
+    from pipelines.tracking_store import sqlite_uri
 
     folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
-    config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
+    config = TrackingConfig(uri=sqlite_uri(home / "mlflow.db"), system_metrics=False)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
         mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -21,9 +22,9 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mgray.arguments import flatten
+from mgray.arguments import flatten, parse_args
 from mgray.checkpoint import Vocabulary
-from mgray.config import EvalJobConfig, TrackingConfig, TrainJobConfig
+from mgray.config import EvalJobConfig, ExportJobConfig, TrackingConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.recommend import Recommender
@@ -324,6 +325,8 @@ def test_a_registry_that_fails_costs_the_version_alone(
     runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from pipelines import tracking
+    from pipelines.export import run_export
+    from pipelines.registry import Registry
     from pipelines.train import run_training
 
     asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
@@ -332,7 +335,10 @@ def test_a_registry_that_fails_costs_the_version_alone(
     config = TrainJobConfig.model_validate(asked)
     tracking.open_tracking(config.tracking, runs.home)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
-        database.execute("ALTER TABLE model_versions RENAME TO lost")
+        # It can be read, as it is before the training, and takes no version.
+        database.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON model_versions BEGIN SELECT RAISE(FAIL, 'the disk is full'); END"
+        )
     try:
         with pytest.raises(RuntimeError, match="the model is not in the registry") as raised:
             run_training(config)
@@ -345,6 +351,24 @@ def test_a_registry_that_fails_costs_the_version_alone(
     folder = Path(report).parent / "model"
     assert str(folder) in str(raised.value)
     assert len(Recommender(folder).recommend([[]], k=3).items[0]) == 3
+    # The command that it names registers the model, once MLflow is well, with all that it would have had.
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DROP TRIGGER full")
+    (command,) = re.findall(r"this registers it: python jobs/export\.py (.*)", str(raised.value))
+    result = run_export(parse_args(ExportJobConfig, "jobs/export.py", shlex.split(command)))
+    tracking.open_tracking(TrackingConfig(uri=runs.two_workers["tracking_uri"]), runs.home)
+    assert result["registered"] == {"name": NAME, "version": "1"}
+    assert (result["path"], result["was"]) == (str(folder), result["now"])
+    registry = Registry(result["tracking_uri"], NAME)
+    version, whole = registry.champion(), Registry(runs.two_workers["tracking_uri"], NAME).find(1)
+    assert version is not None
+    assert version.run_id == folder.parent.name
+    assert version.tags.keys() == whole.tags.keys() | {"registered_from"}
+    assert registry.manifest(version) == Dataset(runs.two_workers["dataset"]["path"]).manifest
+    run = registry.client.get_run(folder.parent.name)
+    assert run.info.status == "FINISHED"
+    assert float(version.tags["test/ndcg_at_10"]) == pytest.approx(run.data.metrics["test/ndcg_at_10"], abs=1e-6)
+    assert version.description.startswith(whole.description.splitlines()[0][:20])
 
 
 def test_a_run_whose_end_mlflow_does_not_take_is_done_all_the_same(runs: Runs, tmp_path: Path) -> None:

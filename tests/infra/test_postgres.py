@@ -19,6 +19,7 @@ from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.heads import free_ports
 from tests.infra.rendered import containers, mlflow_command_lines
+from tests.jobs.open_homes import openers
 from tests.jobs.processes import BIN, environment, result_line, run_job_process
 
 PASSWORD = "a-password-of-this-test-alone"
@@ -151,6 +152,18 @@ def test_the_server_answers_by_its_services_name_alone(site: Site) -> None:
     assert site.get(experiments, host="mgray-mlflow:5000", max_results="1").ok
     refused = site.get(experiments, host="mgray-mlflow", max_results="1")  # the port belongs to the name
     assert refused.status_code == 403
+
+
+def test_pairs_that_open_a_fresh_database_at_once(postgres: Postgres, tmp_path: Path) -> None:
+    """Jobs without a server before it: MLflow's tables and the experiment are made by one of the two."""
+    with openers() as pair:
+        for number in range(3):
+            postgres.rows(f"CREATE DATABASE fresh{number}", "postgres")
+            for one in pair:
+                one.tell(tmp_path, postgres.uri.removesuffix("mlflow") + f"fresh{number}")
+            assert [one.answer() for one in pair] == ["ok", "ok"]
+            found = postgres.rows("SELECT name FROM experiments ORDER BY name", f"fresh{number}")
+            assert found == [("Default",), ("mgray",)]
 
 
 def test_train_register_and_promote(site: Site, tmp_path: Path) -> None:

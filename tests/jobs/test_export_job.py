@@ -1,5 +1,6 @@
 """The export job: a registered model to a smaller folder, which serves by itself."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,11 @@ import pytest
 from mgray.config import DataConfig, EvalJobConfig, ExportJobConfig, TrackingConfig
 from mgray.errors import InputError
 from mgray.recommend import Recommender
+from mgray.synthetic import make_log
+from pipelines.tracking import fetch_model
 from tests.conftest import Champion
+from tests.datasets import write_dataset
+from tests.models import model_config, write_model
 
 
 def test_a_registered_model_is_cut(champion: Champion, mlflow_apart: None, tmp_path: Path) -> None:
@@ -62,3 +67,54 @@ def test_the_number_of_levels_is_asked_for(champion: Champion, mlflow_apart: Non
 
     with pytest.raises(InputError, match="--levels"):
         run_export(ExportJobConfig(home=str(champion.home)))
+
+
+@pytest.mark.parametrize("levels", [None, 1])
+def test_a_folder_is_registered(levels: int | None, mlflow_apart: None, tmp_path: Path) -> None:
+    """Whose run MLflow does not have: the dataset is found by its fingerprint."""
+    from pipelines.export import run_export
+    from pipelines.registry import Registry, own_data
+
+    dataset = write_dataset(tmp_path / "datasets" / "test", make_log(20, 12))
+    folder = write_model(
+        tmp_path / "given" / "it",
+        dataset.item_ids,
+        dataset.item_counts[1:].tolist(),
+        dataset_fingerprint=dataset.manifest.fingerprint,
+    )
+    tracking = TrackingConfig(uri=f"sqlite:///{tmp_path / 'mlflow.db'}", system_metrics=False)
+    config = ExportJobConfig(
+        home=str(tmp_path), model=str(folder), levels=levels, register_as="mine", tracking=tracking
+    )
+    result = run_export(config)
+    assert result["registered"] == {"name": "mine", "version": "1"}
+    assert result["model"] == {"path": str(folder)}
+    assert (result["was"]["levels"], result["now"]["levels"]) == (2, levels or 2)
+    assert result["path"] == str(folder if levels is None else tmp_path / "exports" / "it-levels-1")
+    registry = Registry(result["tracking_uri"], "mine")
+    version = registry.find(1)
+    assert version.tags["dataset_fingerprint"] == dataset.manifest.fingerprint
+    assert own_data(DataConfig(), tmp_path, registry, version).dataset == str(dataset.folder), "eval's and predict's"
+    fetched, _, _ = fetch_model(version.uri, registry.uri, tmp_path / "fetched")
+    history = dataset.item_ids[:3]
+    expected = Recommender(result["path"]).recommend([history], k=5).items
+    assert Recommender(fetched).recommend([history], k=5).items == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{tmp}/nowhere", "no such folder, and no registry URI; give a model's folder, models:/NAME@ALIAS"),
+        ("{tmp}", "no weights.safetensors, so not an mgray model; give the folder that training wrote"),
+        ("mgray-interest", "no such folder, and no registry URI"),
+        ("s3://bucket/model", "give a folder's path"),
+        ("{tmp}/rates", "a model that only rates recommends nothing"),
+    ],
+)
+def test_what_is_no_model_is_told(model: str, message: str, tmp_path: Path) -> None:
+    from pipelines.export import run_export
+
+    write_model(tmp_path / "rates", ["a", "b"], [1, 1], config=model_config(width=8, heads=1, outputs="rating"))
+    with pytest.raises(InputError, match=re.escape(message)):
+        run_export(ExportJobConfig(home=str(tmp_path / "home"), model=model.format(tmp=tmp_path), register_as="x"))
+    assert not (tmp_path / "home").exists()

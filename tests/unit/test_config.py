@@ -201,3 +201,14 @@ def test_jobs_that_compare_rankings_want_a_model_that_ranks(schema: type[JobConf
     with pytest.raises(InputError, match="trains no ranking"):
         validate(schema, {"model": {"outputs": "rating"}})
     assert validate(schema, {"model": {"outputs": "both"}})
+
+
+@pytest.mark.parametrize("name", [".", "..", "é" * 128, "a/b"])
+def test_a_searchs_name_is_that_of_a_folder_of_its_own(name: str) -> None:
+    with pytest.raises(InputError, match=r"search\.name: "):
+        parse_args(TuneJobConfig, "jobs/tune.py", ["--search.name", name])
+
+
+@pytest.mark.parametrize("name", ["...", "..a", "123", "é-1"])
+def test_a_searchs_name_is_text(name: str) -> None:
+    assert parse_args(TuneJobConfig, "jobs/tune.py", ["--search.name", name]).search.name == name
