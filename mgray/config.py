@@ -30,7 +30,11 @@ class Section(BaseModel):
 class ColumnsConfig(Section):
     user_id: str = Field("user_id", description="log column that holds the user's id")
     item_id: str = Field("item_id", description="log column that holds the item's id")
-    timestamp: str = Field("timestamp", description="log column that holds the time: seconds since 1970, or ISO 8601")
+    timestamp: str | None = Field(
+        "timestamp",
+        description="log column that holds the time: seconds since 1970, or ISO 8601; none: the log has no times, and "
+        "its order (files by name, then rows) is the order of events",
+    )
     rating: str | None = Field(None, description="log column that holds the rating; none: `rating` if the log has it")
     event_type: str | None = Field(
         None, description="log column that holds the kind of event; none: `event_type` if the log has it"
@@ -39,8 +43,13 @@ class ColumnsConfig(Section):
     timestamp_unit: Literal["s", "ms", "us"] = Field(
         "s", description="unit of timestamps that are numbers; text in ISO 8601 and Parquet's own times need none"
     )
+    timestamp_format: str | None = Field(
+        None,
+        description="format of times that are text or whole numbers, as strptime has it: %Y%m%d, %Y%m%d%H%M%S, "
+        "'%d/%m/%Y %H:%M'; without an offset they are UTC; none: as timestamp and timestamp_unit say",
+    )
     header: tuple[str, ...] | None = Field(
-        None, min_length=3, description="names of the columns of a text log without a header line, in order"
+        None, min_length=2, description="names of the columns of a text log without a header line, in order"
     )
 
     @model_validator(mode="after")
@@ -53,7 +62,8 @@ class ColumnsConfig(Section):
     def _ids_and_time_are_distinct(self) -> "ColumnsConfig":
         roles: dict[str, str] = {}
         for role in ("user_id", "item_id", "timestamp"):
-            other = roles.setdefault(getattr(self, role), role)
+            name = getattr(self, role)
+            other = role if name is None else roles.setdefault(name, role)
             if other != role:
                 raise ValueError(f"{other} and {role} name one column, {getattr(self, role)!r}; give each its own")
         return self
@@ -66,7 +76,11 @@ class CleanConfig(Section):
     max_timestamp: float | None = Field(None, description="events after it are dropped, seconds since 1970; none: off")
     min_rating: float | None = Field(None, description="events rated lower are dropped; none: off")
     max_rating: float | None = Field(None, description="events rated higher are dropped; none: off")
-    duplicates: bool = Field(True, description="of events equal in every column the first stays")
+    duplicates: bool = Field(
+        True,
+        description="of events equal in every column the first stays; off in a log without times, where a repeat "
+        "cannot be told from a copy",
+    )
     max_user_events_per_day: int | None = Field(
         None, ge=1, description="users with more events than this within any 24 hours are dropped as bots; none: off"
     )

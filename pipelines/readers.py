@@ -19,16 +19,20 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mgray.errors import InputError
-from mgray.features import MAX_TIME_S, UNITS, epoch_seconds, finer_unit, id_text, parse_events
+from mgray.features import MAX_TIME_S, UNITS, date_format, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from pipelines.dialects import BLANKS, to_tabs, transcode
+from pipelines.layouts import Layout
 from pipelines.records import TORN, json_columns, separated_columns, split_records
-from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
+from pipelines.sources import LogFile, open_random, open_stream
 
 CHUNK_BYTES = 4 << 20
 RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
 MAX_ROW_BYTES = 64 << 20  # of text: what has no end by then has an open quote, or is no text of rows
 PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in memory at a time
 UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
+DATE_ROWS = 1000  # of a range, whose times are looked at for numbers that are dates
+UNIT_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 BOM = b"\xef\xbb\xbf"
 
@@ -54,6 +58,7 @@ class Block(NamedTuple):
     events: pa.Table
     bad: pl.DataFrame | None  # line, reason, raw
     finer: Counter[str] | None = None  # rows of `bad` by the unit that their time seems to be in
+    dates: str | None = None  # the format of dates that the times of `bad` are numbers of, where no row is good
 
 
 def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
@@ -65,7 +70,8 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
     """
     sha256 = hashlib.sha256()
     cuts: list[tuple[int, int]] = []  # offset, lines before it
-    split = file.format != "parquet" and not file.compression
+    split = file.format != "parquet" and layout.splits(file)
+    quoted = _has_quoting(file, layout)
     wanted = next_cut = layout.data_start + range_bytes
     offset, num_lines, num_quotes = 0, 0, 0
     with open_random(file.path) as stream:
@@ -77,7 +83,7 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
                 end = chunk.find(b"\n", max(next_cut - 1 - offset, 0)) + 1
                 if not end:
                     break
-                if file.format == "csv":
+                if quoted:
                     num_quotes += chunk.count(b'"', done, end)
                     done = end
                 if num_quotes % 2:  # no row ends before the next quote
@@ -90,14 +96,15 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
                 if offset + len(chunk) - wanted > MAX_ROW_BYTES:
                     start, lines = cuts[-1] if cuts else (layout.data_start, layout.first_line - 1)
                     stream.seek(start)
-                    raise _endless(file, stream.read(wanted + MAX_ROW_BYTES - start), lines + 1)
-                num_quotes += chunk.count(b'"', done) if file.format == "csv" else 0
+                    raise _endless(file, layout, stream.read(wanted + MAX_ROW_BYTES - start), lines + 1)
+                num_quotes += chunk.count(b'"', done) if quoted else 0
                 num_lines += chunk.count(b"\n")
             offset += len(chunk)
     if file.format == "parquet":
         return Scan(offset, sha256.hexdigest(), _row_group_ranges(file.path, range_bytes))
-    if file.compression:
-        return Scan(offset, sha256.hexdigest(), [Range(layout.data_start, None, layout.first_line, 4 * offset)])
+    if not layout.splits(file):
+        text_bytes = 4 * offset if file.compression else offset
+        return Scan(offset, sha256.hexdigest(), [Range(layout.data_start, None, layout.first_line, text_bytes)])
     starts = [(layout.data_start, layout.first_line - 1), *(cut for cut in cuts if cut[0] < offset)]
     stops = [start for start, _ in starts[1:]] + [offset]
     ranges = [
@@ -108,11 +115,16 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
     return Scan(offset, sha256.hexdigest(), ranges)
 
 
-def _endless(file: LogFile, data: bytes, first_line: int) -> InputError:
-    """Of data that begins with a row: its last one, which does not end."""
-    end = _last_row_end(data, quoted=file.format == "csv")
+def _has_quoting(file: LogFile, layout: Layout) -> bool:
+    return file.format not in ("parquet", "jsonl") and layout.dialect(file)[1]
+
+
+def _endless(file: LogFile, layout: Layout, data: bytes, first_line: int) -> InputError:
+    """The error of data that begins with a row: its last one, which does not end."""
+    quoted = _has_quoting(file, layout)
+    end = _last_row_end(data, quoted)
     line, size = first_line + data.count(b"\n", 0, end), f"{MAX_ROW_BYTES >> 20} MB"
-    if file.format == "csv" and b'"' in data[end:]:
+    if quoted and b'"' in data[end:]:
         return InputError(
             f"{file.path}: a quote that opens in the row of line {line} is not closed within {size}; close or double "
             "it, or, where quotes are text, give the log as .tsv, which has no quoting"
@@ -142,7 +154,7 @@ def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_byte
     """The events of a range, in blocks of about `block_bytes` of text. Blank lines are no rows.
 
     unit: of timestamps that are numbers. Raises one of READ_ERRORS where the bytes cannot be read, and InputError where
-    a row does not end within MAX_ROW_BYTES, or most times seem to be in another unit.
+    a row does not end within MAX_ROW_BYTES, most times seem to be in another unit, or all seem to be written as dates.
     """
     blocks = (
         _read_parquet(file, layout, part, unit)
@@ -151,6 +163,8 @@ def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_byte
     )
     num_rows, finer = 0, Counter[str]()
     for block in blocks:
+        if not num_rows:
+            _check_no_dates(file, layout, block, unit)
         num_rows += block.events.num_rows + (0 if block.bad is None else block.bad.height)
         finer.update(block.finer or {})
         if finer and num_rows >= UNIT_ROWS and 2 * max(finer.values()) > num_rows:
@@ -163,38 +177,62 @@ def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_byte
         yield block
 
 
+def _check_no_dates(file: LogFile, layout: Layout, block: Block, unit: str) -> None:
+    """Raises InputError where the times of a range's first block are numbers such as 20191001."""
+    if layout.is_unit_given or layout.timestamp_format is not None or not layout.has_times:
+        return
+    form = block.dates
+    if block.events.num_rows:
+        seconds = block.events[TIMESTAMP][:DATE_ROWS].to_numpy()
+        form = date_format(pl.Series(np.rint(seconds * UNITS[unit] * 1e3) / 1e3))
+    if form is not None:
+        raise InputError(
+            f"{file.path}: its timestamps look like dates written as numbers, and would be read as {UNIT_WORDS[unit]} "
+            f"since 1970; give --data.columns.timestamp_format {form}, or, where they are no dates, "
+            f"--data.columns.timestamp_unit {unit}"
+        )
+
+
+def open_text(file: LogFile, layout: Layout) -> pa.NativeFile:
+    """A text file's decompressed bytes in order; of a wide encoding as UTF-8."""
+    stream = open_stream(file)
+    return pa.transcoding_input_stream(stream, layout.encoding, "utf-8") if layout.is_wide else stream
+
+
 def _read_text_range(file: LogFile, layout: Layout, part: Range, unit: str, block_bytes: int) -> Iterator[Block]:
     line = part.first_line
-    for number, data in enumerate(_text_blocks(file, part, block_bytes)):
+    for number, data in enumerate(_text_blocks(file, layout, part, block_bytes)):
         block = data.removeprefix(BOM) if part.start == 0 and not number else data
         yield from _read_text(block, file, layout, line, unit)
-        line += data.count(b"\n") if file.compression else 0  # of anything else there is one block
+        line += 0 if layout.splits(file) else data.count(b"\n")  # of what is split there is one block
 
 
-def _text_blocks(file: LogFile, part: Range, block_bytes: int) -> Iterator[bytes]:
-    """Bytes of whole rows."""
-    if not file.compression:
+def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -> Iterator[bytes]:
+    """Bytes of whole rows, as UTF-8."""
+    encoding = None if layout.is_wide else layout.encoding
+    if layout.splits(file):
         with open_random(file.path) as stream:
             stream.seek(part.start)
             data = stream.read(None if part.stop is None else part.stop - part.start)
         if part.stop is not None and len(data) < part.stop - part.start:
             raise EOFError("it became shorter while it was read")
-        yield data
+        yield transcode(data, encoding)
         return
-    with open_stream(file) as stream:
+    quoted = _has_quoting(file, layout)
+    with open_text(file, layout) as stream:
         _skip(stream, part.start)
         left, line = b"", part.first_line
         while chunk := stream.read(block_bytes):
             data = left + chunk
-            end = _last_row_end(data, quoted=file.format == "csv")
+            end = _last_row_end(data, quoted)
             if end:
-                yield data[:end]
+                yield transcode(data[:end], encoding)
                 line += data.count(b"\n", 0, end)
             left = data[end:]
             if len(left) > MAX_ROW_BYTES:
-                raise _endless(file, left, line)
+                raise _endless(file, layout, left, line)
         if left:
-            yield left
+            yield transcode(left, encoding)
 
 
 def _skip(stream: pa.NativeFile, count: int) -> None:
@@ -221,7 +259,7 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
         if table is not None:
             yield Block(table, None)
             return
-        if b'"' not in data or file.format != "csv":
+        if b'"' not in data or not _has_quoting(file, layout):
             # One odd row shall not make a whole range slow.
             while len(data) > RETRY_BYTES:
                 end = data.find(b"\n", RETRY_BYTES) + 1
@@ -236,17 +274,25 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
 
 
 def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Block:
-    records = split_records(data, first_line, quoted=file.format == "csv")
+    records = split_records(data, first_line, _has_quoting(file, layout))
     if file.format == "jsonl":
         rows = json_columns(records, layout.columns)
     else:
-        rows = separated_columns(records, SEPARATORS[file.format], layout.header, layout.columns, file.format == "csv")
-    return _parse(rows, unit)
+        separator, quoted = layout.dialect(file)
+        rows = separated_columns(records, separator, layout.header, layout.columns, quoted)
+    return _parse(rows, layout, unit)
 
 
-def _parse(rows: pl.DataFrame, unit: str) -> Block:
-    events, bad = parse_events(rows, unit)
-    finer = Counter(finer_unit(rows[TIMESTAMP], unit).drop_nulls().to_list()) if bad.height else Counter[str]()
+def _parse(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
+    """Rows of text or typed columns; what is no column of theirs is the same in every row."""
+    given = {role: pl.lit(value, pl.String) for role, value in (layout.partitions or {}).items()}
+    if not layout.has_times:
+        given[TIMESTAMP] = pl.lit("0")
+    rows = rows.with_columns(**given)
+    events, bad = parse_events(rows, unit, layout.timestamp_format)
+    dates = date_format(rows[TIMESTAMP].head(DATE_ROWS)) if bad.height and not events.height else None
+    is_unit = bad.height and layout.timestamp_format is None
+    finer = Counter(finer_unit(rows[TIMESTAMP], unit).drop_nulls().to_list()) if is_unit else Counter[str]()
     del finer[""]  # in no unit a time
     torn = bad["reason"] == TORN
     if torn.any():
@@ -255,28 +301,33 @@ def _parse(rows: pl.DataFrame, unit: str) -> Block:
         lines = pl.when(torn).then(pl.col("raw").str.split("\n")).otherwise(pl.concat_list("raw"))
         bad = bad.with_columns(lines.alias("raw")).with_columns(pl.int_ranges(pl.col("raw").list.len()).alias("at"))
         bad = bad.explode("raw", "at").with_columns(pl.col("line") + pl.col("at")).drop("at")
-    return Block(events.to_arrow(compat_level=pl.CompatLevel.oldest()), bad if bad.height else None, finer or None)
+    table = events.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return Block(table, bad if bad.height else None, finer or None, dates)
 
 
 def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Table | None:
     """The rows of a text block by Arrow's CSV reader; None where that could differ from what `_read_careful` says."""
-    separator = SEPARATORS[file.format]
+    separator, quoted = layout.dialect(file)
+    if layout.is_histories:
+        return None
     if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
     if data.startswith(BOM):  # the first row's own text, as the file's mark is gone by now: Arrow would take it out
         return None
-    has_quotes = file.format == "csv" and b'"' in data
+    has_quotes = quoted and b'"' in data
     if has_quotes and not _is_well_quoted(data, separator):
         return None
-    if len(separator) > 1:
-        if b"\t" in data:
+    if len(separator) > 1 or separator == BLANKS or not separator.isascii():
+        tabbed = to_tabs(data, separator)
+        if tabbed is None:
             return None
-        data, separator = data.replace(separator.encode(), b"\t"), "\t"
+        data, separator = tabbed, "\t"
     names = [str(number) for number in range(len(layout.header))]  # a header may repeat a name
     places = {role: layout.header.index(name) for role, name in layout.columns.items()}
-    first_time = _first_field(data, separator, places[TIMESTAMP], has_quotes)
-    types = {USER_ID: pa.string(), ITEM_ID: pa.string(), EVENT_TYPE: pa.string()}
-    types[TIMESTAMP] = pa.float64() if _is_number(first_time) else pa.string()
+    types = {USER_ID: pa.string(), ITEM_ID: pa.string(), EVENT_TYPE: pa.string(), TIMESTAMP: pa.string()}
+    by_number = TIMESTAMP in places and layout.timestamp_format is None
+    if by_number and _is_number(_first_field(data, separator, places[TIMESTAMP], has_quotes)):
+        types[TIMESTAMP] = pa.float64()
     by_place: dict[str, pa.DataType] = {}
     for role, place in places.items():
         wanted = types.get(role, pa.float64())
@@ -301,7 +352,16 @@ def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Tabl
     except (pa.ArrowInvalid, pa.ArrowKeyError):
         return None
     table = pa.table({role: table[str(place)] for role, place in places.items()})
-    return _checked(table, unit)
+    return _checked(_with_constants(table, layout), unit, layout.timestamp_format)
+
+
+def _with_constants(table: pa.Table, layout: Layout) -> pa.Table:
+    """The table with what is the same in every row: what the path tells, and the time of a log without times."""
+    for role, value in (layout.partitions or {}).items():
+        table = table.append_column(role, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    if not layout.has_times:
+        table = table.append_column(TIMESTAMP, pa.array(np.zeros(table.num_rows)))
+    return table
 
 
 def _first_field(data: bytes, separator: str, place: int, has_quotes: bool) -> str:
@@ -344,7 +404,7 @@ def _is_well_quoted(data: bytes, separator: str) -> bool:
     return bool(starts_field.all() and ends_field.all())
 
 
-def _checked(table: pa.Table, unit: str) -> pa.Table | None:
+def _checked(table: pa.Table, unit: str, form: str | None = None) -> pa.Table | None:
     """Typed columns, ids as dictionaries; None where an id is blank, a number is none, or a time beyond MAX_TIME_S."""
     for role in (USER_ID, ITEM_ID):
         ids = table[role].combine_chunks()
@@ -357,7 +417,7 @@ def _checked(table: pa.Table, unit: str) -> pa.Table | None:
         table = table.set_column(table.column_names.index(role), role, ids)
     time = table[TIMESTAMP]
     if pa.types.is_string(time.type):
-        seconds = epoch_seconds(pl.Series(TIMESTAMP, pl.from_arrow(time)), unit)
+        seconds = epoch_seconds(pl.Series(TIMESTAMP, pl.from_arrow(time)), unit, form)
         time = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
     elif UNITS[unit] != 1:
         time = pc.divide(time, UNITS[unit])
@@ -367,6 +427,8 @@ def _checked(table: pa.Table, unit: str) -> pa.Table | None:
     for name in table.column_names:
         if name == RATING or name.startswith(FEATURE):
             numbers = table[name].drop_null()
+            if pa.types.is_string(numbers.type):  # of a path
+                return None
             if not _all(pc.is_finite(numbers.cast(pa.float32()) if name == RATING else numbers)):
                 return None
     return table
@@ -396,7 +458,7 @@ def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str
         frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
         columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
         lines = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
-        return _parse(pl.DataFrame({"line": lines, **columns}), unit)
+        return _parse(pl.DataFrame({"line": lines, **columns}), layout, unit)
     except (pl.exceptions.PolarsError, pa.ArrowNotImplementedError) as error:  # bytes that are no UTF-8, a duration
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
 
@@ -418,7 +480,7 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None
             words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
             columns[role] = pa.DictionaryArray.from_arrays(encoded.indices, words)
         elif role == TIMESTAMP:
-            seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit)
+            seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit, layout.timestamp_format)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
         elif role == EVENT_TYPE:  # by polars, as the careful path: Arrow spells 1.0 as "1"
             text = pl.Series(name, pl.from_arrow(column)).cast(pl.String)
@@ -427,5 +489,7 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None
             columns[role] = column.cast(pa.float64(), safe=False)  # whole numbers from 2**53 on are rounded
         else:
             return None
+    if layout.partitions:  # by the careful path, which reads text of any role
+        return None
     # seconds by now, whatever the unit was
-    return _checked(pa.table(columns), "s")
+    return _checked(_with_constants(pa.table(columns), layout), "s")

@@ -1,10 +1,13 @@
 """Text to records, and records to columns of text, with the line and the reason of whatever breaks a rule."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from mgray.schema import ITEM_ID, TIMESTAMP, USER_ID
+from pipelines.dialects import BLANKS
 
 TORN = "its quotes do not match"
 
@@ -63,7 +66,7 @@ def separated_columns(
 ) -> pl.DataFrame:
     """Records to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
     raw = records["raw"]
-    fields = raw.str.split(separator)
+    fields = raw.str.extract_all(r"[^ \t]+") if separator == BLANKS else raw.str.split(separator)
     problem = records["problem"]
     if quoted:
         has_quotes = raw.str.contains('"', literal=True)
@@ -84,7 +87,8 @@ def separated_columns(
 def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
     """Rows with quotes to lists of fields without them, and which rows break the rule (RFC 4180)."""
     led = separator + raw  # so that every field, the first one too, begins with a separator
-    parts = led.str.extract_all(f'{separator}(?:"(?:[^"]|"")*"|[^"{separator}]*)')
+    mark = re.escape(separator)
+    parts = led.str.extract_all(f'{mark}(?:"(?:[^"]|"")*"|[^"{mark}]*)')
     wrong = parts.list.join("") != led
     field = pl.element().str.slice(1)
     plain = pl.when(field.str.starts_with('"')).then(
@@ -103,10 +107,12 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
         # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
         found[role] = value.str.replace(r"^(-?\d+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
     frame = records.with_columns(*found.values())
-    missing = frame.select(pl.any_horizontal(pl.col(USER_ID, ITEM_ID, TIMESTAMP).is_null())).to_series()
+    needed = [role for role in (USER_ID, ITEM_ID, TIMESTAMP) if role in found]
+    missing = frame.select(pl.any_horizontal(pl.col(needed).is_null())).to_series()
     no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(
         pl.lit("the row is not a JSON object")
     )
-    inexact = pl.any_horizontal(pl.col(USER_ID, ITEM_ID).str.contains(r"^-?\d(\.\d+)?e[+]?\d+$"))
+    ids = [role for role in (USER_ID, ITEM_ID) if role in found]
+    inexact = pl.any_horizontal(pl.col(ids).str.contains(r"^-?\d(\.\d+)?e[+]?\d+$"))
     too_large = pl.when(inexact).then(pl.lit("an id is a number too large to be exact: write it as text"))
     return frame.with_columns(pl.coalesce("problem", no_object, too_large).alias("problem"))

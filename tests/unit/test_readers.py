@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines import ingest_tasks, readers
+from pipelines.layouts import Layout, read_layout
 from pipelines.readers import BOM, Block, read_range, scan
 from pipelines.records import TORN
-from pipelines.sources import COMPRESSIONS, READ_ERRORS, Compression, Format, Layout, LogFile, read_layout, resolve
+from pipelines.sources import COMPRESSIONS, READ_ERRORS, Compression, Format, LogFile, resolve
 
 PLAIN = ("user_id", "item_id", "timestamp")
 WIDE = (*PLAIN, "rating", "event_type", "score", "unused")

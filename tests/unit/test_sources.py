@@ -19,6 +19,7 @@ from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from mgray.manifest import Manifest, SourceFile, file_sha256
 from pipelines import presets
+from pipelines.layouts import read_layout
 from pipelines.new_files import digest_log, sort_files
 from pipelines.readers import Range, read_range, scan
 from pipelines.records import json_columns, separated_columns, split_records
@@ -31,7 +32,6 @@ from pipelines.sources import (
     open_random,
     open_stream,
     read_error,
-    read_layout,
     read_titles,
     resolve,
 )
@@ -128,7 +128,7 @@ def test_parquet_keeps_types_and_counts_rows(tmp_path: Path) -> None:
     ).write_parquet(path, row_group_size=2)
     file = only(path)
     layout = read_layout(file, COLUMNS)
-    assert layout == (
+    assert layout[:4] == (
         {"user_id": "user_id", "item_id": "item_id", "timestamp": "timestamp"},
         ["user_id", "item_id", "timestamp", "other"],
         0,
@@ -510,7 +510,7 @@ def test_a_header_may_be_given(tmp_path: Path) -> None:
     ):
         path = write(tmp_path / name, text)
         layout = read_layout(only(path), columns)
-        assert layout[1:] == (["item_id", "user_id", "timestamp"], 0, 1)
+        assert layout[1:4] == (["item_id", "user_id", "timestamp"], 0, 1)
         assert rows(path, columns).select("line", "user_id", "item_id", "timestamp").rows() == [(1, "a", "x", "1")]
 
 

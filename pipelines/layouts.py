@@ -1,0 +1,217 @@
+"""Finds out how a log file is laid out: where its rows begin, which column is which, how text is cut and encoded."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mgray.config import ColumnsConfig
+from mgray.errors import InputError
+from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from pipelines import dialects
+from pipelines.dialects import BLANKS
+from pipelines.filesystems import open_random, parse_uri
+from pipelines.presets import RATINGS_CSV, RATINGS_HEADER
+from pipelines.sources import READ_ERRORS, SEPARATORS, Format, LogFile, open_stream, read_error
+
+HEADER_BYTES = 1 << 20
+LAYOUT_CHUNK_BYTES = 64 << 10
+JSON_ROWS_FOR_KEYS = 100
+NAMES_SHOWN = 20
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # Hive's and Spark's value of a null in a path
+
+
+class Layout(NamedTuple):
+    columns: dict[str, str]  # role -> the log's own column name; roles: user_id, ..., and feature:NAME
+    header: list[str]  # column names in the file's order; empty for JSON Lines and for histories of text
+    data_start: int  # decompressed bytes before the first row; of a wide encoding, as UTF-8
+    first_line: int  # line number of the first row
+    separator: str | None = None  # of text; none: the format's
+    encoding: str | None = None  # of text, by Python's name; none: UTF-8
+    is_histories: bool = False  # a row is a user, with a list of items
+    has_times: bool = True  # else every time is 0
+    partitions: dict[str, str | None] | None = None  # role -> its value in every row, from the path
+    timestamp_format: str | None = None
+    is_unit_given: bool = False  # data.columns.timestamp_unit: numbers that look like dates are seconds all the same
+    notes: tuple[str, ...] = ()  # what was guessed, for the user
+
+    @property
+    def is_wide(self) -> bool:
+        return dialects.is_wide(self.encoding)
+
+    def splits(self, file: LogFile) -> bool:
+        """Whether the file's bytes can be cut at newlines as they are stored."""
+        return not file.compression and not self.is_wide
+
+    def dialect(self, file: LogFile) -> tuple[str, bool]:
+        """(separator, whether fields may be quoted) of a text file that is not JSON Lines."""
+        separator = self.separator or SEPARATORS[file.format]
+        return separator, not self.is_histories and _is_quoted(file.format, separator)
+
+
+def _is_quoted(kind: Format, separator: str) -> bool:
+    return len(separator) == 1 and (kind == "csv" or separator in dialects.QUOTING) and separator != BLANKS
+
+
+def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
+    """Where a file's rows begin and which of its columns is which, from its first bytes (of Parquet, its last).
+
+    Raises InputError: not readable as its format, or a column is missing.
+    """
+    try:
+        found = _parquet_layout(file, columns) if file.format == "parquet" else _text_layout(file, columns)
+    except (*READ_ERRORS, UnicodeDecodeError, csv.Error) as error:
+        raise layout_error(file, error) from error
+    return found._replace(
+        has_times=columns.timestamp is not None and found.has_times,
+        timestamp_format=columns.timestamp_format,
+        is_unit_given="timestamp_unit" in columns.model_fields_set,
+    )
+
+
+def layout_error(file: LogFile, error: Exception) -> InputError:
+    """The error of a file whose columns or ranges are not found: Parquet has both in its footer."""
+    problem = f"not readable as {file.format}"
+    if file.format == "parquet":
+        problem += ": its footer is not valid"
+    elif isinstance(error, UnicodeDecodeError):
+        return InputError(
+            f"{file.path}: {problem} ({error}); name its encoding, such as --data.columns.encoding latin-1, or mend "
+            "the file"
+        )
+    return read_error(file, error, problem)
+
+
+def _parquet_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
+    with open_random(file.path) as raw:
+        schema = pq.read_schema(raw)
+    plain = {field.name: field.type for field in schema if not pa.types.is_nested(field.type)}
+    wanted, partitions = _map_columns(file, [name for name in schema.names if name in plain], columns)
+    return Layout(wanted, schema.names, 0, 1, partitions=partitions)
+
+
+def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
+    with open_stream(file, chunk_bytes=LAYOUT_CHUNK_BYTES) as stream:
+        first = _first_lines(stream, JSON_ROWS_FOR_KEYS if file.format == "jsonl" else 1)
+    if not first:
+        return _empty_layout(file, columns)
+    if file.format == "jsonl":
+        if b"\0" in first.partition(b"\n")[0]:
+            raise EOFError("its first line holds NUL bytes: it is not UTF-8 text, perhaps UTF-16")
+        wanted, partitions = _map_columns(file, _json_keys(first), columns)
+        return Layout(wanted, [], 0, 1, partitions=partitions)
+    header, start, line = _header(first, file.format, columns.header)
+    wanted, partitions = _map_columns(file, header, columns)
+    return Layout(wanted, header, start, line, partitions=partitions)
+
+
+def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
+    """The layout of a compressed file with nothing in it, as Spark writes for a part without rows: any columns do."""
+    header = [name for name in (columns.user_id, columns.item_id, columns.timestamp) if name is not None]
+    header += [*columns.features, *(name for name in (columns.rating, columns.event_type) if name is not None)]
+    header = list(dict.fromkeys(header))
+    return Layout(_map_columns(file, header, columns)[0], header, 0, 1)
+
+
+def _first_lines(stream: pa.NativeFile, num_lines: int) -> bytes:
+    """The first lines, or what comes before HEADER_BYTES of them, the last maybe cut."""
+    data = b""
+    while data.count(b"\n") < num_lines and len(data) < HEADER_BYTES:
+        chunk = stream.read(LAYOUT_CHUNK_BYTES)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def _header(first: bytes, kind: Format, given: tuple[str, ...] | None) -> tuple[list[str], int, int]:
+    """Column names, bytes before the first row, its line number."""
+    line, newline, _ = first.partition(b"\n")
+    if b"\0" in line:
+        raise EOFError("its first line holds NUL bytes: it is not UTF-8 text, perhaps UTF-16")
+    if not newline and len(first) >= HEADER_BYTES and kind != "jsonl":
+        raise EOFError(f"its first line is longer than {HEADER_BYTES} bytes")
+    if given is not None:
+        return list(given), 0, 1
+    if kind in ("u.data", "dat"):
+        return list(RATINGS_HEADER), 0, 1
+    text = line.decode("utf-8-sig").rstrip("\r")
+    names = next(csv.reader([text]), []) if kind == "csv" else text.split("\t")
+    if kind == "inter":
+        names = [name.split(":")[0] for name in names]
+    return names, len(line) + len(newline), 2
+
+
+def _json_keys(first: bytes) -> list[str]:
+    """The keys of the first rows: JSON Lines has no header, and an optional key need not be in the first row."""
+    keys: dict[str, None] = {}
+    for line in first.split(b"\n")[:JSON_ROWS_FOR_KEYS]:
+        try:
+            row = json.loads(line.decode("utf-8-sig"))
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            keys |= dict.fromkeys(row)
+    if not keys:
+        raise EOFError(f"no JSON object in its first {JSON_ROWS_FOR_KEYS} lines and {HEADER_BYTES} bytes")
+    return list(keys)
+
+
+def _wanted(found: Iterable[str], kind: Format, columns: ColumnsConfig) -> dict[str, str]:
+    """Role -> the column that it is read from, of a file that has the columns `found`."""
+    found = set(found)
+    wanted = {USER_ID: columns.user_id, ITEM_ID: columns.item_id}
+    if columns.timestamp is not None:
+        wanted[TIMESTAMP] = columns.timestamp
+    for role, given in ((RATING, columns.rating), (EVENT_TYPE, columns.event_type)):
+        # JSON Lines may bring a key later than in the rows that were looked at.
+        if given is not None or role in found or kind == "jsonl":
+            wanted[role] = given or role
+    if set(RATINGS_CSV.values()) <= found:
+        wanted |= {role: own for role, own in RATINGS_CSV.items() if wanted.get(role) == role and role not in found}
+    return wanted | {FEATURE + feature: feature for feature in columns.features}
+
+
+def path_values(path: str) -> dict[str, str | None]:
+    """The columns that a path tells, as Hive writes them: NAME=VALUE for a folder's name."""
+    remote = parse_uri(path)
+    parts = PurePosixPath(path if remote is None else remote.key).parts[:-1]
+    pairs = (part.split("=", 1) for part in parts if "=" in part)
+    return {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, value in pairs}
+
+
+def _map_columns(
+    file: LogFile, found: list[str], columns: ColumnsConfig
+) -> tuple[dict[str, str], dict[str, str | None] | None]:
+    """(role -> column of the file, role -> value of the path, for what the file does not have)."""
+    if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
+        raise InputError(
+            f"{file.path}: data.columns.header names the columns of logs without a header line, and a {file.format} "
+            "file names its own; leave it out"
+        )
+    wanted = _wanted(found, file.format, columns)
+    partitions: dict[str, str | None] = {}
+    for role, name in list(wanted.items()):
+        if name not in found and not (file.format == "jsonl" and role in (RATING, EVENT_TYPE)):
+            raise InputError(f"{file.path}: {_missing(file, found, columns, role, name)}")
+        if found.count(name) > 1:
+            raise InputError(f"{file.path}: {found.count(name)} columns are named {name!r}; rename all but one")
+    return wanted, partitions or None
+
+
+def _missing(file: LogFile, found: list[str], columns: ColumnsConfig, role: str, name: str) -> str:
+    names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
+    if role.startswith(FEATURE):
+        mend = "name the log's own columns of numbers in data.columns.features"
+    else:
+        mend = f"name the log's own with --data.columns.{role} NAME"
+    if file.format in ("csv", "tsv") and columns.header is None:
+        mend += ", or all columns in data.columns.header if the log has no header line"
+    if role == TIMESTAMP:
+        mend += "; of a log without times: --data.columns.timestamp none"
+    return f"no column {name!r}; columns found: {names or 'none'}; {mend}"
