@@ -3,6 +3,7 @@
 Every field states its meaning and unit; an unknown key is an error that lists the valid ones; `None` is off.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mgray import granularity
 from mgray.errors import InputError
@@ -51,6 +52,48 @@ class ColumnsConfig(Section):
     header: tuple[str, ...] | None = Field(
         None, min_length=2, description="names of the columns of a text log without a header line, in order"
     )
+
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        description="what separates the columns of a text log: one character or more (\\t is a tab), or a blank for "
+        "one or more spaces or tabs; none: what its name says, or guessed from its first lines where only one fits",
+    )
+    encoding: str | None = Field(
+        None,
+        description="encoding of a text log, such as latin-1, cp1252 or utf-16; none: UTF-8, or what its byte order "
+        "mark says",
+    )
+    format: Literal["csv", "tsv", "jsonl", "parquet", "text"] | None = Field(
+        None,
+        description="what the files of the log are, whatever their names; text: columns by separator; none: as the "
+        "names say",
+    )
+    rows: Literal["events", "histories"] | None = Field(
+        None,
+        description="histories: a row is a user with a list of items, oldest first (in Parquet and JSON a list, or a "
+        "list of structs; in text a line of user, item, item, ..., which has no times); none: histories where the "
+        "column of items is a list, else events",
+    )
+
+    @field_validator("separator")
+    @classmethod
+    def _separator_is_no_line(cls, text: str | None) -> str | None:
+        if text is not None and re.search(r"[\r\n\"]", text):
+            raise ValueError("a newline or a quote separates no columns; give what stands between two fields")
+        return text
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str | None) -> str | None:
+        try:
+            if name is not None and not codecs.lookup(name)._is_text_encoding:
+                raise LookupError
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"unknown encoding {name!r}; give a name that Python knows, such as latin-1, cp1252 or utf-16"
+            ) from error
+        return name
 
     @model_validator(mode="after")
     def _features_are_distinct(self) -> "ColumnsConfig":

@@ -63,9 +63,12 @@ def to_tabs(data: bytes, separator: str) -> bytes | None:
 
 
 def fields(lines: Sequence[str], separator: str, quoted: bool) -> list[list[str]]:
-    """Rows of sampled lines, blank ones left out."""
+    """Rows of sampled lines, blank ones left out; none where their quotes or newlines are odd."""
     if quoted:
-        return [row for row in csv.reader(lines, delimiter=separator) if row]
+        try:
+            return [row for row in csv.reader(lines, delimiter=separator) if row]
+        except csv.Error:
+            return []
     rows = (line.rstrip("\r\n") for line in lines)
     return [row.split() if separator == BLANKS else row.split(separator) for row in rows if row.strip(" ")]
 

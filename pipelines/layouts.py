@@ -14,10 +14,10 @@ from mgray.config import ColumnsConfig
 from mgray.errors import InputError
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from pipelines import dialects
-from pipelines.dialects import BLANKS
+from pipelines.dialects import BLANKS, SAMPLE_LINES
 from pipelines.filesystems import open_random, parse_uri
 from pipelines.presets import RATINGS_CSV, RATINGS_HEADER
-from pipelines.sources import READ_ERRORS, SEPARATORS, Format, LogFile, open_stream, read_error
+from pipelines.sources import READ_ERRORS, SEPARATORS, STREAM_CHUNK_BYTES, Format, LogFile, open_stream, read_error
 
 HEADER_BYTES = 1 << 20
 LAYOUT_CHUNK_BYTES = 64 << 10
@@ -55,7 +55,15 @@ class Layout(NamedTuple):
 
 
 def _is_quoted(kind: Format, separator: str) -> bool:
-    return len(separator) == 1 and (kind == "csv" or separator in dialects.QUOTING) and separator != BLANKS
+    if len(separator) > 1 or separator == BLANKS or kind == "tsv":
+        return False
+    return kind == "csv" or separator in dialects.QUOTING
+
+
+def open_text(file: LogFile, encoding: str | None, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.NativeFile:
+    """A text file's decompressed bytes in order; of a wide encoding as UTF-8."""
+    stream = open_stream(file, chunk_bytes)
+    return pa.transcoding_input_stream(stream, encoding, "utf-8") if dialects.is_wide(encoding) else stream
 
 
 def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
@@ -96,18 +104,93 @@ def _parquet_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
 
 
 def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
-    with open_stream(file, chunk_bytes=LAYOUT_CHUNK_BYTES) as stream:
-        first = _first_lines(stream, JSON_ROWS_FOR_KEYS if file.format == "jsonl" else 1)
+    num_lines = JSON_ROWS_FOR_KEYS if file.format == "jsonl" else 1
+    with open_stream(file, LAYOUT_CHUNK_BYTES) as stream:
+        first = _first_lines(stream, num_lines)
     if not first:
         return _empty_layout(file, columns)
+    encoding, notes = dialects.canonical_encoding(columns.encoding), []
+    if columns.encoding is None:
+        encoding = dialects.marked_encoding(first)
+        notes = [f"read as {encoding}, as its byte order mark says"] if encoding else []
+    if dialects.is_wide(encoding):
+        with open_text(file, encoding, LAYOUT_CHUNK_BYTES) as stream:
+            first = _first_lines(stream, num_lines)
+    stored = None if dialects.is_wide(encoding) else encoding  # of `first`
+    head, newline, _ = first.partition(b"\n")
+    if b"\0" in head:
+        raise EOFError(
+            f"its first line holds NUL bytes: it is not {encoding or 'UTF-8'} text, perhaps UTF-16: "
+            "--data.columns.encoding utf-16"
+        )
     if file.format == "jsonl":
-        if b"\0" in first.partition(b"\n")[0]:
-            raise EOFError("its first line holds NUL bytes: it is not UTF-8 text, perhaps UTF-16")
-        wanted, partitions = _map_columns(file, _json_keys(first), columns)
-        return Layout(wanted, [], 0, 1, partitions=partitions)
-    header, start, line = _header(first, file.format, columns.header)
-    wanted, partitions = _map_columns(file, header, columns)
-    return Layout(wanted, header, start, line, partitions=partitions)
+        wanted, partitions = _map_columns(file, _json_keys(dialects.transcode(first, stored)), columns)
+        return Layout(wanted, [], 0, 1, encoding=encoding, partitions=partitions, notes=tuple(notes))
+    if not newline and len(first) >= HEADER_BYTES:
+        raise EOFError(f"its first line is longer than {HEADER_BYTES} bytes")
+    separator, note = _separator(file, dialects.transcode(first, stored), columns)
+    if separator is None:
+        raise InputError(
+            f"{file.path}: what separates its columns is not clear from its first lines; give "
+            "--data.columns.separator, and --data.columns.header where it has no header line"
+        )
+    notes += [note] if note else []
+    header, start, line = _header(first, file.format, separator, columns.header, stored)
+    wanted, partitions = _map_columns(file, header, columns, separator)
+    own = None if separator == SEPARATORS.get(file.format) else separator
+    return Layout(wanted, header, start, line, own, encoding, partitions=partitions, notes=tuple(notes))
+
+
+def _separator(file: LogFile, first: bytes, columns: ColumnsConfig) -> tuple[str | None, str | None]:
+    """(what separates the columns of a text file, what to say of the guess); None: it is not clear.
+
+    A format's own separator is the first choice, and stays where no other fits: then the columns are found missing.
+    """
+    own = SEPARATORS.get(file.format)
+    if columns.separator is not None:
+        return dialects.given_separator(columns.separator), None
+    if file.format in ("inter", "u.data"):
+        return own, None
+    lines = _sample(first)
+
+    def fits(row: list[str]) -> bool:
+        if columns.header is not None:
+            return len(row) == len(columns.header)
+        return not _lacking(file, row, columns)
+
+    def is_quoted(separator: str) -> bool:
+        return _is_quoted(file.format, separator)
+
+    head: list[list[str]] = []
+    if own is not None:
+        head = dialects.fields(lines[:1], own, is_quoted(own))
+        is_ratings = file.format == "dat" and columns.header is None and own in "".join(lines[:1])
+        if is_ratings or (head and fits(head[0])):
+            return own, None
+    others = [one for one in dialects.SEPARATORS if one != own and (file.format != "csv" or len(one) == 1)]
+    even, uneven = dialects.guess(lines, others, is_quoted, fits)
+    is_named = columns.header is None  # what only counts fields is no ground to refuse a file
+    if even is None and uneven is None and is_named and file.format != "dat" and not (head and len(head[0]) > 1):
+        even, _ = dialects.guess(lines, others, is_quoted, lambda row: True)  # whose columns the error then lists
+    if even is not None:
+        return even, f"read as separated by {dialects.shown(even)} (--data.columns.separator would say otherwise)"
+    if uneven is not None and is_named:
+        raise InputError(
+            f"{file.path}: its header is separated by {dialects.shown(uneven)}, and its first rows do not all have as "
+            f"many fields; give --data.columns.separator '{uneven}' to read it so"
+        )
+    return own, None
+
+
+def _sample(first: bytes) -> list[str]:
+    """The first lines that are whole, as text."""
+    lines = first.decode("utf-8-sig", "replace").split("\n")
+    return [line for line in (lines[:-1] if len(lines) > 1 else lines) if line.strip()][:SAMPLE_LINES]
+
+
+def _lacking(file: LogFile, found: list[str], columns: ColumnsConfig) -> list[str]:
+    """The roles whose columns a header does not have."""
+    return [role for role, name in _wanted(found, file.format, columns).items() if name not in found]
 
 
 def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
@@ -129,19 +212,17 @@ def _first_lines(stream: pa.NativeFile, num_lines: int) -> bytes:
     return data
 
 
-def _header(first: bytes, kind: Format, given: tuple[str, ...] | None) -> tuple[list[str], int, int]:
-    """Column names, bytes before the first row, its line number."""
+def _header(
+    first: bytes, kind: Format, separator: str, given: tuple[str, ...] | None, encoding: str | None
+) -> tuple[list[str], int, int]:
+    """Column names, bytes before the first row, its line number. encoding: of `first`."""
     line, newline, _ = first.partition(b"\n")
-    if b"\0" in line:
-        raise EOFError("its first line holds NUL bytes: it is not UTF-8 text, perhaps UTF-16")
-    if not newline and len(first) >= HEADER_BYTES and kind != "jsonl":
-        raise EOFError(f"its first line is longer than {HEADER_BYTES} bytes")
     if given is not None:
         return list(given), 0, 1
-    if kind in ("u.data", "dat"):
+    if kind == "u.data" or (kind == "dat" and separator == SEPARATORS["dat"]):
         return list(RATINGS_HEADER), 0, 1
-    text = line.decode("utf-8-sig").rstrip("\r")
-    names = next(csv.reader([text]), []) if kind == "csv" else text.split("\t")
+    text = line.decode(encoding or "utf-8-sig").rstrip("\r")
+    names = next(iter(dialects.fields([text], separator, _is_quoted(kind, separator))), [])
     if kind == "inter":
         names = [name.split(":")[0] for name in names]
     return names, len(line) + len(newline), 2
@@ -186,7 +267,7 @@ def path_values(path: str) -> dict[str, str | None]:
 
 
 def _map_columns(
-    file: LogFile, found: list[str], columns: ColumnsConfig
+    file: LogFile, found: list[str], columns: ColumnsConfig, separator: str | None = None
 ) -> tuple[dict[str, str], dict[str, str | None] | None]:
     """(role -> column of the file, role -> value of the path, for what the file does not have)."""
     if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
@@ -198,20 +279,24 @@ def _map_columns(
     partitions: dict[str, str | None] = {}
     for role, name in list(wanted.items()):
         if name not in found and not (file.format == "jsonl" and role in (RATING, EVENT_TYPE)):
-            raise InputError(f"{file.path}: {_missing(file, found, columns, role, name)}")
+            raise InputError(f"{file.path}: {_missing(file, found, columns, role, name, separator)}")
         if found.count(name) > 1:
             raise InputError(f"{file.path}: {found.count(name)} columns are named {name!r}; rename all but one")
     return wanted, partitions or None
 
 
-def _missing(file: LogFile, found: list[str], columns: ColumnsConfig, role: str, name: str) -> str:
+def _missing(
+    file: LogFile, found: list[str], columns: ColumnsConfig, role: str, name: str, separator: str | None
+) -> str:
     names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
     if role.startswith(FEATURE):
         mend = "name the log's own columns of numbers in data.columns.features"
     else:
         mend = f"name the log's own with --data.columns.{role} NAME"
-    if file.format in ("csv", "tsv") and columns.header is None:
+    if separator is not None and file.format not in ("inter", "u.data") and columns.header is None:
         mend += ", or all columns in data.columns.header if the log has no header line"
+        if len(found) == 1:
+            mend += ", or what separates them with --data.columns.separator"
     if role == TIMESTAMP:
         mend += "; of a log without times: --data.columns.timestamp none"
     return f"no column {name!r}; columns found: {names or 'none'}; {mend}"

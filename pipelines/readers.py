@@ -22,9 +22,9 @@ from mgray.errors import InputError
 from mgray.features import MAX_TIME_S, UNITS, date_format, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from pipelines.dialects import BLANKS, to_tabs, transcode
-from pipelines.layouts import Layout
+from pipelines.layouts import Layout, open_text
 from pipelines.records import TORN, json_columns, separated_columns, split_records
-from pipelines.sources import LogFile, open_random, open_stream
+from pipelines.sources import LogFile, open_random
 
 CHUNK_BYTES = 4 << 20
 RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
@@ -193,12 +193,6 @@ def _check_no_dates(file: LogFile, layout: Layout, block: Block, unit: str) -> N
         )
 
 
-def open_text(file: LogFile, layout: Layout) -> pa.NativeFile:
-    """A text file's decompressed bytes in order; of a wide encoding as UTF-8."""
-    stream = open_stream(file)
-    return pa.transcoding_input_stream(stream, layout.encoding, "utf-8") if layout.is_wide else stream
-
-
 def _read_text_range(file: LogFile, layout: Layout, part: Range, unit: str, block_bytes: int) -> Iterator[Block]:
     line = part.first_line
     for number, data in enumerate(_text_blocks(file, layout, part, block_bytes)):
@@ -219,7 +213,7 @@ def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -
         yield transcode(data, encoding)
         return
     quoted = _has_quoting(file, layout)
-    with open_text(file, layout) as stream:
+    with open_text(file, layout.encoding) as stream:
         _skip(stream, part.start)
         left, line = b"", part.first_line
         while chunk := stream.read(block_bytes):
@@ -274,7 +268,7 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
 
 
 def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Block:
-    records = split_records(data, first_line, _has_quoting(file, layout))
+    records = split_records(data, first_line, _has_quoting(file, layout), layout.encoding or "UTF-8")
     if file.format == "jsonl":
         rows = json_columns(records, layout.columns)
     else:

@@ -12,8 +12,10 @@ from pipelines.dialects import BLANKS
 TORN = "its quotes do not match"
 
 
-def split_records(data: bytes, first_line: int, quoted: bool) -> pl.DataFrame:
+def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
     """Text of rows to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
+
+    encoding: of the log, whose letters are UTF-8 by now, and whose other bytes are as they were.
 
     With `quoted`, a row goes on past newlines inside double quotes; its line is its first one.
     """
@@ -37,7 +39,7 @@ def split_records(data: bytes, first_line: int, quoted: bool) -> pl.DataFrame:
     if kind == pa.large_binary():
         decoded = _decode_lossy(data, offsets)
         problem = pl.select(
-            pl.when(decoded.cast(pl.Binary) != column).then(pl.lit("the row is not valid UTF-8"))
+            pl.when(decoded.cast(pl.Binary) != column).then(pl.lit(f"the row is not valid {encoding}"))
         ).to_series()
         column = decoded
     records = pl.DataFrame(

@@ -37,7 +37,7 @@ __all__ = [
     "resolve",
 ]
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat", "text"]
 Compression = Literal["gzip", "zstd"]
 
 EXTENSIONS: dict[str, Format] = {
@@ -48,9 +48,13 @@ EXTENSIONS: dict[str, Format] = {
     ".parquet": "parquet",
     ".inter": "inter",
     ".dat": "dat",
+    ".txt": "text",
+    ".data": "text",
 }
+# taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
+DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-SUPPORTED = ".csv, .tsv, .jsonl, .ndjson, .inter, .dat, u.data (each also .gz, .zst), .parquet"
+SUPPORTED = ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .inter (each also .gz, .zst), .parquet"
 # of each format; a text file's is given or guessed
 SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
 
@@ -60,7 +64,15 @@ LEFT_OUT_SHOWN = 5
 # what a folder of logs may hold that nobody takes for one, by names in small letters
 NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
 # of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
-READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError)
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    zlib.error,
+    gzip.BadGzipFile,
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+)
 # Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
 REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
 
@@ -207,10 +219,13 @@ def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[lis
         is_companion = preset is not None and file is top.get(name) and preset.is_companion(name)
         if file.real == titles or is_companion:
             continue
-        if _is_log(name):
+        if not _is_doubtful(name) and _is_log(name):
             logs.append(file)
         elif not any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in NO_LOGS):
             left_out.append(file)
+    if not logs:
+        logs = [file for file in left_out if _is_log(file.parts[-1])]
+        left_out = [file for file in left_out if not _is_log(file.parts[-1])]
     if not logs:
         names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
         where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"
@@ -240,6 +255,10 @@ def log_format(path: str | Path) -> Format | None:
 
 def _is_log(name: str) -> bool:
     return log_format(name) is not None
+
+
+def _is_doubtful(name: str) -> bool:
+    return log_format(name) != "u.data" and Path(_split_compression(name)[0]).suffix.lower() in DOUBTFUL
 
 
 def _split_compression(name: str) -> tuple[str, Compression | None]:
