@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from mgray.config import ColumnsConfig
 from mgray.errors import InputError
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
-from pipelines import dialects
+from pipelines import dialects, nested
 from pipelines.dialects import BLANKS, SAMPLE_LINES
 from pipelines.filesystems import open_random, parse_uri
 from pipelines.presets import RATINGS_CSV, RATINGS_HEADER
@@ -23,6 +23,7 @@ HEADER_BYTES = 1 << 20
 LAYOUT_CHUNK_BYTES = 64 << 10
 JSON_ROWS_FOR_KEYS = 100
 NAMES_SHOWN = 20
+TYPE_CHARS = 100  # of a column's type, in an error
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # Hive's and Spark's value of a null in a path
 
 
@@ -98,9 +99,53 @@ def layout_error(file: LogFile, error: Exception) -> InputError:
 def _parquet_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
     with open_random(file.path) as raw:
         schema = pq.read_schema(raw)
-    plain = {field.name: field.type for field in schema if not pa.types.is_nested(field.type)}
-    wanted, partitions = _map_columns(file, [name for name in schema.names if name in plain], columns)
-    return Layout(wanted, schema.names, 0, 1, partitions=partitions)
+    found = nested.leaves(schema)
+    names = [*schema.names, *(path for path in found if path not in schema.names)]
+    wanted, partitions = _map_columns(file, names, columns)
+    in_lists = {role: found[name][1] for role, name in wanted.items()}
+    for role, name in wanted.items():
+        kind = found[name][0]
+        if nested.unreadable(kind):
+            given = _shown_type(schema, name, kind)
+            raise InputError(
+                f"{file.path}: column {name!r} is of type {given}, of which no {_shown_role(role)} can be read; "
+                f"{_mend(role)}"
+            )
+    is_histories = _is_histories(file, columns, wanted, in_lists)
+    return Layout(wanted, schema.names, 0, 1, is_histories=is_histories, partitions=partitions)
+
+
+def _shown_type(schema: pa.Schema, name: str, kind: pa.DataType) -> str:
+    text = str(schema.field(name).type if name in schema.names else kind)
+    return text if len(text) <= TYPE_CHARS else text[:TYPE_CHARS] + "..."
+
+
+def _is_histories(file: LogFile, columns: ColumnsConfig, wanted: dict[str, str], in_lists: dict[str, bool]) -> bool:
+    """Whether a row is a user with a list of items. Raises InputError where the columns do not go together."""
+    item = wanted.get(ITEM_ID)
+    is_histories = in_lists.get(ITEM_ID, False)
+    if is_histories and columns.rows == "events":
+        raise InputError(f"{file.path}: column {item!r} holds lists; leave --data.columns.rows out")
+    if not is_histories and columns.rows == "histories":
+        raise InputError(f"{file.path}: column {item!r} holds no lists; leave --data.columns.rows out")
+    if in_lists.get(USER_ID):
+        raise InputError(
+            f"{file.path}: column {wanted[USER_ID]!r} holds lists, and a row is of one user; {_mend(USER_ID)}"
+        )
+    for role, name in wanted.items():
+        if in_lists.get(role) and not is_histories:
+            raise InputError(f"{file.path}: column {name!r} holds lists, and that of the items does not; {_mend(role)}")
+    return is_histories
+
+
+def _shown_role(role: str) -> str:
+    return "feature" if role.startswith(FEATURE) else role
+
+
+def _mend(role: str) -> str:
+    if role.startswith(FEATURE):
+        return "name the log's own columns of numbers in data.columns.features"
+    return f"name the log's own with --data.columns.{role} NAME"
 
 
 def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
@@ -124,8 +169,13 @@ def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
             "--data.columns.encoding utf-16"
         )
     if file.format == "jsonl":
-        wanted, partitions = _map_columns(file, _json_keys(dialects.transcode(first, stored)), columns)
-        return Layout(wanted, [], 0, 1, encoding=encoding, partitions=partitions, notes=tuple(notes))
+        keys = _json_keys(dialects.transcode(first, stored))
+        wanted, partitions = _map_columns(file, list(keys), columns)
+        in_lists = {role: keys.get(name, False) for role, name in wanted.items()}
+        is_histories = _is_histories(file, columns, wanted, in_lists)
+        return Layout(wanted, [], 0, 1, None, encoding, is_histories, partitions=partitions, notes=tuple(notes))
+    if columns.rows == "histories":
+        return _text_of_histories(file, dialects.transcode(first, stored), columns, encoding, notes)
     if not newline and len(first) >= HEADER_BYTES:
         raise EOFError(f"its first line is longer than {HEADER_BYTES} bytes")
     separator, note = _separator(file, dialects.transcode(first, stored), columns)
@@ -139,6 +189,40 @@ def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
     wanted, partitions = _map_columns(file, header, columns, separator)
     own = None if separator == SEPARATORS.get(file.format) else separator
     return Layout(wanted, header, start, line, own, encoding, partitions=partitions, notes=tuple(notes))
+
+
+def _text_of_histories(
+    file: LogFile, first: bytes, columns: ColumnsConfig, encoding: str | None, notes: list[str]
+) -> Layout:
+    """The layout of lines of user, item, item, ..."""
+    given = [name for name in ("header", "rating", "event_type", "features") if getattr(columns, name)]
+    if given:
+        raise InputError(
+            f"{file.path}: data.columns.{given[0]}: a line of text of histories is a user and items, and nothing else; "
+            "leave it out"
+        )
+    if columns.separator is not None:
+        separator = dialects.given_separator(columns.separator)
+    else:
+        lines = _sample(first)
+        fit = [one for one in dialects.SEPARATORS if any(len(row) > 1 for row in dialects.fields(lines, one, False))]
+        fit = [one for one in fit if one != "\t" or BLANKS not in fit]  # a tab is a blank
+        if len(fit) != 1:
+            raise InputError(
+                f"{file.path}: what separates a user and the items is not clear from its first lines; give "
+                "--data.columns.separator"
+            )
+        (separator,) = fit
+        notes = [
+            *notes,
+            f"read as separated by {dialects.shown(separator)} (--data.columns.separator would say otherwise)",
+        ]
+    roles = {USER_ID: columns.user_id, ITEM_ID: columns.item_id}
+    return Layout(roles, [], 0, 1, separator, encoding, True, has_times=False, notes=tuple(notes))
+
+
+def _guessed(separator: str) -> str:
+    return f"read as separated by {dialects.shown(separator)} (--data.columns.separator would say otherwise)"
 
 
 def _separator(file: LogFile, first: bytes, columns: ColumnsConfig) -> tuple[str | None, str | None]:
@@ -173,7 +257,7 @@ def _separator(file: LogFile, first: bytes, columns: ColumnsConfig) -> tuple[str
     if even is None and uneven is None and is_named and file.format != "dat" and not (head and len(head[0]) > 1):
         even, _ = dialects.guess(lines, others, is_quoted, lambda row: True)  # whose columns the error then lists
     if even is not None:
-        return even, f"read as separated by {dialects.shown(even)} (--data.columns.separator would say otherwise)"
+        return even, _guessed(even)
     if uneven is not None and is_named:
         raise InputError(
             f"{file.path}: its header is separated by {dialects.shown(uneven)}, and its first rows do not all have as "
@@ -228,19 +312,38 @@ def _header(
     return names, len(line) + len(newline), 2
 
 
-def _json_keys(first: bytes) -> list[str]:
-    """The keys of the first rows: JSON Lines has no header, and an optional key need not be in the first row."""
-    keys: dict[str, None] = {}
+def _json_keys(first: bytes) -> dict[str, bool]:
+    """The keys of the first rows, each with whether its first value is a list; of objects in them, dotted paths too.
+
+    JSON Lines has no header, and an optional key need not be in the first row.
+    """
+    keys: dict[str, bool] = {}
+    known: dict[str, bool] = {}
+    deep: dict[str, bool] = {}
     for line in first.split(b"\n")[:JSON_ROWS_FOR_KEYS]:
         try:
             row = json.loads(line.decode("utf-8-sig"))
         except ValueError:
             continue
-        if isinstance(row, dict):
-            keys |= dict.fromkeys(row)
+        for key, value in row.items() if isinstance(row, dict) else ():
+            if value is not None:
+                known.setdefault(key, isinstance(value, list))
+            keys[key] = known.get(key, False)
+            deep = _json_paths(key, value) | deep
     if not keys:
         raise EOFError(f"no JSON object in its first {JSON_ROWS_FOR_KEYS} lines and {HEADER_BYTES} bytes")
-    return list(keys)
+    return keys | {path: in_list for path, in_list in deep.items() if path not in keys}
+
+
+def _json_paths(path: str, value: object, in_list: bool = False) -> dict[str, bool]:
+    """Dotted paths to the values within an object, or within the objects of a list."""
+    if isinstance(value, list) and value and not in_list:
+        return _json_paths(path, value[0], True)
+    found: dict[str, bool] = {}
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        is_list = in_list or isinstance(inner, list)
+        found |= {f"{path}.{key}": is_list} | _json_paths(f"{path}.{key}", inner, in_list)
+    return found
 
 
 def _wanted(found: Iterable[str], kind: Format, columns: ColumnsConfig) -> dict[str, str]:
@@ -289,10 +392,7 @@ def _missing(
     file: LogFile, found: list[str], columns: ColumnsConfig, role: str, name: str, separator: str | None
 ) -> str:
     names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
-    if role.startswith(FEATURE):
-        mend = "name the log's own columns of numbers in data.columns.features"
-    else:
-        mend = f"name the log's own with --data.columns.{role} NAME"
+    mend = _mend(role)
     if separator is not None and file.format not in ("inter", "u.data") and columns.header is None:
         mend += ", or all columns in data.columns.header if the log has no header line"
         if len(found) == 1:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
@@ -21,9 +22,10 @@ import pyarrow.parquet as pq
 from mgray.errors import InputError
 from mgray.features import MAX_TIME_S, UNITS, date_format, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from pipelines import nested
 from pipelines.dialects import BLANKS, to_tabs, transcode
 from pipelines.layouts import Layout, open_text
-from pipelines.records import TORN, json_columns, separated_columns, split_records
+from pipelines.records import TORN, json_columns, json_ids, separated_columns, split_fields, split_records
 from pipelines.sources import LogFile, open_random
 
 CHUNK_BYTES = 4 << 20
@@ -269,12 +271,46 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
 
 def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Block:
     records = split_records(data, first_line, _has_quoting(file, layout), layout.encoding or "UTF-8")
+    if layout.is_histories:
+        return _read_histories(records, file, layout, unit)
     if file.format == "jsonl":
         rows = json_columns(records, layout.columns)
     else:
         separator, quoted = layout.dialect(file)
         rows = separated_columns(records, separator, layout.header, layout.columns, quoted)
     return _parse(rows, layout, unit)
+
+
+def _read_histories(records: pl.DataFrame, file: LogFile, layout: Layout, unit: str) -> Block:
+    """Text whose rows are users with lists of items."""
+    roles = layout.columns
+    if file.format == "jsonl":
+        columns, reasons = nested.json_histories(records, roles)
+    else:
+        users, items, reasons = nested.text_histories(split_fields(records["raw"], layout.dialect(file)[0]))
+        columns = {roles[USER_ID]: users, roles[ITEM_ID]: items}
+        problems = records["problem"]
+        reasons |= {row: problems[row] for row in problems.is_not_null().arg_true().to_list()}
+    good = np.ones(records.height, bool)
+    good[list(reasons)] = False
+    found = nested.explode(columns, roles[ITEM_ID], records.height, roles)
+    keep = pa.array(good[found.row])
+    lines = records["line"].to_numpy()
+    values = {role: found.columns[name].filter(keep) for role, name in roles.items()}
+    events = pl.DataFrame(pl.from_arrow(pa.table({"line": lines[found.row[good[found.row]]], **values})))
+    block = _parse(events.with_columns(json_ids(events)) if file.format == "jsonl" else events, layout, unit)
+    reasons = found.reasons | reasons
+    return _with_bad(block, lines, reasons, [records["raw"][row] for row in reasons])
+
+
+def _with_bad(block: Block, lines: npt.NDArray[np.int64], reasons: dict[int, str], raws: list[str]) -> Block:
+    """The block with more rows set aside. reasons: by place in `lines`; raws: as many."""
+    if not reasons:
+        return block
+    found = {"line": lines[list(reasons)], "reason": list(reasons.values()), "raw": raws}
+    bad = pl.DataFrame(found, {"line": pl.Int64, "reason": pl.String, "raw": pl.String})
+    bad = bad if block.bad is None else pl.concat([bad, block.bad.select(bad.columns)])
+    return block._replace(bad=bad.sort("line", maintain_order=True))
 
 
 def _parse(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
@@ -434,27 +470,38 @@ def _all(values: pa.Array) -> bool:
 
 def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iterator[Block]:
     names = list(dict.fromkeys(layout.columns.values()))
+    stored = [name for name in layout.header if name in names or any(one.startswith(f"{name}.") for one in names)]
     row = part.first_line
     # with a buffer, a column's pages are read as they are needed, and not all of a row group's at once
     with open_random(file.path) as source, pq.ParquetFile(source, buffer_size=CHUNK_BYTES) as parquet:
         stop = parquet.num_row_groups if part.stop is None else part.stop
-        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=range(part.start, stop), columns=names):
+        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=range(part.start, stop), columns=stored):
             yield _read_batch(batch, layout, row, unit)
             row += batch.num_rows
 
 
 def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str) -> Block:
     table = pa.Table.from_batches([batch])
+    lines, reasons = np.arange(first_row, first_row + batch.num_rows), dict[int, str]()
     try:
-        fast = _fast_columns(table, layout, unit)
+        names = dict.fromkeys(layout.columns.values())
+        columns = {name: nested.column_at(table, name) for name in names}
+        if layout.is_histories:
+            found = nested.explode(columns, layout.columns[ITEM_ID], batch.num_rows, layout.columns)
+            events, row_lines, reasons = pa.table(found.columns), lines[found.row], found.reasons
+        else:
+            events, row_lines = pa.table({name: column.values for name, column in columns.items()}), lines
+        fast = _fast_columns(events, layout, unit)
         if fast is not None:
-            return Block(fast, None)
-        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
-        columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
-        lines = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
-        return _parse(pl.DataFrame({"line": lines, **columns}), layout, unit)
-    except (pl.exceptions.PolarsError, pa.ArrowNotImplementedError) as error:  # bytes that are no UTF-8, a duration
+            block = Block(fast, None)
+        else:
+            frame = pl.DataFrame(pl.from_arrow(events)).with_columns(cs.binary().cast(pl.String))
+            by_role = {role: frame[name].rename(role) for role, name in layout.columns.items()}
+            block = _parse(pl.DataFrame({"line": row_lines, **by_role}), layout, unit)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+        # bytes that are no UTF-8, or a type that nobody here has met
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
+    return _with_bad(block, lines, reasons, nested.raw_rows(table, list(reasons)))
 
 
 def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None:

@@ -63,12 +63,17 @@ def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
     return pl.Series("raw", pl.from_arrow(array))
 
 
+def split_fields(raw: pl.Series, separator: str) -> pl.Series:
+    """Rows to lists of their fields, without regard to quotes."""
+    return raw.str.extract_all(r"[^ \t]+") if separator == BLANKS else raw.str.split(separator)
+
+
 def separated_columns(
     records: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
 ) -> pl.DataFrame:
     """Records to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
     raw = records["raw"]
-    fields = raw.str.extract_all(r"[^ \t]+") if separator == BLANKS else raw.str.split(separator)
+    fields = split_fields(raw, separator)
     problem = records["problem"]
     if quoted:
         has_quotes = raw.str.contains('"', literal=True)
@@ -99,13 +104,25 @@ def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
     return parts.list.eval(plain.otherwise(field)), wrong
 
 
+def json_ids(frame: pl.DataFrame) -> list[pl.Series]:
+    """Ids of JSON as text, by the rule of `json_columns`."""
+    return [frame[role].str.replace(r"^(-?\d+)\.0+$", "${1}") for role in (USER_ID, ITEM_ID) if role in frame.columns]
+
+
+def _json_path(keys: list[str]) -> str:
+    quoted = (key.replace("\\", "\\\\").replace("'", "\\'") for key in keys)
+    return "$" + "".join(f"['{key}']" for key in quoted)
+
+
 def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
     """JSON Lines to `line`, `raw`, `problem` and a column of text a role."""
     raw = records["raw"]
     found: dict[str, pl.Series] = {}
     for role, name in columns.items():
-        key = name.replace("\\", "\\\\").replace("'", "\\'")
-        value = raw.str.json_path_match(f"$['{key}']").rename(role)
+        value = raw.str.json_path_match(_json_path([name]))
+        if "." in name:  # a key that has the dot itself comes first
+            value = pl.select(pl.coalesce(value, raw.str.json_path_match(_json_path(name.split("."))))).to_series()
+        value = value.rename(role)
         # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
         found[role] = value.str.replace(r"^(-?\d+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
     frame = records.with_columns(*found.values())

@@ -2,10 +2,14 @@
 
 import gzip
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -397,3 +401,188 @@ def test_bytes_that_the_encoding_has_no_letter_for_are_told(tmp_path: Path) -> N
 def test_an_unknown_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(ValidationError, match=r"unknown encoding .*; give a name that Python knows"):
         ColumnsConfig(encoding=encoding)
+
+
+# ---------------------------------------------------------------- histories, nested columns, rare types
+
+
+def write_parquet(path: Path, **columns: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path, row_group_size=2)
+    return path
+
+
+OTTO = [
+    {"session": 11, "events": [{"aid": 5, "ts": 1000, "type": "clicks"}, {"aid": 7, "ts": 2000, "type": "carts"}]},
+    {"session": 12, "events": []},
+    {"session": 13, "events": [{"aid": 5, "ts": 3000, "type": "orders"}]},
+]
+OTTO_COLUMNS: dict[str, Any] = {
+    "user_id": "session",
+    "item_id": "events.aid",
+    "timestamp": "events.ts",
+    "event_type": "events.type",
+    "timestamp_unit": "ms",
+}
+OTTO_ROWS = [("11", "5", 1.0, None, "clicks"), ("11", "7", 2.0, None, "carts"), ("13", "5", 3.0, None, "orders")]
+
+
+def test_otto_lists_of_structs(tmp_path: Path) -> None:
+    jsonl = write(tmp_path / "otto.jsonl", "".join(json.dumps(row) + "\n" for row in OTTO))
+    pl.DataFrame(OTTO).write_parquet(tmp_path / "otto.parquet", row_group_size=2)
+    for path in (jsonl, tmp_path / "otto.parquet"):
+        for range_bytes in (1, WHOLE):
+            assert read(path, range_bytes, **OTTO_COLUMNS) == Rows(OTTO_ROWS, [])
+
+
+def test_lists_beside_lists(tmp_path: Path) -> None:
+    """Transformers4Rec: a row a session; a row whose lists do not go together is set aside, with its number."""
+    rows = {
+        "session_id": [1, 2, 3, None, 4],
+        "item_id-list": [[5, 6], [7], [8, 9], [1], None],
+        "et-list": [[10.0, 20.5], [30.0, 31.0], [40.0, 50.0], [1.0], [1.0]],
+        "price-list": [[0.5, None], [1.0], [2.0, 3.0], [1.0], [1.0]],
+        "country": ["a", "b", "c", "d", "e"],
+    }
+    columns: dict[str, Any] = {
+        "user_id": "session_id",
+        "item_id": "item_id-list",
+        "timestamp": "et-list",
+        "event_type": "country",
+        "features": ("price-list",),
+    }
+    wanted = [("1", "5", 10.0, None, "a", 0.5), ("1", "6", 20.5, None, "a", None)]
+    wanted += [("3", "8", 40.0, None, "c", 2.0), ("3", "9", 50.0, None, "c", 3.0)]
+    reasons = [
+        (2, "timestamp has 2 values where item_id has 1"),
+        (4, "user_id is empty"),
+        (5, "timestamp has 1 values where item_id has 0"),
+    ]
+    for kind in (pa.list_(pa.int64()), pa.large_list(pa.int32())):
+        table = {name: pa.array(values) for name, values in rows.items()}
+        table["item_id-list"] = table["item_id-list"].cast(kind)
+        path = write_parquet(tmp_path / "log.parquet", **table)
+        good, bad = read(path, **columns)
+        assert good == wanted
+        assert [(line, reason) for line, reason, _ in bad] == reasons
+        assert '"item_id-list": [7]' in bad[0][2]
+    lines = [json.dumps(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]
+    jsonl = write(tmp_path / "log.jsonl", "\n".join([*lines[:2], "", *lines[2:4], "{broken", "[1]", lines[4]]))
+    for range_bytes in (1, WHOLE):
+        good, bad = read(jsonl, range_bytes, **columns)
+        assert good == wanted
+        assert [(line, reason) for line, reason, _ in bad] == [
+            (2, reasons[0][1]),
+            (5, "user_id is empty"),
+            (6, "the row is not JSON"),
+            (7, "the row is not a JSON object"),
+            (8, "item_id is empty"),
+        ]
+        assert bad[0][2] == lines[1]
+    untimed = columns | {"timestamp": None, "features": ()}
+    assert [row[:3] for row in read(tmp_path / "log.parquet", **untimed).good] == [
+        ("1", "5", 0.0), ("1", "6", 0.0), ("2", "7", 0.0), ("3", "8", 0.0), ("3", "9", 0.0)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("separator", "shown"), [(" ", "blanks"), ("\t", "blanks"), (",", "','"), (";", "';'")])
+def test_text_of_histories(tmp_path: Path, separator: str, shown: str) -> None:
+    """SASRec, Gowalla: user item item item ..., of any length."""
+    lines = [["0", "5", "7", "5"], ["1", "9"], ["2"], ["3", *map(str, range(2000))]]
+    path = write(tmp_path / "gowalla.txt", "\n".join(separator.join(line) for line in lines) + "\n\n")
+    wanted = [(line[0], item, 0.0, None, None) for line in lines for item in line[1:]]
+    bad = [(3, "the row has a user and no items", "2")]
+    for range_bytes in (1, WHOLE):
+        assert read(path, range_bytes, rows="histories") == Rows(wanted, bad)
+    layout = layout_of(path, rows="histories")[1]
+    assert not layout.has_times
+    assert layout.notes == (f"read as separated by {shown} (--data.columns.separator would say otherwise)",)
+    assert read(path, rows="histories", separator=separator) == Rows(wanted, bad)
+
+
+def test_nested_columns_have_dotted_names(tmp_path: Path) -> None:
+    rows = [
+        {"who": {"id": "a"}, "item": {"sku": {"no": 5}}, "at": 1, "x.y": 2.5},
+        {"who": {"id": "b"}, "item": {"sku": {"no": 6}}, "at": 2, "x.y": 3.5},
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    write(tmp_path / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    for name in ("log.parquet", "log.jsonl"):
+        found = read(tmp_path / name, user_id="who.id", item_id="item.sku.no", timestamp="at", rating="x.y")
+        assert found == Rows([("a", "5", 1.0, 2.5, None), ("b", "6", 2.0, 3.5, None)], [])
+        with pytest.raises(InputError, match=r"no column 'who\.name'; columns found: .*who\.id"):
+            layout_of(tmp_path / name, user_id="who.name", item_id="item.sku.no", timestamp="at")
+
+
+RARE = {
+    "uuid": (pa.array([UUID(int=1).bytes, UUID(int=2).bytes], pa.uuid()), [str(UUID(int=1)), str(UUID(int=2))]),
+    "decimal256": (pa.array([Decimal("1.50"), Decimal("2.25")], pa.decimal256(50, 2)), None),
+    "decimal64": (pa.array([Decimal("1.50"), Decimal("2.25")], pa.decimal64(9, 2)), None),
+    "binary": (pa.array([b"1", b"2"]), ["1", "2"]),
+    "fixed": (pa.array([b"1", b"2"], pa.binary(1)), ["1", "2"]),
+    "large_binary": (pa.array([b"1", b"2"], pa.large_binary()), ["1", "2"]),
+    "dictionary of binary": (pa.array([b"1", b"2"]).dictionary_encode(), ["1", "2"]),
+    "string_view": (pa.array(["1", "2"], pa.string_view()), ["1", "2"]),
+    "float16": (pa.array([1.0, 2.0], pa.float16()), ["1", "2"]),
+    "bool": (pa.array([True, False]), ["true", "false"]),
+    "date": (pa.array([1, 2], pa.date32()), ["1970-01-02", "1970-01-03"]),
+    "null": (pa.nulls(2), []),
+    "duration": (pa.array([1, 2], pa.duration("s")), None),
+    "time": (pa.array([1, 2], pa.time32("s")), None),
+    "map": (pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())), None),
+    "struct": (pa.array([{"a": 1}, {"a": 2}]), None),
+    "list": (pa.array([[1], [2]]), None),
+    "list of lists": (pa.array([[[1]], [[2]]]), None),
+    "list of decimal256": (pa.array([[Decimal(1)], [Decimal(2)]], pa.list_(pa.decimal256(50, 2))), None),
+    "list of maps": (pa.array([[[("a", 1)]], []], pa.list_(pa.map_(pa.string(), pa.int64()))), None),
+}
+
+
+@pytest.mark.parametrize("role", ["user_id", "item_id", "timestamp", "rating", "event_type", "features"])
+@pytest.mark.parametrize("kind", list(RARE))
+def test_a_column_of_any_type_in_any_role_is_read_or_told_in_one_line(tmp_path: Path, kind: str, role: str) -> None:
+    values, ids = RARE[kind]
+    good = {"user_id": pa.array(["a", "b"]), "item_id": pa.array([[1], [2]] if "list" in kind else ["x", "y"])}
+    path = write_parquet(tmp_path / "log.parquet", **good | {"timestamp": pa.array([1, 2]), "odd": values})
+    columns: dict[str, Any] = {role: ("odd",) if role == "features" else "odd"}
+    if kind in ("duration", "time", "map", "struct", "list of lists", "list of maps"):
+        with pytest.raises(InputError, match=r"column 'odd' is of type .*, of which no .* can be read; name") as caught:
+            layout_of(path, **columns)
+        assert "\n" not in str(caught.value)
+        return
+    if "list" in kind and role == "user_id":
+        with pytest.raises(InputError, match="column 'odd' holds lists, and a row is of one user"):
+            layout_of(path, **columns)
+        return
+    found = read(path, **columns)
+    assert len(found.good) + len(found.bad) == 2
+    if role in ("user_id", "item_id") and ids is not None:
+        assert [row[0 if role == "user_id" else 1] for row in found.good] == ids
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"rows": "histories"}, "column 'item_id' holds no lists; leave --data.columns.rows out"),
+        ({"item_id": "many", "rows": "events"}, "column 'many' holds lists; leave --data.columns.rows out"),
+        ({"user_id": "many", "item_id": "many2"}, "column 'many' holds lists, and a row is of one user"),
+        ({"timestamp": "many"}, "column 'many' holds lists, and that of the items does not"),
+    ],
+)
+def test_lists_that_do_not_go_together_are_refused(tmp_path: Path, columns: dict[str, Any], message: str) -> None:
+    rows = {"user_id": ["a"], "item_id": ["x"], "timestamp": [1], "many": [["1"]], "many2": [["1"]]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "log.parquet")
+    pl.DataFrame(rows).write_ndjson(tmp_path / "log.jsonl")
+    for name in ("log.parquet", "log.jsonl"):
+        with pytest.raises(InputError) as caught:
+            layout_of(tmp_path / name, **columns)
+        assert message in str(caught.value)
+
+
+def test_text_of_histories_has_nothing_else(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.txt", "0 1 2\n")
+    for options in ({"rating": "r"}, {"event_type": "e"}, {"features": ("f",)}, {"header": ("user_id", "item_id")}):
+        with pytest.raises(InputError, match="a line of text of histories is a user and items, and nothing else"):
+            layout_of(path, rows="histories", **options)
+    with pytest.raises(InputError, match=r"what separates a user and the items .* give --data\.columns\.separator"):
+        layout_of(write(tmp_path / "two.txt", "0 1,2\n"), rows="histories")

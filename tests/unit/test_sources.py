@@ -530,7 +530,7 @@ def test_features_are_columns_too(tmp_path: Path) -> None:
     }
     nested = tmp_path / "log.parquet"
     pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": [1], "price": [[1.0]]}).write_parquet(nested)
-    with pytest.raises(InputError, match=r"no column 'price'.*data\.columns\.features"):
+    with pytest.raises(InputError, match=r"column 'price' holds lists, .*data\.columns\.features"):
         read_layout(only(nested), ColumnsConfig(features=("price",)))
 
 
