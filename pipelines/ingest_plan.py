@@ -158,6 +158,9 @@ def make_plan(
     settings["titles"] = source.titles_file.name if source.titles_file else None
     named = [[record["path"], record["sha256"]] for record in records]
     made_from: dict[str, Any] = {"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION}
+    told = {source.files[index].name: files[index]["layout"]["partitions"] for index in earlier.new}
+    if any(told.values()):
+        made_from["partitions"] = told
     if base is not None:
         made_from["known_items"] = base.manifest.vocabulary.sha256
         made_from["known_event_types"] = earlier.known_event_types
@@ -321,6 +324,8 @@ def _units(
                 size = 0
             groups[-1].append((files[index], layout, part))
             names[-1].append([files[index].name, scans[index]["sha256"], part.start, part.stop])
+            if layout.partitions:  # of the path, of which a name may be but the end
+                names[-1][-1].append(layout.partitions)
             size += part.bytes
     return [
         Unit(digest({"parts": parts, **shaping})[:32], tuple(group)) for group, parts in zip(groups, names, strict=True)

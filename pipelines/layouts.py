@@ -169,6 +169,11 @@ def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
             "--data.columns.encoding utf-16"
         )
     if file.format == "jsonl":
+        if _is_one_array(dialects.transcode(first, stored)):
+            raise InputError(
+                f"{file.path}: one JSON array, and a log is JSON Lines, an object a line; write it so, as "
+                "`jq -c '.[]' FILE > FILE.jsonl` does"
+            )
         keys = _json_keys(dialects.transcode(first, stored))
         wanted, partitions = _map_columns(file, list(keys), columns)
         in_lists = {role: keys.get(name, False) for role, name in wanted.items()}
@@ -274,7 +279,9 @@ def _sample(first: bytes) -> list[str]:
 
 def _lacking(file: LogFile, found: list[str], columns: ColumnsConfig) -> list[str]:
     """The roles whose columns a header does not have."""
-    return [role for role, name in _wanted(found, file.format, columns).items() if name not in found]
+    told = path_values(file.path)
+    wanted = _wanted(found, file.format, columns)
+    return [role for role, name in wanted.items() if name not in found and name not in told]
 
 
 def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
@@ -310,6 +317,18 @@ def _header(
     if kind == "inter":
         names = [name.split(":")[0] for name in names]
     return names, len(line) + len(newline), 2
+
+
+def _is_one_array(first: bytes) -> bool:
+    """Whether a file is [{...}, ...] over one or more lines, which JSON Lines is not."""
+    text = first.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not text.startswith(b"["):
+        return False
+    try:
+        row = json.loads(text.split(b"\n", 1)[0])
+    except ValueError:
+        return True
+    return bool(row) and isinstance(row[0], dict)
 
 
 def _json_keys(first: bytes) -> dict[str, bool]:
@@ -379,8 +398,16 @@ def _map_columns(
             "file names its own; leave it out"
         )
     wanted = _wanted(found, file.format, columns)
-    partitions: dict[str, str | None] = {}
-    for role, name in list(wanted.items()):
+    told = path_values(file.path)
+    # JSON Lines may bring an optional key later than in the rows that were looked at, and a name is asked for by role
+    asked = {RATING: columns.rating, EVENT_TYPE: columns.event_type}
+    partitions = {
+        role: told[name]
+        for role, name in wanted.items()
+        if name not in found and name in told and asked.get(role, name) is not None
+    }
+    wanted = {role: name for role, name in wanted.items() if role not in partitions}
+    for role, name in wanted.items():
         if name not in found and not (file.format == "jsonl" and role in (RATING, EVENT_TYPE)):
             raise InputError(f"{file.path}: {_missing(file, found, columns, role, name, separator)}")
         if found.count(name) > 1:

@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -38,14 +39,16 @@ __all__ = [
 ]
 
 Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat", "text"]
-Compression = Literal["gzip", "zstd"]
+Compression = Literal["gzip", "zstd", "bz2"]
 
 EXTENSIONS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".parquet": "parquet",
+    ".pq": "parquet",
     ".inter": "inter",
     ".dat": "dat",
     ".txt": "text",
@@ -53,8 +56,11 @@ EXTENSIONS: dict[str, Format] = {
 }
 # taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
 DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
-COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-SUPPORTED = ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .inter (each also .gz, .zst), .parquet"
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+SUPPORTED = (
+    ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .json, .inter (each also .gz, .zst, .bz2), .parquet, .pq; others "
+    "with --data.columns.format"
+)
 # of each format; a text file's is given or guessed
 SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
 
@@ -102,14 +108,19 @@ def resolve(config: DataConfig, home: Path) -> Source:
     sources = _sources(config)
     if not sources:
         raise InputError(f"--data.source: an empty list; give a log's path, or {MOVIELENS_100K} for the sample")
+    kind = config.columns.format
+
+    def is_log(name: str) -> bool:
+        return log_format(name, kind) is not None
+
     titles, real_titles = _given_titles(config.items, home) if config.items else (None, None)
     logs: list[Found] = []
     left_out: list[Found] = []
     bases: list[tuple[str, ...]] = []
     own_titles: dict[str, None] = {}
     for source in sources:
-        listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, _is_log)
-        found, others, own = _choose_logs(source, listing, real_titles)
+        listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, is_log)
+        found, others, own = _choose_logs(source, listing, real_titles, is_log)
         logs += found
         left_out += others
         bases.append(listing.base)
@@ -127,7 +138,7 @@ def resolve(config: DataConfig, home: Path) -> Source:
         raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
     depth = _common_depth(bases)
     _tell_left_out(sources, sorted({file.real: "/".join(file.parts[depth:]) for file in left_out}.values()))
-    files = (_log_file(file, "/".join(file.parts[depth:])) for file in filled)
+    files = (_log_file(file, "/".join(file.parts[depth:]), kind) for file in filled)
     if titles is None and own_titles:
         titles = _local_copy(next(iter(own_titles)), home)
     return Source(tuple(sorted(files, key=lambda file: file.name)), titles)
@@ -199,14 +210,16 @@ def _local_copy(path: str, home: Path) -> Path:
     return target
 
 
-def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[list[Found], list[Found], str | None]:
+def _choose_logs(
+    source: str, listing: Listing, titles: str | None, is_log: Callable[[str], bool]
+) -> tuple[list[Found], list[Found], str | None]:
     """The logs among a listing's files, those that nobody would expect left out, the path of a known folder's titles.
 
     In a known folder (presets) its companions are no logs; whatever else is named like a log is one, as in any folder.
     """
     if listing.kind == "file":
         (file,) = listing.files
-        if not _is_log(file.parts[-1]):
+        if not is_log(file.parts[-1]):
             suffix = Path(file.parts[-1]).suffix
             raise InputError(f"--data.source {source}: unsupported extension {suffix!r}; supported: {SUPPORTED}")
         return [file], [], None
@@ -219,13 +232,13 @@ def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[lis
         is_companion = preset is not None and file is top.get(name) and preset.is_companion(name)
         if file.real == titles or is_companion:
             continue
-        if not _is_doubtful(name) and _is_log(name):
+        if log_format(name) is not None and not _is_doubtful(name):
             logs.append(file)
         elif not any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in NO_LOGS):
             left_out.append(file)
     if not logs:
-        logs = [file for file in left_out if _is_log(file.parts[-1])]
-        left_out = [file for file in left_out if not _is_log(file.parts[-1])]
+        logs = [file for file in left_out if is_log(file.parts[-1])]
+        left_out = [file for file in left_out if not is_log(file.parts[-1])]
     if not logs:
         names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
         where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"
@@ -234,27 +247,22 @@ def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[lis
     return logs, left_out, own.path if own is not None else None
 
 
-def _log_file(file: Found, name: str) -> LogFile:
+def _log_file(file: Found, name: str, given: Format | None) -> LogFile:
     try:
         file.path.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"--data.source: the name {file.path!a} is not valid UTF-8; rename the file") from error
-    kind = log_format(file.parts[-1])
+    kind = log_format(file.parts[-1], given)
     assert kind is not None
     return LogFile(file.path, name, file.bytes, kind, _split_compression(file.parts[-1])[1])
 
 
-def log_format(path: str | Path) -> Format | None:
-    """The format that a file's name tells, or None."""
+def log_format(path: str | Path, given: Format | None = None) -> Format | None:
+    """The format of a file: the one given, else what its name tells, or None."""
     plain, compression = _split_compression(Path(path).name)
-    if plain == "u.data":
-        return "u.data"
-    found = EXTENSIONS.get(Path(plain).suffix.lower())
+    found = "u.data" if plain == "u.data" else EXTENSIONS.get(Path(plain).suffix.lower())
+    found = given or found
     return None if found == "parquet" and compression else found
-
-
-def _is_log(name: str) -> bool:
-    return log_format(name) is not None
 
 
 def _is_doubtful(name: str) -> bool:

@@ -1,5 +1,6 @@
 """pipelines.layouts and pipelines.readers: logs in the shapes that people have them in, row by row."""
 
+import bz2
 import gzip
 import json
 from decimal import Decimal
@@ -15,12 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mgray.config import ColumnsConfig
+from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines import readers
 from pipelines.layouts import Layout, read_layout
 from pipelines.readers import Block, read_range, scan
-from pipelines.sources import LogFile
+from pipelines.sources import LogFile, resolve
 from tests.unit.test_readers import Rows, as_rows
 from tests.unit.test_sources import find, only
 
@@ -586,3 +587,101 @@ def test_text_of_histories_has_nothing_else(tmp_path: Path) -> None:
             layout_of(path, rows="histories", **options)
     with pytest.raises(InputError, match=r"what separates a user and the items .* give --data\.columns\.separator"):
         layout_of(write(tmp_path / "two.txt", "0 1,2\n"), rows="histories")
+
+
+# ---------------------------------------------------------------- names and formats
+
+REVIEW = {"reviewerID": "A2", "asin": "0528", "helpful": [0, 0], "overall": 5.0, "unixReviewTime": 1370476800}
+AMAZON = {"user_id": "reviewerID", "item_id": "asin", "rating": "overall", "timestamp": "unixReviewTime"}
+
+
+@pytest.mark.parametrize("name", ["reviews.json", "reviews.json.gz", "reviews.json.bz2"])
+def test_amazon_reviews(tmp_path: Path, name: str) -> None:
+    data = (json.dumps(REVIEW) + "\n" + json.dumps(REVIEW | {"asin": "12.0"}) + "\n").encode()
+    pack = {".gz": gzip.compress, ".bz2": lambda data: bz2.compress(data[:50]) + bz2.compress(data[50:])}
+    path = write(tmp_path / name, pack.get(path_suffix(name), bytes)(data))
+    items = [row[1] for row in read(path, **AMAZON).good]
+    assert items[0] == "0528"
+    assert [row[:1] + row[2:] for row in read(path, **AMAZON).good] == [("A2", 1370476800.0, 5.0, None)] * 2
+
+
+def path_suffix(name: str) -> str:
+    return Path(name).suffix
+
+
+@pytest.mark.parametrize(
+    "text", ['[{"user_id": 1}]', '[\n{"user_id": 1}\n]', '\ufeff [{"user_id": 1},\n{"user_id": 2}]']
+)
+def test_one_json_array_is_no_log(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match=r"log\.json: one JSON array, and a log is JSON Lines, an object a line;"):
+        layout_of(write(tmp_path / "log.json", text))
+
+
+def test_a_format_may_be_given_where_names_tell_none(tmp_path: Path) -> None:
+    """Spark and Hive write part-00000 and 000000_0."""
+    rows = [("a", "x", 1.0, None, None)]
+    frame = pl.DataFrame({"user_id": ["a"], "item_id": ["x"], "timestamp": [1]})
+    forms = {"csv": frame.write_csv(), "tsv": frame.write_csv(separator="\t"), "jsonl": frame.write_ndjson()}
+    for form, text in forms.items():
+        for name in ("part-00000", "000000_0", "x.log"):
+            path = write(tmp_path / form / name, text)
+            (file,) = find_with(path, format=form)
+            assert (file.name, file.format) == (name, form)
+            assert rows_at(file, format=form) == Rows(rows, [])
+        write(tmp_path / form / "part-00001.gz", gzip.compress(text.encode()))
+        write(tmp_path / form / "_SUCCESS", "")
+        write(tmp_path / form / "README", "words")
+        files = find_with(tmp_path / form, format=form)
+        assert [file.name for file in files] == ["000000_0", "part-00000", "part-00001.gz", "x.log"]
+        assert all(rows_at(file, format=form) == Rows(rows, []) for file in files)
+    frame.write_parquet(tmp_path / "part-0")
+    (file,) = find_with(tmp_path / "part-0", format="parquet")
+    assert rows_at(file, format="parquet") == Rows(rows, [])
+    frame.write_parquet(tmp_path / "log.pq")
+    assert read(tmp_path / "log.pq") == Rows(rows, [])
+    with pytest.raises(InputError, match=r"unsupported extension ''; supported: .* --data\.columns\.format"):
+        find(tmp_path / "csv" / "part-00000")
+
+
+def find_with(path: Path, **columns: Any) -> tuple[LogFile, ...]:
+    return resolve(DataConfig(source=str(path), columns=ColumnsConfig(**columns)), Path("/nowhere")).files
+
+
+def rows_at(file: LogFile, **columns: Any) -> Rows:
+    layout = read_layout(file, ColumnsConfig(**columns))
+    parts = scan(file, layout, WHOLE).ranges
+    return as_rows([block for part in parts for block in read_range(file, layout, part, "s", 1 << 20)])
+
+
+# ---------------------------------------------------------------- columns of the path
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_hive_partitions_are_columns(tmp_path: Path, form: str) -> None:
+    frame = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"]})
+    folder = tmp_path / "dt=2019-10-01" / "kind=a%20view%2F1" / "stars=4" / "score=__HIVE_DEFAULT_PARTITION__"
+    columns: dict[str, Any] = {"timestamp": "dt", "event_type": "kind", "rating": "stars", "features": ("score",)}
+    folder.mkdir(parents=True)
+    path = folder / f"part-0.{form}"
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[form](path)
+    wanted = [("a", "x", 1569888000.0, 4.0, "a view/1", None), ("b", "y", 1569888000.0, 4.0, "a view/1", None)]
+    for range_bytes in (1, WHOLE):
+        assert read(path, range_bytes, **columns) == Rows(wanted, [])
+    with pytest.raises(InputError, match="no column 'timestamp'"):
+        layout_of(path)
+    assert "event_type" not in (layout_of(path, timestamp="dt")[1].partitions or {}), "only what is named"
+    users = tmp_path / "user_id=7" / "timestamp=1" / f"part.{form}"
+    users.parent.mkdir(parents=True)
+    own = frame.select("item_id")
+    {"csv": own.write_csv, "jsonl": own.write_ndjson, "parquet": own.write_parquet}[form](users)
+    assert read(users) == Rows([("7", "x", 1.0, None, None), ("7", "y", 1.0, None, None)], [])
+    inside = tmp_path / "item_id=z" / f"part.{form}"
+    inside.parent.mkdir()
+    frame = frame.with_columns(pl.lit(1).alias("timestamp"))
+    {"csv": frame.write_csv, "jsonl": frame.write_ndjson, "parquet": frame.write_parquet}[form](inside)
+    assert [row[1] for row in read(inside).good] == ["x", "y"], "the file's own column comes first"
+
+
+def test_a_null_partition_is_an_empty_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "user_id=__HIVE_DEFAULT_PARTITION__" / "part.csv", "item_id,timestamp\nx,1\n")
+    assert read(path) == Rows([], [(2, "user_id is empty", "x,1")])

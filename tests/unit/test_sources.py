@@ -491,6 +491,9 @@ def test_ten_thousand_files_are_listed_in_a_moment(tmp_path: Path) -> None:
         ("ratings.dat.zstd", "dat"),
         ("a.parquet", "parquet"),
         ("a.parquet.gz", None),
+        ("a.pq", "parquet"),
+        ("reviews.json.gz", "jsonl"),
+        ("a.csv.bz2", "csv"),
         ("a.gz", None),
         ("a.data", "text"),
         ("a.TXT.gz", "text"),
@@ -576,22 +579,22 @@ def test_later_movielens_folders_bring_their_titles(tmp_path: Path) -> None:
     [
         (
             {"ratings.csv": CSV, "movies.csv": "", "links.csv": "x", "tags.csv": "x", "genome-tags.csv": "x"},
-            {"ratings-2025.csv": CSV, "2024/tags.csv": CSV, "2024-02.csv.bz2": "x", "README.txt": "x"},
+            {"ratings-2025.csv": CSV, "2024/tags.csv": CSV, "2024-02.csv.xz": "x", "README.txt": "x"},
             ["2024/tags.csv", "ratings-2025.csv", "ratings.csv"],
         ),
         (
             {"u.data": CSV, "u.item": "x", "u.user": "x", "u1.base": "x", "ub.test": "x", "allbut.pl": "x"},
-            {"new.csv": CSV, "2024-02.csv.bz2": "x", "README": "x"},
+            {"new.csv": CSV, "2024-02.csv.xz": "x", "README": "x"},
             ["new.csv", "u.data"],
         ),
         (
             {"ml-100k.inter": CSV, "ml-100k.item": "x", "ml-100k.user": "x"},
-            {"new.inter": CSV, "2024-02.csv.bz2": "x"},
+            {"new.inter": CSV, "2024-02.csv.xz": "x"},
             ["ml-100k.inter", "new.inter"],
         ),
         (
             {"ratings.dat": CSV, "movies.dat": "x", "users.dat": "x"},
-            {"ratings2.dat": CSV, "2024-02.csv.bz2": "x"},
+            {"ratings2.dat": CSV, "2024-02.csv.xz": "x"},
             ["ratings.dat", "ratings2.dat"],
         ),
     ],
@@ -611,7 +614,7 @@ def test_a_known_folder_may_hold_more_of_the_log(
         write(tmp_path / name, text)
     assert names(tmp_path) == logs
     (message,) = caplog.messages
-    assert ": 1 left out, as the name is no log's: 2024-02.csv.bz2 (read are .csv, " in message
+    assert ": 1 left out, as the name is no log's: 2024-02.csv.xz (read are .csv, " in message
 
 
 def test_files_that_are_left_out_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
