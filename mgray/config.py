@@ -170,8 +170,8 @@ def _no_empty_path(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
 class DataConfig(Section):
     source: Annotated[str | tuple[str, ...], AfterValidator(_no_empty_path)] = Field(
         MOVIELENS_100K,
-        description="raw log: a CSV, TSV, JSON Lines or Parquet file, a folder, a glob, or a list of these, on a "
-        f"mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
+        description="raw log: a file of text with columns, JSON Lines or Parquet, a folder, a glob, or a list of "
+        f"these, on a mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
     )
     items: str | None = Field(
         None, description="CSV, TSV or Parquet of item titles (item_id, title); none: item ids stand for titles"

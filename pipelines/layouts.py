@@ -187,7 +187,8 @@ def _text_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
     if separator is None:
         raise InputError(
             f"{file.path}: what separates its columns is not clear from its first lines; give "
-            "--data.columns.separator, and --data.columns.header where it has no header line"
+            "--data.columns.separator, and --data.columns.header where it has no header line (of lines of user, item, "
+            "item, ...: --data.columns.rows histories)"
         )
     notes += [note] if note else []
     header, start, line = _header(first, file.format, separator, columns.header, stored)

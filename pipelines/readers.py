@@ -32,6 +32,7 @@ CHUNK_BYTES = 4 << 20
 RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
 MAX_ROW_BYTES = 64 << 20  # of text: what has no end by then has an open quote, or is no text of rows
 PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in memory at a time
+HISTORY_ROWS = 1 << 12  # the same where a row is a list of events
 UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
 DATE_ROWS = 1000  # of a range, whose times are looked at for numbers that are dates
 UNIT_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
@@ -250,13 +251,13 @@ def _last_row_end(data: bytes, quoted: bool) -> int:
 
 
 def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Iterator[Block]:
-    if file.format != "jsonl":
+    if file.format != "jsonl" or layout.is_histories:
         table = _read_fast(data, file, layout, unit)
         if table is not None:
             yield Block(table, None)
             return
         if b'"' not in data or not _has_quoting(file, layout):
-            # One odd row shall not make a whole range slow.
+            # One odd row shall not make a whole range slow, nor a block of histories large.
             while len(data) > RETRY_BYTES:
                 end = data.find(b"\n", RETRY_BYTES) + 1
                 if not end:
@@ -337,9 +338,9 @@ def _parse(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
 
 def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> pa.Table | None:
     """The rows of a text block by Arrow's CSV reader; None where that could differ from what `_read_careful` says."""
-    separator, quoted = layout.dialect(file)
     if layout.is_histories:
         return None
+    separator, quoted = layout.dialect(file)
     if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
     if data.startswith(BOM):  # the first row's own text, as the file's mark is gone by now: Arrow would take it out
@@ -471,11 +472,11 @@ def _all(values: pa.Array) -> bool:
 def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iterator[Block]:
     names = list(dict.fromkeys(layout.columns.values()))
     stored = [name for name in layout.header if name in names or any(one.startswith(f"{name}.") for one in names)]
-    row = part.first_line
+    row, size = part.first_line, HISTORY_ROWS if layout.is_histories else PARQUET_ROWS
     # with a buffer, a column's pages are read as they are needed, and not all of a row group's at once
     with open_random(file.path) as source, pq.ParquetFile(source, buffer_size=CHUNK_BYTES) as parquet:
         stop = parquet.num_row_groups if part.stop is None else part.stop
-        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=range(part.start, stop), columns=stored):
+        for batch in parquet.iter_batches(size, row_groups=range(part.start, stop), columns=stored):
             yield _read_batch(batch, layout, row, unit)
             row += batch.num_rows
 
@@ -530,7 +531,15 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> pa.Table | None
             columns[role] = column.cast(pa.float64(), safe=False)  # whole numbers from 2**53 on are rounded
         else:
             return None
-    if layout.partitions:  # by the careful path, which reads text of any role
-        return None
+    for role, value in (layout.partitions or {}).items():
+        if role == TIMESTAMP:
+            time = epoch_seconds(pl.Series([value], dtype=pl.String), unit, layout.timestamp_format)[0]
+            columns[role] = pa.repeat(pa.scalar(time, pa.float64()), table.num_rows)
+        elif role in (USER_ID, ITEM_ID, EVENT_TYPE):
+            columns[role] = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+        else:  # text that is to be a number
+            return None
+    if not layout.has_times:
+        columns[TIMESTAMP] = pa.array(np.zeros(table.num_rows))
     # seconds by now, whatever the unit was
-    return _checked(_with_constants(pa.table(columns), layout), "s")
+    return _checked(pa.table(columns), "s")
