@@ -3,6 +3,7 @@
 Every field states its meaning and unit; an unknown key is an error that lists the valid ones; `None` is off.
 """
 
+import codecs
 import os
 import re
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mgray import granularity
 from mgray.errors import InputError
@@ -31,7 +32,11 @@ class Section(BaseModel):
 class ColumnsConfig(Section):
     user_id: str = Field("user_id", description="log column that holds the user's id")
     item_id: str = Field("item_id", description="log column that holds the item's id")
-    timestamp: str = Field("timestamp", description="log column that holds the time: seconds since 1970, or ISO 8601")
+    timestamp: str | None = Field(
+        "timestamp",
+        description="log column that holds the time: seconds since 1970, or ISO 8601; none: the log has no times, and "
+        "its order (files by name, then rows) is the order of events",
+    )
     rating: str | None = Field(None, description="log column that holds the rating; none: `rating` if the log has it")
     event_type: str | None = Field(
         None, description="log column that holds the kind of event; none: `event_type` if the log has it"
@@ -40,9 +45,56 @@ class ColumnsConfig(Section):
     timestamp_unit: Literal["s", "ms", "us"] = Field(
         "s", description="unit of timestamps that are numbers; text in ISO 8601 and Parquet's own times need none"
     )
-    header: tuple[str, ...] | None = Field(
-        None, min_length=3, description="names of the columns of a text log without a header line, in order"
+    timestamp_format: str | None = Field(
+        None,
+        description="format of times that are text or whole numbers, as strptime has it: %Y%m%d, %Y%m%d%H%M%S, "
+        "'%d/%m/%Y %H:%M'; without an offset they are UTC; none: as timestamp and timestamp_unit say",
     )
+    header: tuple[str, ...] | None = Field(
+        None, min_length=2, description="names of the columns of a text log without a header line, in order"
+    )
+
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        description="what separates the columns of a text log: one character or more (\\t is a tab), or a blank for "
+        "one or more spaces or tabs; none: what its name says, or guessed from its first lines where only one fits",
+    )
+    encoding: str | None = Field(
+        None,
+        description="encoding of a text log, such as latin-1, cp1252 or utf-16; none: UTF-8, or what its byte order "
+        "mark says",
+    )
+    format: Literal["csv", "tsv", "jsonl", "parquet", "text"] | None = Field(
+        None,
+        description="what the files of the log are, whatever their names; text: columns by separator; none: as the "
+        "names say",
+    )
+    rows: Literal["events", "histories"] | None = Field(
+        None,
+        description="histories: a row is a user with a list of items, oldest first (in Parquet and JSON a list, or a "
+        "list of structs; in text a line of user, item, item, ..., which has no times); none: histories where the "
+        "column of items is a list, else events",
+    )
+
+    @field_validator("separator")
+    @classmethod
+    def _separator_is_no_line(cls, text: str | None) -> str | None:
+        if text is not None and re.search(r"[\r\n\"]", text):
+            raise ValueError("a newline or a quote separates no columns; give what stands between two fields")
+        return text
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str | None) -> str | None:
+        try:
+            if name is not None and not codecs.lookup(name)._is_text_encoding:
+                raise LookupError
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"unknown encoding {name!r}; give a name that Python knows, such as latin-1, cp1252 or utf-16"
+            ) from error
+        return name
 
     @model_validator(mode="after")
     def _features_are_distinct(self) -> "ColumnsConfig":
@@ -54,7 +106,8 @@ class ColumnsConfig(Section):
     def _ids_and_time_are_distinct(self) -> "ColumnsConfig":
         roles: dict[str, str] = {}
         for role in ("user_id", "item_id", "timestamp"):
-            other = roles.setdefault(getattr(self, role), role)
+            name = getattr(self, role)
+            other = role if name is None else roles.setdefault(name, role)
             if other != role:
                 raise ValueError(f"{other} and {role} name one column, {getattr(self, role)!r}; give each its own")
         return self
@@ -67,7 +120,11 @@ class CleanConfig(Section):
     max_timestamp: float | None = Field(None, description="events after it are dropped, seconds since 1970; none: off")
     min_rating: float | None = Field(None, description="events rated lower are dropped; none: off")
     max_rating: float | None = Field(None, description="events rated higher are dropped; none: off")
-    duplicates: bool = Field(True, description="of events equal in every column the first stays")
+    duplicates: bool = Field(
+        True,
+        description="of events equal in every column the first stays; off in a log without times, where a repeat "
+        "cannot be told from a copy",
+    )
     max_user_events_per_day: int | None = Field(
         None, ge=1, description="users with more events than this within any 24 hours are dropped as bots; none: off"
     )
@@ -116,8 +173,8 @@ def _no_empty_path(source: str | tuple[str, ...]) -> str | tuple[str, ...]:
 class DataConfig(Section):
     source: Annotated[str | tuple[str, ...], AfterValidator(_no_empty_path)] = Field(
         MOVIELENS_100K,
-        description="raw log: a CSV, TSV, JSON Lines or Parquet file, a folder, a glob, or a list of these, on a "
-        f"mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
+        description="raw log: a file of text with columns, JSON Lines or Parquet, a folder, a glob, or a list of "
+        f"these, on a mounted disk, s3:// or gs://; or `{MOVIELENS_100K}`",
     )
     items: str | None = Field(
         None,

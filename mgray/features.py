@@ -5,6 +5,7 @@ Legend: `E` events, `V` items. Timestamps are seconds since 1970-01-01 UTC throu
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mgray.errors import InputError
 from mgray.schema import (
     EVENT_TYPE,
     FEATURE,
@@ -30,6 +32,11 @@ UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 # datetime can write. In seconds nobody means more: milliseconds, from 1978 on, taken for seconds are beyond it.
 MAX_TIME_S = 253_402_300_800.0
 
+# Numbers that write a day or a second, from 1990 to 2100: the smallest and the largest.
+DATE_FORMATS = {"%Y%m%d": (19900101, 21001231), "%Y%m%d%H%M%S": (19900101000000, 21001231235959)}
+
+_MONTH_S = 31 * 86_400.0
+_FORMATS = "give it as strptime has it, such as %Y%m%d, %Y%m%d%H%M%S or '%d/%m/%Y %H:%M'"
 _ISO_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%:z"
 
 
@@ -69,13 +76,16 @@ def is_none(text: pl.Series) -> pl.Series:
     return text.is_in(["", *NO_VALUE])
 
 
-def epoch_seconds(column: pl.Series, unit: str = "s") -> pl.Series:
+def epoch_seconds(column: pl.Series, unit: str = "s", form: str | None = None) -> pl.Series:
     """Float64 seconds since 1970 UTC from numbers, dates, or text that is a number or ISO 8601 (without offset: UTC).
 
-    unit: of numbers, a key of UNITS. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
+    unit: of numbers, a key of UNITS. form: of text and whole numbers in place of those, as strptime has it; without an
+    offset: UTC. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
     """
     if _is_moment(column):
         seconds = _typed_seconds(column)
+    elif form is not None:
+        seconds = _formed_seconds(column, form)
     elif column.dtype.is_numeric():
         seconds = _divide(column, UNITS[unit])
     else:
@@ -85,6 +95,45 @@ def epoch_seconds(column: pl.Series, unit: str = "s") -> pl.Series:
             seconds = seconds.fill_null(_iso_seconds(text))
     # to polars NaN is larger than any number, so it fails too
     return pl.select(pl.when(seconds.abs() < MAX_TIME_S).then(seconds).alias(column.name)).to_series()
+
+
+def check_time_format(form: str) -> None:
+    """Raises InputError where times written in this format cannot be read back."""
+    moment = pl.Series([datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)])
+    try:
+        found = _formed_seconds(moment.dt.strftime(_chrono(form)), form)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"data.columns.timestamp_format: {form!r} is no format of times ({reason}); {_FORMATS}"
+        ) from error
+    if found.null_count() or abs(found[0] - moment[0].timestamp()) > _MONTH_S:
+        raise InputError(f"data.columns.timestamp_format: {form!r} does not say what day it is; {_FORMATS}")
+
+
+def _chrono(form: str) -> str:
+    """A format of Python's strptime as polars has it."""
+    return form.replace(".%f", "%.f")
+
+
+def _formed_seconds(column: pl.Series, form: str) -> pl.Series:
+    text = column.cast(pl.String).str.strip_chars().str.replace(r"^(\d+)\.0+$", "${1}")
+    return _divide(text.str.to_datetime(_chrono(form), strict=False, time_unit="us").dt.timestamp("us"), 1e6)
+
+
+def date_format(column: pl.Series) -> str | None:
+    """The format of dates, of DATE_FORMATS, that all numbers of a column are of; None where there is another number.
+
+    No clock tells seconds since 1970 that are all such dates: 20191001 seconds are 1970-08-22.
+    """
+    numbers = _numbers(column).drop_nulls().drop_nans()
+    if not len(numbers):
+        return None
+    for form, (first, last) in DATE_FORMATS.items():
+        if first <= numbers.min() and numbers.max() <= last and (numbers == numbers.round()).all():  # type: ignore[operator]
+            dates = numbers.cast(pl.Int64).cast(pl.String).str.to_datetime(form, strict=False)
+            return None if dates.null_count() else form
+    return None
 
 
 def finer_unit(column: pl.Series, unit: str = "s") -> pl.Series:
@@ -120,8 +169,9 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
         text.str.to_uppercase()
         .str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
         .str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00:00")
-        .str.replace(r"(T\d\d:\d\d)($|[Z+-])", "${1}:00${2}")
-        .str.replace(r"\s*Z$", "+00:00")
+        .str.replace(r"\s*(Z|UTC|GMT)$", "+00:00")
+        .str.replace(r"\s+([+-]\d\d:?\d\d)(\+00:00)?$", "${1}")  # Go writes "+0000 UTC"
+        .str.replace(r"(T\d\d:\d\d)($|[+-])", "${1}:00${2}")
         .str.replace(r"(T.*[+-]\d\d)$", "${1}:00")  # PostgreSQL writes an offset of whole hours so
     )
     has_offset = spelled.str.contains(r"T.*[+-]\d\d:?\d\d$")
@@ -141,16 +191,18 @@ def _numbers(column: pl.Series) -> pl.Series:
     return given.cast(pl.Float64, strict=False)
 
 
-def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
+def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -> Parsed:
     """Raw columns to typed events, and the rows that cannot be read with their reasons.
 
     `rows` [E]: `line` Int64; user_id, item_id, timestamp and, where the log has them, rating, event_type and columns
     "feature:NAME", each text or typed; optionally `problem` (text: what the reader found wrong, else null) and `raw`
-    (the row as the log spells it; without it, the row's JSON). len(events) + len(bad) == E.
+    (the row as the log spells it; without it, the row's JSON). len(events) + len(bad) == E. form: as of epoch_seconds.
     """
     if "problem" not in rows.columns:
         rows = rows.with_columns(pl.lit(None, pl.String).alias("problem"))
     finer = finer_unit(rows[TIMESTAMP], unit)
+    if form is not None and not _is_moment(rows[TIMESTAMP]):  # its numbers are no seconds
+        finer = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
     if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, for no calendar can spell them
         rows, unit = rows.with_columns(_typed_seconds(rows[TIMESTAMP]).alias(TIMESTAMP)), "s"
     nothing = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
@@ -163,7 +215,7 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
         {
             USER_ID: id_text(rows[USER_ID]),
             ITEM_ID: id_text(rows[ITEM_ID]),
-            TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit),
+            TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit, form),
             RATING: _numbers(rating),
             EVENT_TYPE: pl.select(pl.when(~is_none(kind.str.strip_chars())).then(kind)).to_series(),
             "has_rating": ~is_none(rating_text).fill_null(True),
@@ -188,7 +240,11 @@ def parse_events(rows: pl.DataFrame, unit: str = "s") -> Parsed:
             pl.when(pl.col(TIMESTAMP).is_null()).then(
                 pl.when(is_none(given_time.str.strip_chars()).fill_null(True))
                 .then(pl.lit("timestamp is empty"))
-                .otherwise(pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given_time))
+                .otherwise(
+                    pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given_time)
+                    if form is None
+                    else pl.format("timestamp '{}' is not of the format {}", given_time, pl.lit(form))
+                )
             ),
             # as float32, which histories hold
             pl.when(pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)).then(

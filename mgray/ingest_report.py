@@ -87,6 +87,7 @@ class IngestReport(_Record):
     events: dict[str, Count] = Field(description="train, valid, test: written events")
     first_timestamp: FiniteFloat = Field(description="of the written events, seconds since 1970")
     last_timestamp: FiniteFloat
+    has_times: bool = Field(default=True, description="false: the order of the log is all there is, every time is 0")
     dataset_bytes: int = Field(ge=0, description="of the version's files")
     log_bytes: int = Field(ge=0, description="of the raw log, as it is stored")
     files: int = Field(ge=0, description="files of the raw log")
@@ -194,6 +195,9 @@ def headline(report: IngestReport) -> str:
 
 
 def span(report: IngestReport) -> str:
+    """When the written events are, in words."""
+    if not report.has_times:
+        return "in the order of the log, without times"
     start, end = when(report.first_timestamp), when(report.last_timestamp)
     if start[:10] != end[:10]:
         start, end = when(report.first_timestamp, False), when(report.last_timestamp, False)

@@ -80,13 +80,24 @@ def resolve_inputs(config: ModelConfig, manifest: Manifest) -> ModelConfig:
             f"model.outputs {config.outputs}: the dataset has no ratings; name their column by data.columns.rating, or "
             "set model.outputs next_item"
         )
+    levels = [level for level in config.granularities if granularity.reads_times(level)]
+    if levels and not manifest.has_times:
+        raise InputError(
+            f"model.granularities: {levels[0]} spans time, and the dataset has no times (its log was read with "
+            "data.columns.timestamp none); give levels in events, such as 4 or decay:1..400"
+        )
     if config.inputs == "auto":
         return config.model_copy(update={"inputs": there})
     for name in config.inputs:
+        if COLUMN_OF[name] == "times" and not manifest.has_times:
+            raise InputError(
+                f"model.inputs: {name} needs times, and the dataset has none (its log was read with "
+                "data.columns.timestamp none); leave it out"
+            )
         if name in AUTO_INPUTS and name not in there:
             raise InputError(
-                f"model.inputs: the dataset has no {name} (it has: {', '.join(there)}); leave it out, or ingest a log "
-                "that has it (see data.columns)"
+                f"model.inputs: the dataset has no {name} (it has: {', '.join(there) or 'none'}); leave it out, or "
+                "ingest a log that has it (see data.columns)"
             )
     return config
 
@@ -97,8 +108,9 @@ def available_inputs(manifest: Manifest) -> tuple[Input, ...]:
         "event_type": manifest.has_event_types,
         "features": bool(manifest.features),
         "rating": manifest.has_ratings,
+        "time_gap": manifest.has_times,
     }
-    return tuple(name for name in AUTO_INPUTS if has.get(name, True))
+    return tuple(name for name in AUTO_INPUTS if has[name])
 
 
 def named_inputs(config: ModelConfig, manifest: Manifest) -> InputSpec:

@@ -77,6 +77,7 @@ class Manifest(_Record):
     test_events: int
     first_timestamp: float  # seconds since 1970
     last_timestamp: float
+    has_times: bool = True  # else every time is 0, and the order of a history is that of the log
     has_ratings: bool
     has_event_types: bool
     vocabulary: Vocabulary

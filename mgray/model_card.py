@@ -42,9 +42,14 @@ def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
     start = config.train.warm_start or "random weights"
     files = ", ".join(source.path for source in manifest.sources[:5])
     more = f" and {len(manifest.sources) - 5} more" if len(manifest.sources) > 5 else ""
+    span = (
+        f"from {_day(manifest.first_timestamp)} to {_day(manifest.last_timestamp)} UTC"
+        if manifest.has_times
+        else "without times, in the order of the log"
+    )
     return (
-        f"{manifest.rows['written']:,} events of {manifest.users:,} users from {_day(manifest.first_timestamp)} to "
-        f"{_day(manifest.last_timestamp)} UTC (files: {files}{more}); of these {trained} train{cut}; "
+        f"{manifest.rows['written']:,} events of {manifest.users:,} users {span} "
+        f"(files: {files}{more}); of these {trained} train{cut}; "
         f"{manifest.items:,} items. Dataset `{manifest.fingerprint[:16]}`. Started from {start}."
     )
 

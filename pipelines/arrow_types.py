@@ -14,17 +14,27 @@ def plain_types(table: pa.Table, ids: Set[str]) -> pa.Table:
     for place, name in enumerate(table.column_names):
         column = table[name]
         if isinstance(column.type, pa.UuidType):
-            storage = column.cast(column.type.storage_type)
-            table = table.set_column(place, name, _by_value(storage, _uuid_text))
+            table = table.set_column(place, name, uuid_text(column))
         elif pa.types.is_decimal256(column.type):
-            plain = _by_value(column, _decimal_text) if name in ids else column.cast(pa.float64())
+            plain = decimal_text(column) if name in ids else column.cast(pa.float64())
             table = table.set_column(place, name, plain)
     return table
 
 
-def _by_value(column: pa.ChunkedArray, spell: Callable[[pa.Array], pa.Array]) -> pa.ChunkedArray:
+def uuid_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """UUIDs as a dictionary of their 36 characters."""
+    return _by_value(column.cast(column.type.storage_type), _uuid_text)
+
+
+def decimal_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals of any width as a dictionary of text in its shortest form."""
+    return _by_value(column, _decimal_text)
+
+
+def _by_value(column: pa.Array | pa.ChunkedArray, spell: Callable[[pa.Array], pa.Array]) -> pa.ChunkedArray:
     """The column as a dictionary of text, for which each distinct value is spelled once."""
-    chunks = column.dictionary_encode().chunks
+    encoded = column.dictionary_encode()
+    chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
     spelled = [pa.DictionaryArray.from_arrays(chunk.indices, spell(chunk.dictionary)) for chunk in chunks]
     return pa.chunked_array(spelled, pa.dictionary(pa.int32(), pa.string()))
 

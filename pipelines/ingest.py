@@ -407,9 +407,12 @@ def _vocabulary(config: DataConfig, job: tasks.IngestJob, plan: Plan, staging: P
 
 def _check_quarantine(num_bad: int, num_read: int, first: dict[str, Any], max_share: float) -> None:
     if num_bad > max_share * num_read:
+        encoding = "name the log's encoding, such as --data.columns.encoding latin-1, or " * (
+            "UTF-8" in first["reason"]
+        )
         raise InputError(
             f"{num_bad} of {num_read} rows cannot be read, more than data.max_quarantined_share allows ({max_share}); "
-            f"the first: {first['file']}, line {first['line']}: {first['reason']}; mend the row, "
+            f"the first: {first['file']}, line {first['line']}: {first['reason']}; {encoding}mend the row, "
             "or set them aside with --data.max_quarantined_share SHARE"
         )
 

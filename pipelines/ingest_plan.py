@@ -13,6 +13,7 @@ import polars as pl
 
 from mgray.config import PSEUDONYM_KEY_VARIABLE, DataConfig, PrivacyConfig
 from mgray.errors import InputError
+from mgray.features import check_time_format
 from mgray.manifest import digest, file_sha256
 from mgray.schema import SCHEMA_VERSION
 from mgray.spelling import ID_RULE
@@ -20,11 +21,12 @@ from pipelines import ingest_tasks as tasks
 from pipelines.id_notes import read_forgotten
 from pipelines.ingest_append import Base, find_base, take_over
 from pipelines.ingest_tasks import Rules, Unit
+from pipelines.layouts import Layout
 from pipelines.lock import is_held
 from pipelines.new_files import Log
 from pipelines.progress import Timer
 from pipelines.readers import Range
-from pipelines.sources import Layout, LogFile, Source, read_titles, resolve
+from pipelines.sources import LogFile, Source, read_titles, resolve
 from pipelines.staging import STAGED_FOLDER, Layers, key_fingerprint
 from pipelines.versions import remove_abandoned
 
@@ -34,6 +36,7 @@ MAX_RANGES = 4096  # of a log: more would make the pieces of a bucket too small 
 PARTITION_BYTES = 1 << 30  # of text an item partition
 MIN_PARTITIONS, MAX_PARTITIONS = 2, 1024
 PACKED_FACTOR = 4  # bytes of text a byte of a compressed file or of Parquet, about
+TIMED_RULES = ("min_timestamp", "max_timestamp", "max_user_events_per_day", "repeat_window_s")  # of data.clean
 SCAN_FILES, UNIT_PARTS = 256, 512  # small files that one task takes
 LOCK_TIMEOUT_S = 24 * 3600.0  # an ingest's lock that is older was left behind
 
@@ -62,6 +65,7 @@ class Plan(NamedTuple):
     staged: Path
     layers: Layers
     rules: Rules
+    has_times: bool = True
 
     @contextmanager
     def clean_up(self) -> Iterator[None]:
@@ -132,6 +136,10 @@ def make_plan(
         mode="json",
     )
     settings = {"id_rule": ID_RULE} | settings | {"privacy": privacy}
+    if config.columns.timestamp_format is not None:
+        check_time_format(config.columns.timestamp_format)
+    if config.columns.timestamp is None:
+        _check_timeless(config)
     base = find_base(config, out, settings, append)
     files = _scan_log(config, source, run, range_bytes, base, log)
     sources = [
@@ -145,11 +153,16 @@ def make_plan(
     remove_abandoned(staged.glob(".*/"))  # drafts of units, by tasks that were killed
     earlier = take_over(base, staged, source, sources)
     shaping = {name: settings[name] for name in ("id_rule", "columns", "privacy", "num_shards", "num_partitions")}
+    has_times = _has_times(config, source, files, base)
+    _tell_notes(source, files)
     fresh = _units(source.files, files, earlier.new, range_bytes, shaping | {"schema_version": SCHEMA_VERSION})
     records = [*earlier.sources, *(sources[index] for index in earlier.new), *_titles_record(source.titles_file)]
     settings["titles"] = source.titles_file.name if source.titles_file else None
     named = [[record["path"], record["sha256"]] for record in records]
     made_from: dict[str, Any] = {"sources": named, "settings": settings, "schema_version": SCHEMA_VERSION}
+    told = {source.files[index].name: files[index]["layout"]["partitions"] for index in earlier.new}
+    if any(told.values()):
+        made_from["partitions"] = told
     if base is not None:
         made_from["known_items"] = base.manifest.vocabulary.sha256
         made_from["known_event_types"] = earlier.known_event_types
@@ -167,13 +180,62 @@ def make_plan(
         staged,
         layers,
         Rules(
-            **config.clean.model_dump(),
+            **config.clean.model_dump() | ({} if has_times else {"duplicates": False}),
             min_user_events=config.min_user_events,
             split=config.split,
             valid_from=config.valid_from,
             test_from=config.test_from,
         ),
+        has_times,
     )
+
+
+def _check_timeless(config: DataConfig) -> None:
+    """Raises InputError where something is asked for that a log without times does not have."""
+    asked = [name for name in TIMED_RULES if getattr(config.clean, name) is not None]
+    problem = "data.split: temporal" if config.split == "temporal" else f"data.clean.{asked[0]}" if asked else None
+    if problem is not None:
+        raise InputError(
+            f"{problem} needs times, and the log has none ({_no_times(config)}); leave it out, or name the column of "
+            "the times with --data.columns.timestamp NAME"
+        )
+
+
+def _no_times(config: DataConfig) -> str:
+    return "data.columns.timestamp none" if config.columns.timestamp is None else "it is text of histories"
+
+
+def _has_times(config: DataConfig, source: Source, files: list[dict[str, Any]], base: Base | None) -> bool:
+    """Whether the log has times. Raises InputError where some of its files have none, or a rule needs them."""
+    scanned = ((file, one) for file, one in zip(source.files, files, strict=True) if "layout" in one)
+    found = {file.path: Layout(**one["layout"]).has_times for file, one in scanned}
+    known = set(found.values()) | ({base.manifest.has_times} if base is not None else set())
+    if len(known) > 1:
+        without = next((path for path, has_times in found.items() if not has_times), next(iter(found)))
+        raise InputError(
+            f"--data.source: some of its files have times and some have none (such as {without}); ingest them apart, "
+            "or read all without: --data.columns.timestamp none"
+        )
+    has_times = known != {False}
+    if not has_times:
+        _check_timeless(config)
+        logger.warning(
+            "the log has no times (%s): its order, files by name and then rows, is the order of events; exact "
+            "duplicates are kept, for they cannot be told from repeats",
+            _no_times(config),
+        )
+    return has_times
+
+
+def _tell_notes(source: Source, files: list[dict[str, Any]]) -> None:
+    """Says what was guessed, once for all files of which it is the same."""
+    told: dict[str, list[str]] = {}
+    for file, one in zip(source.files, files, strict=True):
+        for note in one["layout"]["notes"] if "layout" in one else ():
+            told.setdefault(note, []).append(file.name)
+    for note, names in told.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        logger.warning("%s%s: %s", names[0], more, note)
 
 
 def check_named_columns(config: DataConfig, plan: Plan, read: list[tasks.Result]) -> None:
@@ -264,6 +326,8 @@ def _units(
                 size = 0
             groups[-1].append((files[index], layout, part))
             names[-1].append([files[index].name, scans[index]["sha256"], part.start, part.stop])
+            if layout.partitions:  # of the path, of which a name may be but the end
+                names[-1][-1].append(layout.partitions)
             size += part.bytes
     return [
         Unit(digest({"parts": parts, **shaping})[:32], tuple(group)) for group, parts in zip(groups, names, strict=True)

@@ -90,6 +90,7 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
             "test_events": facts["events"][2],
             "first_timestamp": facts["times"][0],
             "last_timestamp": facts["times"][1],
+            "has_times": plan.has_times,
             "has_ratings": job.has_ratings,
             "has_event_types": bool(facts["event_types"]),
             "vocabulary": {
@@ -145,6 +146,7 @@ def make_report(
         events={"train": manifest.train_events, "valid": manifest.valid_events, "test": manifest.test_events},
         first_timestamp=manifest.first_timestamp,
         last_timestamp=manifest.last_timestamp,
+        has_times=manifest.has_times,
         dataset_bytes=dataset_bytes,
         log_bytes=sum(record["bytes"] for record in plan.sources),
         files=len(plan.sources),

@@ -28,8 +28,9 @@ from mgray.histories import Events
 from mgray.ids import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
 from pipelines.id_notes import TwoWays, places_of
+from pipelines.layouts import Layout, layout_error, read_layout
 from pipelines.readers import AS_IT_IS, BOTH_WAYS, Block, Range, read_range, scan
-from pipelines.sources import READ_ERRORS, Layout, LogFile, layout_error, read_error, read_layout
+from pipelines.sources import READ_ERRORS, LogFile, read_error
 from pipelines.staging import Layers, PieceWriter, commit_unit, read_batch, read_batch_again, read_done, write_batches
 from pipelines.versions import place_error
 

@@ -96,7 +96,8 @@ def _window_dataset(
     if config.data.is_named:
         cluster.connect()
         return obtain_dataset(config.data, home, console(), timer)[0]
-    newest = max(known, key=lambda manifest: manifest.last_timestamp, default=None)
+    # logs without times all end at 0: of these the one ingested later
+    newest = max(known, key=lambda manifest: (manifest.last_timestamp, manifest.created), default=None)
     out = resolve_out(config.data, home)
     folder = dataset_folder(newest, out) if newest else None
     if folder is None:

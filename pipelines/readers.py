@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import polars.selectors as cs
 import pyarrow as pa
@@ -20,18 +21,23 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from mgray.errors import InputError
-from mgray.features import MAX_TIME_S, UNITS, epoch_seconds, finer_unit, id_text, parse_events
+from mgray.features import MAX_TIME_S, UNITS, date_format, epoch_seconds, finer_unit, id_text, parse_events
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from mgray.spelling import NO_VALUE
-from pipelines.arrow_types import plain_types
-from pipelines.records import TORN, json_columns, separated_columns, split_records
-from pipelines.sources import SEPARATORS, Layout, LogFile, open_random, open_stream
+from pipelines import nested
+from pipelines.dialects import BLANKS, to_tabs, transcode
+from pipelines.layouts import Layout, open_text
+from pipelines.records import TORN, json_columns, json_ids, separated_columns, split_fields, split_records
+from pipelines.sources import LogFile, open_random
 
 CHUNK_BYTES = 4 << 20
 RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
 MAX_ROW_BYTES = 64 << 20  # of text: what has no end by then has an open quote, or is no text of rows
 PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in memory at a time
+HISTORY_ROWS = 1 << 12  # the same where a row is a list of events
 UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
+DATE_ROWS = 1000  # of a range, whose times are looked at for numbers that are dates
+UNIT_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 BOM = b"\xef\xbb\xbf"
 
@@ -66,6 +72,7 @@ class Block(NamedTuple):
     bad: pl.DataFrame | None  # line, reason, raw
     finer: Counter[str] | None = None  # rows of `bad` by the unit that their time seems to be in
     respelled: Respelled = MappingProxyType({})
+    dates: str | None = None  # the format of dates that the times of `bad` are numbers of, where no row is good
 
 
 def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
@@ -77,7 +84,8 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
     """
     sha256 = hashlib.sha256()
     cuts: list[tuple[int, int]] = []  # offset, lines before it
-    split = file.format != "parquet" and not file.compression
+    split = file.format != "parquet" and layout.splits(file)
+    quoted = _has_quoting(file, layout)
     wanted = next_cut = layout.data_start + range_bytes
     offset, num_lines, num_quotes = 0, 0, 0
     with open_random(file.path) as stream:
@@ -89,7 +97,7 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
                 end = chunk.find(b"\n", max(next_cut - 1 - offset, 0)) + 1
                 if not end:
                     break
-                if file.format == "csv":
+                if quoted:
                     num_quotes += chunk.count(b'"', done, end)
                     done = end
                 if num_quotes % 2:  # no row ends before the next quote
@@ -102,14 +110,15 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
                 if offset + len(chunk) - wanted > MAX_ROW_BYTES:
                     start, lines = cuts[-1] if cuts else (layout.data_start, layout.first_line - 1)
                     stream.seek(start)
-                    raise _endless(file, stream.read(wanted + MAX_ROW_BYTES - start), lines + 1)
-                num_quotes += chunk.count(b'"', done) if file.format == "csv" else 0
+                    raise _endless(file, layout, stream.read(wanted + MAX_ROW_BYTES - start), lines + 1)
+                num_quotes += chunk.count(b'"', done) if quoted else 0
                 num_lines += chunk.count(b"\n")
             offset += len(chunk)
     if file.format == "parquet":
         return Scan(offset, sha256.hexdigest(), _row_group_ranges(file.path, range_bytes))
-    if file.compression:
-        return Scan(offset, sha256.hexdigest(), [Range(layout.data_start, None, layout.first_line, 4 * offset)])
+    if not layout.splits(file):
+        text_bytes = 4 * offset if file.compression else offset
+        return Scan(offset, sha256.hexdigest(), [Range(layout.data_start, None, layout.first_line, text_bytes)])
     starts = [(layout.data_start, layout.first_line - 1), *(cut for cut in cuts if cut[0] < offset)]
     stops = [start for start, _ in starts[1:]] + [offset]
     ranges = [
@@ -120,11 +129,16 @@ def scan(file: LogFile, layout: Layout, range_bytes: int) -> Scan:
     return Scan(offset, sha256.hexdigest(), ranges)
 
 
-def _endless(file: LogFile, data: bytes, first_line: int) -> InputError:
-    """Of data that begins with a row: its last one, which does not end."""
-    end = _last_row_end(data, quoted=file.format == "csv")
+def _has_quoting(file: LogFile, layout: Layout) -> bool:
+    return file.format not in ("parquet", "jsonl") and layout.dialect(file)[1]
+
+
+def _endless(file: LogFile, layout: Layout, data: bytes, first_line: int) -> InputError:
+    """The error of data that begins with a row: its last one, which does not end."""
+    quoted = _has_quoting(file, layout)
+    end = _last_row_end(data, quoted)
     line, size = first_line + data.count(b"\n", 0, end), f"{MAX_ROW_BYTES >> 20} MB"
-    if file.format == "csv" and b'"' in data[end:]:
+    if quoted and b'"' in data[end:]:
         return InputError(
             f"{file.path}: a quote that opens in the row of line {line} is not closed within {size}; close or double "
             "it, or, where quotes are text, give the log as .tsv, which has no quoting"
@@ -154,7 +168,7 @@ def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_byte
     """The events of a range, in blocks of about `block_bytes` of text. Blank lines are no rows.
 
     unit: of timestamps that are numbers. Raises one of READ_ERRORS where the bytes cannot be read, and InputError where
-    a row does not end within MAX_ROW_BYTES, or most times seem to be in another unit.
+    a row does not end within MAX_ROW_BYTES, most times seem to be in another unit, or all seem to be written as dates.
     """
     blocks = (
         _read_parquet(file, layout, part, unit)
@@ -163,6 +177,8 @@ def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_byte
     )
     num_rows, finer = 0, Counter[str]()
     for block in blocks:
+        if not num_rows:
+            _check_no_dates(file, layout, block, unit)
         num_rows += block.events.num_rows + (0 if block.bad is None else block.bad.height)
         finer.update(block.finer or {})
         if finer and num_rows >= UNIT_ROWS and 2 * max(finer.values()) > num_rows:
@@ -175,38 +191,56 @@ def read_range(file: LogFile, layout: Layout, part: Range, unit: str, block_byte
         yield block
 
 
+def _check_no_dates(file: LogFile, layout: Layout, block: Block, unit: str) -> None:
+    """Raises InputError where the times of a range's first block are numbers such as 20191001."""
+    if layout.is_unit_given or layout.timestamp_format is not None or not layout.has_times:
+        return
+    form = block.dates
+    if block.events.num_rows:
+        seconds = block.events[TIMESTAMP][:DATE_ROWS].to_numpy()
+        form = date_format(pl.Series(np.rint(seconds * UNITS[unit] * 1e3) / 1e3))
+    if form is not None:
+        raise InputError(
+            f"{file.path}: its timestamps look like dates written as numbers, and would be read as {UNIT_WORDS[unit]} "
+            f"since 1970; give --data.columns.timestamp_format {form}, or, where they are no dates, "
+            f"--data.columns.timestamp_unit {unit}"
+        )
+
+
 def _read_text_range(file: LogFile, layout: Layout, part: Range, unit: str, block_bytes: int) -> Iterator[Block]:
     line = part.first_line
-    for number, data in enumerate(_text_blocks(file, part, block_bytes)):
+    for number, data in enumerate(_text_blocks(file, layout, part, block_bytes)):
         block = data.removeprefix(BOM) if part.start == 0 and not number else data
         yield from _read_text(block, file, layout, line, unit)
-        line += data.count(b"\n") if file.compression else 0  # of anything else there is one block
+        line += 0 if layout.splits(file) else data.count(b"\n")  # of what is split there is one block
 
 
-def _text_blocks(file: LogFile, part: Range, block_bytes: int) -> Iterator[bytes]:
-    """Bytes of whole rows."""
-    if not file.compression:
+def _text_blocks(file: LogFile, layout: Layout, part: Range, block_bytes: int) -> Iterator[bytes]:
+    """Bytes of whole rows, as UTF-8."""
+    encoding = None if layout.is_wide else layout.encoding
+    if layout.splits(file):
         with open_random(file.path) as stream:
             stream.seek(part.start)
             data = stream.read(None if part.stop is None else part.stop - part.start)
         if part.stop is not None and len(data) < part.stop - part.start:
             raise EOFError("it became shorter while it was read")
-        yield data
+        yield transcode(data, encoding)
         return
-    with open_stream(file) as stream:
+    quoted = _has_quoting(file, layout)
+    with open_text(file, layout.encoding) as stream:
         _skip(stream, part.start)
         left, line = b"", part.first_line
         while chunk := stream.read(block_bytes):
             data = left + chunk
-            end = _last_row_end(data, quoted=file.format == "csv")
+            end = _last_row_end(data, quoted)
             if end:
-                yield data[:end]
+                yield transcode(data[:end], encoding)
                 line += data.count(b"\n", 0, end)
             left = data[end:]
             if len(left) > MAX_ROW_BYTES:
-                raise _endless(file, left, line)
+                raise _endless(file, layout, left, line)
         if left:
-            yield left
+            yield transcode(left, encoding)
 
 
 def _skip(stream: pa.NativeFile, count: int) -> None:
@@ -228,13 +262,13 @@ def _last_row_end(data: bytes, quoted: bool) -> int:
 
 
 def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Iterator[Block]:
-    if file.format != "jsonl":
+    if file.format != "jsonl" or layout.is_histories:
         fast = _read_fast(data, file, layout, unit)
         if fast is not None:
             yield fast
             return
-        if b'"' not in data or file.format != "csv":
-            # One odd row shall not make a whole range slow.
+        if b'"' not in data or not _has_quoting(file, layout):
+            # One odd row shall not make a whole range slow, nor a block of histories large.
             while len(data) > RETRY_BYTES:
                 end = data.find(b"\n", RETRY_BYTES) + 1
                 if not end:
@@ -247,17 +281,59 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
 
 
 def _read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, unit: str) -> Block:
-    records = split_records(data, first_line, quoted=file.format == "csv")
+    records = split_records(data, first_line, _has_quoting(file, layout), layout.encoding or "UTF-8")
+    if layout.is_histories:
+        return _read_histories(records, file, layout, unit)
     if file.format == "jsonl":
         rows = json_columns(records, layout.columns)
     else:
-        rows = separated_columns(records, SEPARATORS[file.format], layout.header, layout.columns, file.format == "csv")
-    return _parse(rows, unit)
+        separator, quoted = layout.dialect(file)
+        rows = separated_columns(records, separator, layout.header, layout.columns, quoted)
+    return _parse(rows, layout, unit)
 
 
-def _parse(rows: pl.DataFrame, unit: str) -> Block:
-    events, bad = parse_events(rows, unit)
-    finer = Counter(finer_unit(rows[TIMESTAMP], unit).drop_nulls().to_list()) if bad.height else Counter[str]()
+def _read_histories(records: pl.DataFrame, file: LogFile, layout: Layout, unit: str) -> Block:
+    """Text whose rows are users with lists of items."""
+    roles = layout.columns
+    if file.format == "jsonl":
+        columns, reasons = nested.json_histories(records, roles)
+    else:
+        users, items, reasons = nested.text_histories(split_fields(records["raw"], layout.dialect(file)[0]))
+        columns = {roles[USER_ID]: users, roles[ITEM_ID]: items}
+        problems = records["problem"]
+        reasons |= {row: problems[row] for row in problems.is_not_null().arg_true().to_list()}
+    good = np.ones(records.height, bool)
+    good[list(reasons)] = False
+    found = nested.explode(columns, roles[ITEM_ID], records.height, roles)
+    keep = pa.array(good[found.row])
+    lines = records["line"].to_numpy()
+    values = {role: found.columns[name].filter(keep) for role, name in roles.items()}
+    events = pl.DataFrame(pl.from_arrow(pa.table({"line": lines[found.row[good[found.row]]], **values})))
+    block = _parse(events.with_columns(json_ids(events)) if file.format == "jsonl" else events, layout, unit)
+    reasons = found.reasons | reasons
+    return _with_bad(block, lines, reasons, [records["raw"][row] for row in reasons])
+
+
+def _with_bad(block: Block, lines: npt.NDArray[np.int64], reasons: dict[int, str], raws: list[str]) -> Block:
+    """The block with more rows set aside. reasons: by place in `lines`; raws: as many."""
+    if not reasons:
+        return block
+    found = {"line": lines[list(reasons)], "reason": list(reasons.values()), "raw": raws}
+    bad = pl.DataFrame(found, {"line": pl.Int64, "reason": pl.String, "raw": pl.String})
+    bad = bad if block.bad is None else pl.concat([bad, block.bad.select(bad.columns)])
+    return block._replace(bad=bad.sort("line", maintain_order=True))
+
+
+def _parse(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
+    """Rows of text or typed columns; what is no column of theirs is the same in every row."""
+    given = {role: pl.lit(value, pl.String) for role, value in (layout.partitions or {}).items()}
+    if not layout.has_times:
+        given[TIMESTAMP] = pl.lit("0")
+    rows = rows.with_columns(**given)
+    events, bad = parse_events(rows, unit, layout.timestamp_format)
+    dates = date_format(rows[TIMESTAMP].head(DATE_ROWS)) if bad.height and not events.height else None
+    is_unit = bad.height and layout.timestamp_format is None
+    finer = Counter(finer_unit(rows[TIMESTAMP], unit).drop_nulls().to_list()) if is_unit else Counter[str]()
     del finer[""]  # in no unit a time
     torn = bad["reason"] == TORN
     if torn.any():
@@ -274,6 +350,7 @@ def _parse(rows: pl.DataFrame, unit: str) -> Block:
         bad if bad.height else None,
         finer or None,
         {role: table for role, table in found.items() if table is not None},
+        dates,
     )
 
 
@@ -292,23 +369,27 @@ def _respelled(given: pl.Series, text: pl.Series) -> pa.Table | None:
 
 def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block | None:
     """The rows of a text block by Arrow's CSV reader; None where that could differ from what `_read_careful` says."""
-    separator = SEPARATORS[file.format]
+    if layout.is_histories:
+        return None
+    separator, quoted = layout.dialect(file)
     if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
     if data.startswith(BOM):  # the first row's own text, as the file's mark is gone by now: Arrow would take it out
         return None
-    has_quotes = file.format == "csv" and b'"' in data
+    has_quotes = quoted and b'"' in data
     if has_quotes and not _is_well_quoted(data, separator):
         return None
-    if len(separator) > 1:
-        if b"\t" in data:
+    if len(separator) > 1 or separator == BLANKS or not separator.isascii():
+        tabbed = to_tabs(data, separator)
+        if tabbed is None:
             return None
-        data, separator = data.replace(separator.encode(), b"\t"), "\t"
+        data, separator = tabbed, "\t"
     names = [str(number) for number in range(len(layout.header))]  # a header may repeat a name
     places = {role: layout.header.index(name) for role, name in layout.columns.items()}
-    first_time = _first_field(data, separator, places[TIMESTAMP], has_quotes)
-    types = {USER_ID: pa.string(), ITEM_ID: pa.string(), EVENT_TYPE: pa.string()}
-    types[TIMESTAMP] = pa.float64() if _is_number(first_time) else pa.string()
+    types = {USER_ID: pa.string(), ITEM_ID: pa.string(), EVENT_TYPE: pa.string(), TIMESTAMP: pa.string()}
+    by_number = TIMESTAMP in places and layout.timestamp_format is None
+    if by_number and _is_number(_first_field(data, separator, places[TIMESTAMP], has_quotes)):
+        types[TIMESTAMP] = pa.float64()
     by_place: dict[str, pa.DataType] = {}
     for role, place in places.items():
         wanted = types.get(role, pa.float64())
@@ -336,7 +417,16 @@ def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block |
     except (pa.ArrowInvalid, pa.ArrowKeyError):
         return None
     table = pa.table({role: table[str(place)] for role, place in places.items()})
-    return _checked(table, unit)
+    return _checked(_with_constants(table, layout), unit, layout.timestamp_format)
+
+
+def _with_constants(table: pa.Table, layout: Layout) -> pa.Table:
+    """The table with what is the same in every row: what the path tells, and the time of a log without times."""
+    for role, value in (layout.partitions or {}).items():
+        table = table.append_column(role, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
+    if not layout.has_times:
+        table = table.append_column(TIMESTAMP, pa.array(np.zeros(table.num_rows)))
+    return table
 
 
 def _first_field(data: bytes, separator: str, place: int, has_quotes: bool) -> str:
@@ -379,7 +469,7 @@ def _is_well_quoted(data: bytes, separator: str) -> bool:
     return bool(starts_field.all() and ends_field.all())
 
 
-def _checked(table: pa.Table, unit: str) -> Block | None:
+def _checked(table: pa.Table, unit: str, form: str | None = None) -> Block | None:
     """Typed columns, ids as dictionaries; None where an id is none, a number is none, or a time beyond MAX_TIME_S."""
     respelled: dict[str, pa.Table] = {}
     for role in (USER_ID, ITEM_ID):
@@ -400,7 +490,7 @@ def _checked(table: pa.Table, unit: str) -> Block | None:
         table = table.set_column(table.column_names.index(role), role, ids)
     time = table[TIMESTAMP]
     if pa.types.is_string(time.type):
-        seconds = epoch_seconds(pl.Series(TIMESTAMP, pl.from_arrow(time)), unit)
+        seconds = epoch_seconds(pl.Series(TIMESTAMP, pl.from_arrow(time)), unit, form)
         time = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
     elif UNITS[unit] != 1:
         time = pc.divide(time, UNITS[unit])
@@ -410,6 +500,8 @@ def _checked(table: pa.Table, unit: str) -> Block | None:
     for name in table.column_names:
         if name == RATING or name.startswith(FEATURE):
             numbers = table[name].drop_null()
+            if pa.types.is_string(numbers.type):  # of a path
+                return None
             if not _all(pc.is_finite(numbers.cast(pa.float32()) if name == RATING else numbers)):
                 return None
     return Block(table, None, None, respelled)
@@ -434,27 +526,38 @@ def _all(values: pa.Array) -> bool:
 
 def _read_parquet(file: LogFile, layout: Layout, part: Range, unit: str) -> Iterator[Block]:
     names = list(dict.fromkeys(layout.columns.values()))
-    row = part.first_line
+    stored = [name for name in layout.header if name in names or any(one.startswith(f"{name}.") for one in names)]
+    row, size = part.first_line, HISTORY_ROWS if layout.is_histories else PARQUET_ROWS
     # with a buffer, a column's pages are read as they are needed, and not all of a row group's at once
     with open_random(file.path) as source, pq.ParquetFile(source, buffer_size=CHUNK_BYTES) as parquet:
         stop = parquet.num_row_groups if part.stop is None else part.stop
-        for batch in parquet.iter_batches(PARQUET_ROWS, row_groups=range(part.start, stop), columns=names):
+        for batch in parquet.iter_batches(size, row_groups=range(part.start, stop), columns=stored):
             yield _read_batch(batch, layout, row, unit)
             row += batch.num_rows
 
 
 def _read_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, unit: str) -> Block:
-    table = plain_types(pa.Table.from_batches([batch]), {layout.columns[USER_ID], layout.columns[ITEM_ID]})
+    table = pa.Table.from_batches([batch])
+    lines, reasons = np.arange(first_row, first_row + batch.num_rows), dict[int, str]()
     try:
-        fast = _fast_columns(table, layout, unit)
+        names = dict.fromkeys(layout.columns.values())
+        columns = {name: nested.column_at(table, name) for name in names}
+        if layout.is_histories:
+            found = nested.explode(columns, layout.columns[ITEM_ID], batch.num_rows, layout.columns)
+            events, row_lines, reasons = pa.table(found.columns), lines[found.row], found.reasons
+        else:
+            events, row_lines = pa.table({name: column.values for name, column in columns.items()}), lines
+        fast = _fast_columns(events, layout, unit)
         if fast is not None:
-            return fast
-        frame = pl.DataFrame(pl.from_arrow(table)).with_columns(cs.binary().cast(pl.String))
-        columns = {role: frame[name].rename(role) for role, name in layout.columns.items()}
-        lines = pl.int_range(first_row, first_row + frame.height, dtype=pl.Int64, eager=True)
-        return _parse(pl.DataFrame({"line": lines, **columns}), unit)
-    except (pl.exceptions.PolarsError, pa.ArrowNotImplementedError) as error:  # bytes that are no UTF-8, a duration
+            block = fast
+        else:
+            frame = pl.DataFrame(pl.from_arrow(events)).with_columns(cs.binary().cast(pl.String))
+            by_role = {role: frame[name].rename(role) for role, name in layout.columns.items()}
+            block = _parse(pl.DataFrame({"line": row_lines, **by_role}), layout, unit)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
+        # bytes that are no UTF-8, or a type that nobody here has met
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
+    return _with_bad(block, lines, reasons, nested.raw_rows(table, list(reasons)))
 
 
 def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
@@ -475,7 +578,7 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
             may_meet = values.dtype.is_float()  # 0.0 and -0.0 are one
             columns[role] = _with_words(encoded, text) if may_meet else _replace_words(encoded, text)
         elif role == TIMESTAMP:
-            seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit)
+            seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit, layout.timestamp_format)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
         elif role == EVENT_TYPE:  # by polars, as the careful path: Arrow spells 1.0 as "1"
             text = pl.Series(name, pl.from_arrow(column)).cast(pl.String)
@@ -484,5 +587,15 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
             columns[role] = column.cast(pa.float64(), safe=False)  # whole numbers from 2**53 on are rounded
         else:
             return None
+    for role, value in (layout.partitions or {}).items():
+        if role == TIMESTAMP:
+            time = epoch_seconds(pl.Series([value], dtype=pl.String), unit, layout.timestamp_format)[0]
+            columns[role] = pa.repeat(pa.scalar(time, pa.float64()), table.num_rows)
+        elif role in (USER_ID, ITEM_ID, EVENT_TYPE):
+            columns[role] = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+        else:  # text that is to be a number
+            return None
+    if not layout.has_times:
+        columns[TIMESTAMP] = pa.array(np.zeros(table.num_rows))
     # seconds by now, whatever the unit was
     return _checked(pa.table(columns), "s")

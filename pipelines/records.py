@@ -1,16 +1,21 @@
 """Text to records, and records to columns of text, with the line and the reason of whatever breaks a rule."""
 
+import re
+
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from mgray.schema import ITEM_ID, TIMESTAMP, USER_ID
+from pipelines.dialects import BLANKS
 
 TORN = "its quotes do not match"
 
 
-def split_records(data: bytes, first_line: int, quoted: bool) -> pl.DataFrame:
+def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
     """Text of rows to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
+
+    encoding: of the log, whose letters are UTF-8 by now, and whose other bytes are as they were.
 
     With `quoted`, a row goes on past newlines inside double quotes; its line is its first one.
     """
@@ -34,7 +39,7 @@ def split_records(data: bytes, first_line: int, quoted: bool) -> pl.DataFrame:
     if kind == pa.large_binary():
         decoded = _decode_lossy(data, offsets)
         problem = pl.select(
-            pl.when(decoded.cast(pl.Binary) != column).then(pl.lit("the row is not valid UTF-8"))
+            pl.when(decoded.cast(pl.Binary) != column).then(pl.lit(f"the row is not valid {encoding}"))
         ).to_series()
         column = decoded
     records = pl.DataFrame(
@@ -58,12 +63,17 @@ def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
     return pl.Series("raw", pl.from_arrow(array))
 
 
+def split_fields(raw: pl.Series, separator: str) -> pl.Series:
+    """Rows to lists of their fields, without regard to quotes."""
+    return raw.str.extract_all(r"[^ \t]+") if separator == BLANKS else raw.str.split(separator)
+
+
 def separated_columns(
     records: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
 ) -> pl.DataFrame:
     """Records to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
     raw = records["raw"]
-    fields = raw.str.split(separator)
+    fields = split_fields(raw, separator)
     problem = records["problem"]
     if quoted:
         has_quotes = raw.str.contains('"', literal=True)
@@ -84,7 +94,8 @@ def separated_columns(
 def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
     """Rows with quotes to lists of fields without them, and which rows break the rule (RFC 4180)."""
     led = separator + raw  # so that every field, the first one too, begins with a separator
-    parts = led.str.extract_all(f'{separator}(?:"(?:[^"]|"")*"|[^"{separator}]*)')
+    mark = re.escape(separator)
+    parts = led.str.extract_all(f'{mark}(?:"(?:[^"]|"")*"|[^"{mark}]*)')
     wrong = parts.list.join("") != led
     field = pl.element().str.slice(1)
     plain = pl.when(field.str.starts_with('"')).then(
@@ -93,21 +104,37 @@ def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
     return parts.list.eval(plain.otherwise(field)), wrong
 
 
+def json_ids(frame: pl.DataFrame) -> list[pl.Series]:
+    """Ids of JSON as text, by the rule of `json_columns`."""
+    return [
+        frame[role].str.replace(r"^(-?[0-9]+)\.0+$", "${1}") for role in (USER_ID, ITEM_ID) if role in frame.columns
+    ]
+
+
+def _json_path(keys: list[str]) -> str:
+    quoted = (key.replace("\\", "\\\\").replace("'", "\\'") for key in keys)
+    return "$" + "".join(f"['{key}']" for key in quoted)
+
+
 def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
     """JSON Lines to `line`, `raw`, `problem` and a column of text a role."""
     raw = records["raw"]
     found: dict[str, pl.Series] = {}
     for role, name in columns.items():
-        key = name.replace("\\", "\\\\").replace("'", "\\'")
-        value = raw.str.json_path_match(f"$['{key}']").rename(role)
+        value = raw.str.json_path_match(_json_path([name]))
+        if "." in name:  # a key that has the dot itself comes first
+            value = pl.select(pl.coalesce(value, raw.str.json_path_match(_json_path(name.split("."))))).to_series()
+        value = value.rename(role)
         # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
         found[role] = value.str.replace(r"^(-?[0-9]+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
     frame = records.with_columns(*found.values())
-    missing = frame.select(pl.any_horizontal(pl.col(USER_ID, ITEM_ID, TIMESTAMP).is_null())).to_series()
+    needed = [role for role in (USER_ID, ITEM_ID, TIMESTAMP) if role in found]
+    missing = frame.select(pl.any_horizontal(pl.col(needed).is_null())).to_series()
     no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(
         pl.lit("the row is not a JSON object")
     )
+    ids = [role for role in (USER_ID, ITEM_ID) if role in found]
     # a path's answer does not tell the number 1e+20 from the text; a number below 1e16 has no exponent
-    inexact = pl.any_horizontal(pl.col(USER_ID, ITEM_ID).str.contains(r"^-?\d(\.\d+)?e[+]?\d{2,}$"))
+    inexact = pl.any_horizontal(pl.col(ids).str.contains(r"^-?\d(\.\d+)?e[+]?\d{2,}$"))
     too_large = pl.when(inexact).then(pl.lit("an id is a number too large to be exact: write it as text"))
     return frame.with_columns(pl.coalesce("problem", no_object, too_large).alias("problem"))

@@ -1,26 +1,23 @@
 """Resolves `data.source` and `data.items` to log files with known formats and columns, and to item titles."""
 
-import csv
 import fnmatch
 import gzip
 import hashlib
-import json
 import logging
 import os
 import re
 import socket
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
+from mgray.config import MOVIELENS_100K, DataConfig
 from mgray.errors import InputError
-from mgray.schema import EVENT_TYPE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from pipelines.filesystems import CREDENTIALS, Found, Listing, list_files, open_random, parse_uri
-from pipelines.presets import RATINGS_CSV, RATINGS_HEADER, fetch_movielens, known_preset
+from pipelines.presets import fetch_movielens, known_preset
 from pipelines.titles import read_item_ids, read_titles
 
 __all__ = [
@@ -28,49 +25,60 @@ __all__ = [
     "SEPARATORS",
     "Compression",
     "Format",
-    "Layout",
     "LogFile",
     "Source",
     "check_apart",
     "fetch_movielens",
-    "layout_error",
     "log_format",
     "open_random",
     "open_stream",
     "read_error",
     "read_item_ids",
-    "read_layout",
     "read_titles",
     "resolve",
 ]
 
-Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat"]
-Compression = Literal["gzip", "zstd"]
+Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat", "text"]
+Compression = Literal["gzip", "zstd", "bz2"]
 
 EXTENSIONS: dict[str, Format] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".parquet": "parquet",
+    ".pq": "parquet",
     ".inter": "inter",
     ".dat": "dat",
+    ".txt": "text",
+    ".data": "text",
 }
-COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd"}
-SUPPORTED = ".csv, .tsv, .jsonl, .ndjson, .inter, .dat, u.data (each also .gz, .zst), .parquet"
+# taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
+DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+SUPPORTED = (
+    ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .json, .inter (each also .gz, .zst, .bz2), .parquet, .pq; others "
+    "with --data.columns.format"
+)
+# of each format; a text file's is given or guessed
 SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
 
-HEADER_BYTES = 1 << 20
-LAYOUT_CHUNK_BYTES = 64 << 10
 STREAM_CHUNK_BYTES = 4 << 20
-JSON_ROWS_FOR_KEYS = 100
-NAMES_SHOWN = 20
 LEFT_OUT_SHOWN = 5
 
 # what a folder of logs may hold that nobody takes for one, by names in small letters
 NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
 # of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
-READ_ERRORS = (OSError, EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowInvalid, pa.ArrowNotImplementedError)
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    zlib.error,
+    gzip.BadGzipFile,
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+)
 # Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
 REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
 
@@ -83,13 +91,6 @@ class LogFile(NamedTuple):
     bytes: int  # as stored, at least 1
     format: Format
     compression: Compression | None  # never of Parquet, which compresses within
-
-
-class Layout(NamedTuple):
-    columns: dict[str, str]  # role -> the log's own column name; roles: user_id, ..., and feature:NAME
-    header: list[str]  # column names in the file's order; empty for JSON Lines
-    data_start: int  # decompressed bytes before the first row
-    first_line: int  # line number of the first row
 
 
 class Source(NamedTuple):
@@ -107,14 +108,19 @@ def resolve(config: DataConfig, home: Path) -> Source:
     sources = _sources(config)
     if not sources:
         raise InputError(f"--data.source: an empty list; give a log's path, or {MOVIELENS_100K} for the sample")
+    kind = config.columns.format
+
+    def is_log(name: str) -> bool:
+        return log_format(name, kind) is not None
+
     titles, real_titles = _given_titles(config.items, home) if config.items else (None, None)
     logs: list[Found] = []
     left_out: list[Found] = []
     bases: list[tuple[str, ...]] = []
     own_titles: dict[str, None] = {}
     for source in sources:
-        listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, _is_log)
-        found, others, own = _choose_logs(source, listing, real_titles)
+        listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, is_log)
+        found, others, own = _choose_logs(source, listing, real_titles, is_log)
         logs += found
         left_out += others
         bases.append(listing.base)
@@ -132,7 +138,7 @@ def resolve(config: DataConfig, home: Path) -> Source:
         raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
     depth = _common_depth(bases)
     _tell_left_out(sources, sorted({file.real: "/".join(file.parts[depth:]) for file in left_out}.values()))
-    files = (_log_file(file, "/".join(file.parts[depth:])) for file in filled)
+    files = (_log_file(file, "/".join(file.parts[depth:]), kind) for file in filled)
     if titles is None and own_titles:
         titles = _local_copy(next(iter(own_titles)), home)
     return Source(tuple(sorted(files, key=lambda file: file.name)), titles)
@@ -204,14 +210,16 @@ def _local_copy(path: str, home: Path) -> Path:
     return target
 
 
-def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[list[Found], list[Found], str | None]:
+def _choose_logs(
+    source: str, listing: Listing, titles: str | None, is_log: Callable[[str], bool]
+) -> tuple[list[Found], list[Found], str | None]:
     """The logs among a listing's files, those that nobody would expect left out, the path of a known folder's titles.
 
     In a known folder (presets) its companions are no logs; whatever else is named like a log is one, as in any folder.
     """
     if listing.kind == "file":
         (file,) = listing.files
-        if not _is_log(file.parts[-1]):
+        if not is_log(file.parts[-1]):
             suffix = Path(file.parts[-1]).suffix
             raise InputError(f"--data.source {source}: unsupported extension {suffix!r}; supported: {SUPPORTED}")
         return [file], [], None
@@ -224,10 +232,13 @@ def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[lis
         is_companion = preset is not None and file is top.get(name) and preset.is_companion(name)
         if file.real == titles or is_companion:
             continue
-        if _is_log(name):
+        if log_format(name) is not None and not _is_doubtful(name):
             logs.append(file)
         elif not any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in NO_LOGS):
             left_out.append(file)
+    if not logs:
+        logs = [file for file in left_out if is_log(file.parts[-1])]
+        left_out = [file for file in left_out if not is_log(file.parts[-1])]
     if not logs:
         names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
         where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"
@@ -236,27 +247,26 @@ def _choose_logs(source: str, listing: Listing, titles: str | None) -> tuple[lis
     return logs, left_out, own.path if own is not None else None
 
 
-def _log_file(file: Found, name: str) -> LogFile:
+def _log_file(file: Found, name: str, given: Format | None) -> LogFile:
     try:
         file.path.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"--data.source: the name {file.path!a} is not valid UTF-8; rename the file") from error
-    kind = log_format(file.parts[-1])
+    kind = log_format(file.parts[-1], given)
     assert kind is not None
     return LogFile(file.path, name, file.bytes, kind, _split_compression(file.parts[-1])[1])
 
 
-def log_format(path: str | Path) -> Format | None:
-    """The format that a file's name tells, or None."""
+def log_format(path: str | Path, given: Format | None = None) -> Format | None:
+    """The format of a file: the one given, else what its name tells, or None."""
     plain, compression = _split_compression(Path(path).name)
-    if plain == "u.data":
-        return "u.data"
-    found = EXTENSIONS.get(Path(plain).suffix.lower())
+    found = "u.data" if plain == "u.data" else EXTENSIONS.get(Path(plain).suffix.lower())
+    found = given or found
     return None if found == "parquet" and compression else found
 
 
-def _is_log(name: str) -> bool:
-    return log_format(name) is not None
+def _is_doubtful(name: str) -> bool:
+    return log_format(name) != "u.data" and Path(_split_compression(name)[0]).suffix.lower() in DOUBTFUL
 
 
 def _split_compression(name: str) -> tuple[str, Compression | None]:
@@ -265,53 +275,14 @@ def _split_compression(name: str) -> tuple[str, Compression | None]:
     return (plain, compression) if compression else (name, None)
 
 
-def open_stream(file: LogFile) -> pa.NativeFile:
+def open_stream(file: LogFile, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.NativeFile:
     """A file's decompressed bytes in order, through every gzip member and zstd frame.
 
     Raises OSError here or on reading: bytes that are cut off or broken.
     """
-    return _open_stream(file, STREAM_CHUNK_BYTES)
-
-
-def _open_stream(file: LogFile, chunk_bytes: int) -> pa.NativeFile:
     # from S3 and GCS each read is a request
     raw = pa.BufferedInputStream(open_random(file.path), chunk_bytes)
     return raw if file.compression is None else pa.CompressedInputStream(raw, file.compression)
-
-
-def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
-    """Where a file's rows begin and which of its columns is which, from its first bytes (of Parquet, its last).
-
-    Raises InputError: not readable as its format, or a column is missing.
-    """
-    try:
-        if file.format == "parquet":
-            with open_random(file.path) as raw:
-                schema = pq.read_schema(raw)
-            nested = {field.name for field in schema if pa.types.is_nested(field.type)}
-            header, start, line = schema.names, 0, 1
-            found = [name for name in header if name not in nested]
-        else:
-            with _open_stream(file, LAYOUT_CHUNK_BYTES) as stream:
-                first = _first_lines(stream, JSON_ROWS_FOR_KEYS if file.format == "jsonl" else 1)
-            if not first:
-                return _empty_layout(file, columns)
-            header, start, line = _header(first, file.format, columns.header)
-            found = _json_keys(first) if file.format == "jsonl" else header
-    except (*READ_ERRORS, UnicodeDecodeError, csv.Error) as error:
-        raise layout_error(file, error) from error
-    if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
-        raise InputError(
-            f"{file.path}: data.columns.header names the columns of logs without a header line, and a {file.format} "
-            "file names its own; leave it out"
-        )
-    return Layout(_map_columns(file, found, columns), header, start, line)
-
-
-def layout_error(file: LogFile, error: Exception) -> InputError:
-    """Of a file whose columns or ranges are not found: Parquet has both in its footer."""
-    problem = f"not readable as {file.format}"
-    return read_error(file, error, problem + (": its footer is not valid" if file.format == "parquet" else ""))
 
 
 def read_error(file: LogFile, error: Exception, problem: str) -> InputError:
@@ -325,84 +296,3 @@ def read_error(file: LogFile, error: Exception, problem: str) -> InputError:
         else f"every node needs the network and credentials ({CREDENTIALS[remote.scheme]}) to read the log"
     )
     return InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {storage}")
-
-
-def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
-    """Of a compressed file with nothing in it, as Spark writes for a part without rows: any columns hold of it."""
-    header = [columns.user_id, columns.item_id, columns.timestamp, *columns.features]
-    header += [name for name in (columns.rating, columns.event_type) if name is not None]
-    return Layout(_map_columns(file, list(dict.fromkeys(header)), columns), list(dict.fromkeys(header)), 0, 1)
-
-
-def _first_lines(stream: pa.NativeFile, num_lines: int) -> bytes:
-    """The first lines, or what comes before HEADER_BYTES of them, the last maybe cut."""
-    data = b""
-    while data.count(b"\n") < num_lines and len(data) < HEADER_BYTES:
-        chunk = stream.read(LAYOUT_CHUNK_BYTES)
-        if not chunk:
-            break
-        data += chunk
-    return data
-
-
-def _header(first: bytes, kind: Format, given: tuple[str, ...] | None) -> tuple[list[str], int, int]:
-    """Column names, bytes before the first row, its line number."""
-    line, newline, _ = first.partition(b"\n")
-    if b"\0" in line:
-        raise EOFError("its first line holds NUL bytes: it is not UTF-8 text, perhaps UTF-16")
-    if not newline and len(first) >= HEADER_BYTES and kind != "jsonl":
-        raise EOFError(f"its first line is longer than {HEADER_BYTES} bytes")
-    if kind == "jsonl":
-        return [], 0, 1
-    if given is not None:
-        return list(given), 0, 1
-    if kind in ("u.data", "dat"):
-        return list(RATINGS_HEADER), 0, 1
-    text = line.decode("utf-8-sig").rstrip("\r")
-    names = next(csv.reader([text]), []) if kind == "csv" else text.split("\t")
-    if kind == "inter":
-        names = [name.split(":")[0] for name in names]
-    return names, len(line) + len(newline), 2
-
-
-def _json_keys(first: bytes) -> list[str]:
-    """The keys of the first rows: JSON Lines has no header, and an optional key need not be in the first row."""
-    keys: dict[str, None] = {}
-    for line in first.split(b"\n")[:JSON_ROWS_FOR_KEYS]:
-        try:
-            row = json.loads(line.decode("utf-8-sig"))
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            keys |= dict.fromkeys(row)
-    if not keys:
-        raise EOFError(f"no JSON object in its first {JSON_ROWS_FOR_KEYS} lines and {HEADER_BYTES} bytes")
-    return list(keys)
-
-
-def _map_columns(file: LogFile, found: list[str], columns: ColumnsConfig) -> dict[str, str]:
-    wanted = {USER_ID: columns.user_id, ITEM_ID: columns.item_id, TIMESTAMP: columns.timestamp}
-    for role, given in ((RATING, columns.rating), (EVENT_TYPE, columns.event_type)):
-        # JSON Lines may bring a key later than in the rows that were looked at.
-        if given is not None or role in found or file.format == "jsonl":
-            wanted[role] = given or role
-    if set(RATINGS_CSV.values()) <= set(found):
-        wanted |= {role: own for role, own in RATINGS_CSV.items() if wanted.get(role) == role and role not in found}
-    options = {role: f"name the log's own with --data.columns.{role} NAME" for role in wanted}
-    for feature in columns.features:
-        wanted[f"feature:{feature}"] = feature
-        options[f"feature:{feature}"] = "name the log's own columns of numbers in data.columns.features"
-    for role, name in wanted.items():
-        if name not in found and not (file.format == "jsonl" and role in (RATING, EVENT_TYPE)):
-            names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
-            no_header = (
-                ", or all columns in data.columns.header if the log has no header line"
-                if file.format in ("csv", "tsv") and columns.header is None
-                else ""
-            )
-            raise InputError(
-                f"{file.path}: no column {name!r}; columns found: {names or 'none'}; {options[role]}{no_header}"
-            )
-        if found.count(name) > 1:
-            raise InputError(f"{file.path}: {found.count(name)} columns are named {name!r}; rename all but one")
-    return wanted

@@ -125,7 +125,7 @@ def compare(
         window={
             "split": split.kind,
             "from": _iso(split.test_from) if split.test_from is not None else None,
-            "to": _iso(manifest.last_timestamp),
+            "to": _iso(manifest.last_timestamp) if manifest.has_times else None,
             "queries": len(after),
             "users": len(answers.numbers),
         },

@@ -13,9 +13,10 @@ from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines.ingest_plan import Plan, check_named_columns
 from pipelines.ingest_tasks import Rules, Unit
+from pipelines.layouts import Layout
 from pipelines.lock import hold
 from pipelines.readers import Range
-from pipelines.sources import Format, Layout, LogFile
+from pipelines.sources import Format, LogFile
 from pipelines.staging import Layers
 
 KEY, OTHER = "a" * 16, "b" * 16

@@ -16,8 +16,9 @@ from pyarrow import fs
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines.filesystems import connect, parse_uri
+from pipelines.layouts import read_layout
 from pipelines.new_files import digest_log, sort_files
-from pipelines.sources import Source, open_random, open_stream, read_layout, read_titles, resolve
+from pipelines.sources import Source, open_random, open_stream, read_titles, resolve
 from tests import google_storage, s3_storage
 
 CSV = b"user_id,item_id,timestamp\na,x,1\nb,y,2\n"
