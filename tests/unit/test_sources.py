@@ -334,7 +334,7 @@ OF_TITLES: dict[str, bytes] = {
     "items.CSV": b"\xef\xbb\xbfitem_id,title\r\n3.0,A\r\n4.0 ,B\r\nNULL,C\r\n",
     "items.TSV": b'title\titem_id\nA\t 3\nB\t"4.00"\n',
     "movies.csv": b"movieId,title,genres\n3.0,A,x\n4,B,y\n",
-    "items.csv.gz": gzip.compress(b"item_id,title\n3.0,A\n4.0,B\n"),
+    "items.csv.gz": gzip.compress(b"item_id,title\n3.0,A\n4.0,B\n", mtime=0),
     "items.csv.ZST": pa.compress(b"item_id,title\n3.0,A\n4.0,B\n", "zstd", asbytes=True),
     "items.jsonl": b'{"item_id": 3.0, "title": "A"}\n\n{"title": "B", "item_id": "4 "}\n{"item_id": null}\n',
     "u.item": b"3.0|A|x\n 4|B|y\n|C|z\n",
@@ -382,7 +382,7 @@ def test_item_ids_one_a_line(tmp_path: Path, text: str) -> None:
     ("name", "data", "message"),
     [
         ("items.csv.gz", b"no gzip", "not readable"),
-        ("items.csv.gz", gzip.compress(b"item_id,title\n3,A\n")[:-9], "not readable"),
+        ("items.csv.gz", gzip.compress(b"item_id,title\n3,A\n", mtime=0)[:-9], "not readable"),
         ("items.csv.zst", b"no zstd", "not readable"),
         ("items.jsonl", b"\xff{}", "not readable"),
         ("items.jsonl", b'{"name": 1}\n', "columns found: none$"),
