@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgray.batch import left_pad
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, part_queries, rank_and_world
+from mgray.distributed import rank_and_world
+from mgray.engine import ModelScorer, part_queries
 from pipelines.train import check_trained
 from pipelines.worker import LocalSession, RankInput, RankRun
 

@@ -23,7 +23,8 @@ from mgray import __version__
 from mgray.config import EvaluateConfig, ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model
 from mgray.dataset import Dataset
-from mgray.engine import Progress, rank_and_world
+from mgray.distributed import rank_and_world
+from mgray.engine import Progress
 from mgray.ensemble import Model, make_model
 from mgray.errors import InputError
 from mgray.inputs import InputSpec

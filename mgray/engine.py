@@ -23,11 +23,12 @@ from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.data_rules import resolve_train
 from mgray.dataset import Dataset, Part, Query, Turn
+from mgray.distributed import rank_and_world, sum_over_ranks
 from mgray.ensemble import Model
 from mgray.errors import InputError
 from mgray.fusion import AttentionFusion
 from mgray.inputs import Inputs, read_columns
-from mgray.metrics import RankingMetrics, is_better, popularity_row, remove_seen_, sum_over_ranks, target_ranks
+from mgray.metrics import RankingMetrics, is_better, popularity_row, remove_seen_, target_ranks
 from mgray.negatives import StepNegatives
 from mgray.objective import autocast, resolve_precision
 from mgray.optim import WeightAverage, learning_rate, make_optimizer
@@ -41,10 +42,6 @@ MAX_SCORES = 2**25  # scores held at once: 128 MiB
 
 HistoryList = Sequence[Columns]
 Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
-
-
-def rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from mgray.distributed import sum_over_ranks
 from mgray.report_data import lower_is_better
 from mgray.schema import PAD, UNKNOWN
 
@@ -61,16 +62,6 @@ def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | No
     row = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
     row[PAD] = -torch.inf
     return row
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """Of the process group, where there is one, every rank of which must call it; on the device of `values`."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-    total = values.to(device, copy=True)
-    torch.distributed.all_reduce(total)
-    return total.to(values.device)
 
 
 def slice_label(value: int, edges: Sequence[int]) -> str:

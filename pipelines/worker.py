@@ -21,7 +21,8 @@ from mgray import checkpoint
 from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_folder
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset, Part
-from mgray.engine import Logged, Trainer, Validated, rank_and_world
+from mgray.distributed import rank_and_world
+from mgray.engine import Logged, Trainer, Validated
 from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
