@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from mgray.report_data import (
-    DASH,
-    MODEL,
-    CurvePoint,
-    GranularityShare,
-    SliceRow,
-    format_number,
-    is_best,
-    join,
-    lower_is_better,
-    shorten,
-)
+from mgray.metrics import lower_is_better
+from mgray.report_data import DASH, MODEL, CurvePoint, GranularityShare, SliceRow, format_number, is_best, join, shorten
 
 if TYPE_CHECKING:  # importing matplotlib builds a font cache on disk: only drawing may do that
     from matplotlib.axes import Axes

@@ -10,8 +10,6 @@ from jinja2 import Environment, StrictUndefined
 from mgray import plots
 from mgray.report_data import (
     DASH,
-    HISTORY_LENGTH,
-    ITEM_POPULARITY,
     MODEL,
     Comparison,
     Example,
@@ -24,6 +22,7 @@ from mgray.report_data import (
     metric_names,
     outcome,
 )
+from mgray.slices import HISTORY_LENGTH, ITEM_POPULARITY
 
 _METRIC_MEANING = {
     "hr": "hit rate: share of targets found in the top {k}",
