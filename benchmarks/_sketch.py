@@ -27,15 +27,15 @@ from mgray.batch import left_pad, pad_spans
 from mgray.columns import OptionalColumn, concatenate
 from mgray.config import TrainConfig
 from mgray.dataset import Dataset
-from mgray.engine import HistoryList
 from mgray.inputs import Inputs, InputSpec
-from mgray.metrics import is_better, popularity_row
+from mgray.metrics import is_better
 from mgray.negatives import Negatives, StepNegatives, seen_items
 from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
 from mgray.optim import learning_rate, make_optimizer
 from mgray.rating import RatingQuery, flat_targets
 from mgray.rating_head import RaterState, RatingHead
 from mgray.schema import PAD
+from mgray.scorer import HistoryList, popularity_row
 
 NUM_FILTERS, HIDDEN = 64, 512
 POOLING = 4  # 2x2, twice

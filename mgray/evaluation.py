@@ -11,10 +11,11 @@ import torch
 from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Part
-from mgray.engine import ModelScorer, evaluate_batches, part_batches
 from mgray.ensemble import Model
 from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
+from mgray.ranking import evaluate_batches, part_batches
 from mgray.rating import ModelRater, evaluate_ratings, rating_batches
+from mgray.scorer import ModelScorer
 
 Batch = TypeVar("Batch")
 Batches = Callable[[], Iterable[Batch]]

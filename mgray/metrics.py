@@ -60,13 +60,6 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.where(known & (own[:, 0] > -torch.inf), ranks, MISS)
 
 
-def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | None = None) -> Tensor:
-    """What an empty history is ranked by, [V + 1] the more the better -> scores [V + 1] float32, never of padding."""
-    row = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
-    row[PAD] = -torch.inf
-    return row
-
-
 class RankingMetrics:
     """Accumulates hr@k, ndcg@k, mrr@k over targets and coverage@k over the catalogue, whole and by slice.
 

@@ -16,10 +16,10 @@ from mgray.batch import left_pad
 from mgray.columns import Columns, OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import ALL_USERS, PART_NUMBERS, Dataset, Histories, Part, Turn
-from mgray.engine import own_batches
 from mgray.ensemble import Model
 from mgray.inputs import read_columns
 from mgray.metrics import RatingMetrics
+from mgray.ranking import own_batches
 from mgray.rating_head import RatedSums, RaterState
 from mgray.schema import PAD, TRAIN, UNKNOWN
 

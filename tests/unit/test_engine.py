@@ -12,13 +12,15 @@ from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, s
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset, Part, Query, Turn
-from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
+from mgray.engine import Logged, Trainer, Validated
 from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.objective import Objective
 from mgray.optim import WeightAverage, learning_rate
+from mgray.ranking import evaluate, part_queries
 from mgray.recommend import Recommender
+from mgray.scorer import ModelScorer
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.models import model_config
