@@ -32,7 +32,7 @@ from mgray.metrics import is_better
 from mgray.negatives import Negatives, StepNegatives, seen_items
 from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
 from mgray.optim import learning_rate, make_optimizer
-from mgray.rating import RatingQuery, flat_targets
+from mgray.rater import RatingQuery, flat_targets
 from mgray.rating_head import RaterState, RatingHead
 from mgray.schema import PAD
 from mgray.scorer import HistoryList, popularity_row
@@ -85,7 +85,7 @@ class Sketch(nn.Module):
 
 
 class SketchScorer:
-    """Ranks the catalogue for histories, as engine.ModelScorer does; an empty history is ranked by popularity."""
+    """Ranks the catalogue for histories, as scorer.ModelScorer does; an empty history is ranked by popularity."""
 
     def __init__(self, sketch: Sketch, item_counts: npt.NDArray[np.int64]) -> None:
         self.sketch = sketch
@@ -102,7 +102,7 @@ class SketchScorer:
 
 
 class SketchRater:
-    """Ratings by a sketch with a rating head, as rating.ModelRater; it knows of a user what the window holds."""
+    """Ratings by a sketch with a rating head, as rater.ModelRater; it knows of a user what the window holds."""
 
     def __init__(self, sketch: Sketch) -> None:
         assert sketch.rating_head is not None, "the sketch was made without ratings"

@@ -14,7 +14,8 @@ from mgray.dataset import Dataset, Part
 from mgray.ensemble import Model
 from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.ranking import evaluate_batches, part_batches
-from mgray.rating import ModelRater, evaluate_ratings, rating_batches
+from mgray.rater import ModelRater
+from mgray.rating import evaluate_ratings, rating_batches
 from mgray.scorer import ModelScorer
 
 Batch = TypeVar("Batch")

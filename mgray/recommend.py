@@ -21,7 +21,7 @@ from mgray.columns import Columns, concatenate
 from mgray.errors import InputError
 from mgray.explain import explain
 from mgray.inputs import Inputs
-from mgray.rating import ModelRater, RatingQuery
+from mgray.rater import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import PAD, UNKNOWN
 from mgray.scorer import ModelScorer, max_score_rows

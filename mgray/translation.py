@@ -14,7 +14,7 @@ from mgray.inputs import AUTO_INPUTS, COLUMN_OF, available_inputs, read_columns
 from mgray.manifest import Feature
 from mgray.moments import fill, scale, unscale
 from mgray.numbering import number_map
-from mgray.rating import RatingQuery
+from mgray.rater import RatingQuery
 from mgray.schema import UNKNOWN
 
 

@@ -15,7 +15,8 @@ from mgray.dataset import Dataset, IntArray, Part, Query, Turn
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics
 from mgray.ranking import evaluate_batches, evaluate_each, own_batches, part_batches
-from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches, rating_queries
+from mgray.rater import ModelRater, RatingQuery
+from mgray.rating import evaluate_ratings, rating_batches, rating_queries
 from mgray.rating_baselines import make_rating_baselines
 from mgray.recommend import Recommender
 from mgray.schema import PAD, UNKNOWN

@@ -19,7 +19,8 @@ from mgray.evaluation import PartEvaluation
 from mgray.inputs import resolve_inputs
 from mgray.model import MGDSC
 from mgray.objective import Objective
-from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches, rating_queries
+from mgray.rater import ModelRater, RatingQuery
+from mgray.rating import evaluate_ratings, rating_batches, rating_queries
 from mgray.rating_baselines import (
     BIAS_SHRINKAGE,
     BiasRater,

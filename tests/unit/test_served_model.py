@@ -19,7 +19,7 @@ from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
-from mgray.rating import ModelRater, RatingQuery
+from mgray.rater import ModelRater, RatingQuery
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
 from pipelines import tracking
