@@ -210,7 +210,7 @@ def train_sketch(
 
     The best is by `metric` of `validate`, asked after each epoch and at the end; ties to the earlier. Of the config,
     the seed, the limits, and what it says of optimizer, schedule, loss and negatives are read; exclude_seen is what
-    objective.resolve_exclude_seen makes of it. Without a time limit the result is a pure function of the seed; with
+    data_rules.resolve_exclude_seen makes of it. Without a time limit the result is a pure function of the seed; with
     one, the schedule runs on the clock.
     """
     prefixes = Prefixes(dataset, sketch.length, sketch.columns)

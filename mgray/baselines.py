@@ -6,9 +6,9 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from mgray.checkpoint import Vocabulary
 from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
+from mgray.model_folder import Vocabulary
 from mgray.schema import PAD
 from mgray.scorer import HistoryList, Scorer, popularity_row
 

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mgray import granularity
-from mgray.checkpoint import POPULAR_SHARE, SEEN_CAUTION
 from mgray.config import TrainJobConfig
+from mgray.data_rules import resolve_exclude_seen
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
-from mgray.objective import resolve_exclude_seen
+from mgray.model_folder import POPULAR_SHARE, SEEN_CAUTION
 from mgray.report_data import MODEL
 from mgray.slices import HISTORY_LENGTH, ITEM_POPULARITY
 

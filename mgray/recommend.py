@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from mgray.batch import left_pad, plan_batches
-from mgray.checkpoint import load_model
 from mgray.columns import Columns, concatenate
 from mgray.errors import InputError
 from mgray.explain import explain
 from mgray.inputs import Inputs
+from mgray.model_folder import load_model
 from mgray.rater import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import PAD, UNKNOWN

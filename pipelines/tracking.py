@@ -33,9 +33,9 @@ from mlflow.types.schema import AnyType, Array
 
 from mgray import __version__
 from mgray.arguments import flatten
-from mgray.checkpoint import MODEL_FILE, ModelInfo, load_info, parse_info
 from mgray.config import JobConfig, TrackingConfig
 from mgray.errors import InputError
+from mgray.model_folder import MODEL_FILE, ModelInfo, load_info, parse_info
 from pipelines.shown import command_line, shown_uri
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
