@@ -102,14 +102,14 @@ def _uncertainty(data: ReportData) -> str | None:
     )
 
 
-def _config_text(value: Any) -> str:
+def config_text(value: Any) -> str:
     """A value as the command line spells it: none, true, [1, decay:1..400]."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_config_text(item) for item in value) + "]"
+        return "[" + ", ".join(config_text(item) for item in value) + "]"
     return str(value)
 
 
@@ -139,7 +139,7 @@ def render_html(data: ReportData) -> str:
     filters: dict[str, Callable[..., str]] = {
         "number": format_number,
         "signed": _signed,
-        "config_text": _config_text,
+        "config_text": config_text,
         "granularity": plots.granularity_name,
     }
     environment.filters |= filters
