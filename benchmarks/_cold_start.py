@@ -18,9 +18,10 @@ from torch import Tensor
 from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Query
-from mgray.engine import HistoryList, Scorer, evaluate, evaluate_each, max_score_rows, score_batches
-from mgray.metrics import slice_label, slice_labels
+from mgray.ranking import evaluate, evaluate_each, score_batches
 from mgray.schema import UNKNOWN
+from mgray.scorer import HistoryList, Scorer, max_score_rows
+from mgray.slices import slice_label, slice_labels
 
 LENGTHS = (1, 2, 5, 10)  # events
 FIRST_EVENTS = (0, 1, 4, 9, 19)  # known of a new user: the last of each row

@@ -27,15 +27,15 @@ from mgray.batch import left_pad, pad_spans
 from mgray.columns import OptionalColumn, concatenate
 from mgray.config import TrainConfig
 from mgray.dataset import Dataset
-from mgray.engine import HistoryList
 from mgray.inputs import Inputs, InputSpec
-from mgray.metrics import is_better, popularity_row
+from mgray.metrics import is_better
 from mgray.negatives import Negatives, StepNegatives, seen_items
 from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
 from mgray.optim import learning_rate, make_optimizer
-from mgray.rating import RatingQuery, flat_targets
+from mgray.rater import RatingQuery, flat_targets
 from mgray.rating_head import RaterState, RatingHead
 from mgray.schema import PAD
+from mgray.scorer import HistoryList, popularity_row
 
 NUM_FILTERS, HIDDEN = 64, 512
 POOLING = 4  # 2x2, twice
@@ -85,7 +85,7 @@ class Sketch(nn.Module):
 
 
 class SketchScorer:
-    """Ranks the catalogue for histories, as engine.ModelScorer does; an empty history is ranked by popularity."""
+    """Ranks the catalogue for histories, as scorer.ModelScorer does; an empty history is ranked by popularity."""
 
     def __init__(self, sketch: Sketch, item_counts: npt.NDArray[np.int64]) -> None:
         self.sketch = sketch
@@ -102,7 +102,7 @@ class SketchScorer:
 
 
 class SketchRater:
-    """Ratings by a sketch with a rating head, as rating.ModelRater; it knows of a user what the window holds."""
+    """Ratings by a sketch with a rating head, as rater.ModelRater; it knows of a user what the window holds."""
 
     def __init__(self, sketch: Sketch) -> None:
         assert sketch.rating_head is not None, "the sketch was made without ratings"
@@ -210,7 +210,7 @@ def train_sketch(
 
     The best is by `metric` of `validate`, asked after each epoch and at the end; ties to the earlier. Of the config,
     the seed, the limits, and what it says of optimizer, schedule, loss and negatives are read; exclude_seen is what
-    objective.resolve_exclude_seen makes of it. Without a time limit the result is a pure function of the seed; with
+    data_rules.resolve_exclude_seen makes of it. Without a time limit the result is a pure function of the seed; with
     one, the schedule runs on the clock.
     """
     prefixes = Prefixes(dataset, sketch.length, sketch.columns)

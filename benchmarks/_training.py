@@ -21,7 +21,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from mgray.batch import left_pad
 from mgray.config import TrainJobConfig
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, part_queries, rank_and_world
+from mgray.distributed import rank_and_world
+from mgray.ranking import part_queries
+from mgray.scorer import ModelScorer
 from pipelines.train import check_trained
 from pipelines.worker import LocalSession, RankInput, RankRun
 

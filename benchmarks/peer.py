@@ -29,8 +29,8 @@ from quality import LONG, ROOT, Recipe, Settings, ml1m_dataset
 from quality import NAME as QUALITY
 
 from mgray.dataset import Dataset
-from mgray.engine import part_queries
 from mgray.errors import InputError
+from mgray.ranking import part_queries
 
 NAME = "peer"
 METRIC, STOP_AT = "ndcg@10", 0.17

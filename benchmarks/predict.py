@@ -32,11 +32,12 @@ import psutil
 import torch
 from _results import check, write
 
-from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import concatenate
 from mgray.config import ModelConfig, TrackingConfig, TrainJobConfig
+from mgray.data_rules import model_info
 from mgray.dataset import Dataset
 from mgray.ensemble import make_model
+from mgray.model_folder import Vocabulary, save_model
 from mgray.recommend import Recommender
 from mgray.scoring import rank_lists, translate
 from mgray.synthetic import make_log
@@ -75,7 +76,7 @@ def register(home: Path, dataset: Dataset) -> Path:
     from pipelines import tracking
 
     torch.manual_seed(0)
-    info = ModelInfo.of(dataset, TrainJobConfig())
+    info = model_info(dataset, TrainJobConfig())
     model = make_model(info.config, info.num_items, info.inputs)
     folder = home / "model"
     save_model(folder, model.state_dict(), info, Vocabulary.of(dataset))

@@ -42,9 +42,10 @@ from mgray.arguments import parse_args
 from mgray.baselines import make_baselines
 from mgray.config import Outputs, TrainJobConfig
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, Scorer, evaluate, part_queries
 from mgray.errors import InputError
 from mgray.metrics import RMSE
+from mgray.ranking import evaluate, part_queries
+from mgray.scorer import ModelScorer, Scorer
 from mgray.synthetic import DenseHabits, OracleScorer, SparseShop
 from pipelines.evaluate import evaluate_baselines
 

@@ -36,11 +36,12 @@ from mgray.columns import Columns
 from mgray.config import EvaluateConfig, RetrainJobConfig, TrainJobConfig
 from mgray.data_rules import resolve_model, resolve_train
 from mgray.dataset import Dataset, Query
-from mgray.engine import ModelScorer, evaluate, part_queries
 from mgray.model import MGDSC
 from mgray.numbering import number_map
+from mgray.ranking import evaluate, part_queries
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
+from mgray.scorer import ModelScorer
 from pipelines.registry import Registry
 from pipelines.retrain import run_retrain, warm_training
 from pipelines.sources import fetch_movielens

@@ -27,10 +27,10 @@ from _sketch import Sketch, SketchRater, SketchScorer, train_sketch
 from _training import fit
 
 from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
+from mgray.data_rules import resolve_exclude_seen
 from mgray.dataset import Dataset
-from mgray.engine import evaluate, part_queries
 from mgray.metrics import RMSE
-from mgray.objective import resolve_exclude_seen
+from mgray.ranking import evaluate, part_queries
 from mgray.rating import evaluate_ratings, rating_batches
 
 HR, NDCG = "hr@10", "ndcg@10"

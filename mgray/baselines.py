@@ -6,12 +6,11 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from mgray.checkpoint import Vocabulary
 from mgray.cooccurrence import pair_counts
 from mgray.dataset import Dataset
-from mgray.engine import HistoryList, Scorer
-from mgray.metrics import popularity_row
+from mgray.model_folder import Vocabulary
 from mgray.schema import PAD
+from mgray.scorer import HistoryList, Scorer, popularity_row
 
 DISTANCE_WEIGHTS = (1.0, 1 / 2, 1 / 3)  # of an item that follows at distance 1, 2, 3
 

@@ -3,9 +3,11 @@
 import math
 from typing import Any
 
-from mgray.config import ModelConfig, TrainConfig
+from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
+from mgray.dataset import Dataset
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
+from mgray.model_folder import ModelInfo
 
 DROPOUT_AT_100K = 0.5  # of 100,000 training events
 DROPOUT_PER_DECADE = 0.25  # less for ten times the events
@@ -54,3 +56,25 @@ def resolve_train(config: TrainConfig, manifest: Manifest) -> TrainConfig:
     low, high = BATCH_RANGE
     events = min(high, max(low, manifest.train_events // BATCHES_AN_EPOCH))
     return config.model_copy(update={"global_batch_events": events})
+
+
+def model_info(dataset: Dataset, config: TrainJobConfig) -> ModelInfo:
+    """What training with `config` on the dataset makes. Raises InputError as `resolve_model`."""
+    model = resolve_model(config.model, dataset.manifest)
+    return ModelInfo(
+        config=model,
+        num_items=dataset.num_items,
+        max_length=config.train.max_length,
+        dataset_fingerprint=dataset.manifest.fingerprint,
+        inputs=dataset.input_spec(model),
+        remove_seen=config.evaluate.remove_seen,
+        include_valid=config.train.include_valid,
+        exclude_seen=resolve_exclude_seen(config.train, config.evaluate.remove_seen),
+    )
+
+
+def resolve_exclude_seen(config: TrainConfig, ranking_removes_seen: bool) -> bool:
+    """`auto` trains as the ranking is evaluated, where no label smoothing forbids it."""
+    if config.exclude_seen == "auto":
+        return ranking_removes_seen and config.label_smoothing == 0
+    return config.exclude_seen

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mgray.dataset import Dataset
-from mgray.metrics import LENGTH_EDGES
 from mgray.numbering import number_map
 from mgray.schema import PAD, UNKNOWN
+from mgray.slices import LENGTH_EDGES
 from mgray.spelling import id_spelling
 
 SHIFTED_FROM, DRIFTED_FROM = 0.1, 0.25

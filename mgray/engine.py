@@ -1,33 +1,30 @@
-"""Training and evaluation over any dataset, on one process or as one rank of a process group. Knows no Ray, no MLflow.
+"""Training over any dataset, on one process or as one rank of a process group. Knows no Ray, no MLflow.
 
-`train` is a generator of events: the caller logs, checkpoints and draws its progress bar between two of them.
+`Trainer.run` is a generator of events: the caller logs, checkpoints and draws its progress bar between two of them.
 """
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mgray.augment import augment, is_augmented
-from mgray.batch import Batch, feed, left_pad, plan_batches, plan_epoch
-from mgray.columns import Columns, OptionalColumn
-from mgray.config import EvaluateConfig, TrainConfig
+from mgray.batch import Batch, feed, plan_epoch
+from mgray.config import TrainConfig
 from mgray.data_rules import resolve_train
-from mgray.dataset import Dataset, Part, Query, Turn
+from mgray.dataset import Dataset
+from mgray.distributed import rank_and_world, sum_over_ranks
 from mgray.ensemble import Model
 from mgray.errors import InputError
-from mgray.fusion import AttentionFusion
-from mgray.inputs import Inputs, read_columns
-from mgray.metrics import RankingMetrics, is_better, popularity_row, remove_seen_, sum_over_ranks, target_ranks
+from mgray.inputs import read_columns
+from mgray.metrics import is_better
 from mgray.negatives import StepNegatives
 from mgray.objective import autocast, resolve_precision
 from mgray.optim import WeightAverage, learning_rate, make_optimizer
@@ -36,15 +33,6 @@ from mgray.schema import PAD
 # How often the ranks agree on the time left. The schedule is never longer than asked, so a run whose time was never
 # short is a pure function of its seed.
 STEPS_BETWEEN_TIME_CHECKS = 20
-
-MAX_SCORES = 2**25  # scores held at once: 128 MiB
-
-HistoryList = Sequence[Columns]
-Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
-
-
-def rank_and_world() -> tuple[int, int]:
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -289,160 +277,3 @@ class _Window:
         logged = Logged(step, epoch, loss, rate, self.events / seconds, remaining_s)
         self._reset()
         return logged
-
-
-class ModelScorer:
-    """Scores histories with a model; an empty history is ranked by popularity, [V + 1]."""
-
-    def __init__(self, model: Model, popularity: npt.NDArray[np.number], max_length: int, device: torch.device) -> None:
-        self.model, self.max_length, self.device = model, max_length, device
-        self.columns = read_columns(model.config)
-        self.popularity = popularity_row(popularity, device)
-        # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
-        self._share: Tensor | None = None
-        fusion = model.members[0].fusion
-        if isinstance(fusion, AttentionFusion):
-            shape = (len(model.config.granularities), len(model.members) * fusion.heads)
-            self._share = torch.zeros(shape, dtype=torch.float64, device=device)
-        self._num_shares = 0
-
-    @torch.no_grad()
-    def __call__(self, histories: HistoryList) -> Tensor:
-        """T histories, with the columns that the model reads -> scores [T, V + 1]; padding scores minus infinity."""
-        return self.score_padded(left_pad(histories, self.max_length, self.columns))
-
-    @torch.no_grad()
-    def score_padded(self, inputs: Inputs) -> Tensor:
-        """inputs: [T, L] -> scores [T, V + 1]; padding scores minus infinity."""
-        self.model.eval()
-        inputs = inputs.map(lambda tensor: tensor.to(self.device))
-        interest, share = self.model.fuse(inputs, only_last=True)
-        scores = self.model.score(interest[:, -1])
-        empty = inputs.items[:, -1] == PAD
-        scores[empty] = self.popularity
-        if share is not None and self._share is not None:
-            self._share += share[~empty, -1].double().sum(0)
-            self._num_shares += int((~empty).sum())
-        return scores
-
-    def attention_share(self) -> list[list[float]] | None:
-        """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention."""
-        if self._share is None:
-            return None
-        packed = sum_over_ranks(torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])]))
-        mean = (packed[:-1] / packed[-1].clamp(min=1)).view_as(self._share)
-        return [[float(value) for value in heads] for heads in mean]
-
-
-class HasHistory(Protocol):
-    @property
-    def history(self) -> Columns: ...
-
-
-Asked = TypeVar("Asked", bound=HasHistory)
-
-
-def score_batches(
-    queries: Iterable[Asked], batch_events: int, max_rows: int, max_length: int | None = None
-) -> Iterator[list[Asked]]:
-    """Queries of like lengths together, at most `batch_events` padded events and `max_rows` rows a batch.
-
-    max_length: events of a history that are read; None: all.
-    """
-    asked = list(queries)
-    lengths = np.asarray([len(query.history) for query in asked], dtype=np.int64)
-    if max_length is not None:
-        lengths = np.minimum(lengths, max_length)
-    for rows in plan_batches(lengths, batch_events, max_rows):
-        yield [asked[row] for row in rows]
-
-
-def max_score_rows(num_items: int) -> int:
-    """Histories that may be scored at once, for [rows, V + 1] scores to stay within MAX_SCORES."""
-    return max(1, MAX_SCORES // (num_items + 1))
-
-
-def rank_batch(scorer: Scorer, batch: Sequence[Query], remove_seen: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """-> (scores [T, V + 1] without what may not be recommended, targets [T], their ranks [T])."""
-    histories = [query.history for query in batch]
-    scores = scorer(histories)
-    targets = torch.tensor([query.target for query in batch], device=scores.device)
-    if remove_seen:
-        remove_seen_(scores, [history.items for history in histories])
-    return scores, targets, target_ranks(scores, targets)
-
-
-def evaluate(
-    scorer: Scorer, queries: Sequence[Query], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
-) -> RankingMetrics:
-    """Full-catalogue ranking of every query, each rank taking every world-th batch; the result is over all ranks."""
-    rank, world_size = rank_and_world()
-    batches = score_batches(queries, config.batch_events, max_score_rows(len(item_counts) - 1))
-    mine = (batch for number, batch in enumerate(batches) if number % world_size == rank)
-    return evaluate_batches(scorer, mine, item_counts, config)
-
-
-def own_batches(
-    dataset: Dataset,
-    ask: Callable[[int, Turn], Iterable[Asked]],
-    batch_events: int,
-    max_rows: int,
-    max_length: int | None,
-) -> Iterator[list[Asked]]:
-    """What `ask` gives of each shard for this rank's users, as `score_batches`; a shard in memory at a time."""
-    turn = Turn(*rank_and_world())
-    for shard in range(dataset.num_shards):
-        yield from score_batches(ask(shard, turn), batch_events, max_rows, max_length)
-
-
-def part_batches(
-    dataset: Dataset,
-    part: Part,
-    columns: Collection[OptionalColumn],
-    config: EvaluateConfig,
-    max_length: int | None = None,
-    share: float = 1.0,
-) -> Iterator[list[Query]]:
-    """The queries of this rank's users in batches, a shard of them in memory at a time.
-
-    columns: those beside items that the scorer reads; max_length: events of a history that it reads, None: all; share:
-    of the users, as Dataset.queries draws them.
-    """
-
-    def ask(shard: int, turn: Turn) -> Iterator[Query]:
-        return dataset.queries(part, columns, [shard], share, turn)
-
-    return own_batches(dataset, ask, config.batch_events, max_score_rows(dataset.num_items), max_length)
-
-
-def evaluate_batches(
-    scorer: Scorer, batches: Iterable[Sequence[Query]], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
-) -> RankingMetrics:
-    """Full-catalogue ranking of this rank's queries; the result is over all ranks, each of which must call it."""
-    return evaluate_each({"": scorer}, batches, item_counts, config)[""]
-
-
-def evaluate_each(
-    scorers: Mapping[str, Scorer],
-    batches: Iterable[Sequence[Query]],
-    item_counts: npt.NDArray[np.int64],
-    config: EvaluateConfig,
-) -> dict[str, RankingMetrics]:
-    """As evaluate_batches, of several scorers by name on the same queries, which are read once."""
-    num_items = len(item_counts) - 1
-    found = {name: RankingMetrics(config.k, item_counts) for name in scorers}
-    for batch in batches:
-        for name, scorer in scorers.items():
-            scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
-            top = scores.topk(min(config.k, num_items), dim=1)
-            # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
-            recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
-            found[name].update(ranks, recommended, [len(query.history) for query in batch], targets)
-    for metrics in found.values():
-        metrics.all_reduce()
-    return found
-
-
-def part_queries(dataset: Dataset, part: Part, columns: Collection[OptionalColumn] = ()) -> list[Query]:
-    """All at once. columns: those beside items that the model reads."""
-    return list(dataset.queries(part, columns))

@@ -11,10 +11,12 @@ import torch
 from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset, Part
-from mgray.engine import ModelScorer, evaluate_batches, part_batches
 from mgray.ensemble import Model
 from mgray.metrics import RMSE, RankingMetrics, RatingMetrics
-from mgray.rating import ModelRater, evaluate_ratings, rating_batches
+from mgray.ranking import evaluate_batches, part_batches
+from mgray.rater import ModelRater
+from mgray.rating import evaluate_ratings, rating_batches
+from mgray.scorer import ModelScorer
 
 Batch = TypeVar("Batch")
 Batches = Callable[[], Iterable[Batch]]

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from mgray.checkpoint import WEIGHTS_FILE, load_model, save_model
 from mgray.ensemble import Model
 from mgray.errors import InputError
+from mgray.model_folder import WEIGHTS_FILE, load_model, save_model
 
 
 class Size(NamedTuple):

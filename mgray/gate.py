@@ -10,8 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mgray.config import GateConfig
-from mgray.metrics import LENGTH_EDGES, POPULARITY_EDGES, slice_labels
-from mgray.report_data import HISTORY_LENGTH, ITEM_POPULARITY
+from mgray.slices import HISTORY_LENGTH, ITEM_POPULARITY, LENGTH_EDGES, POPULARITY_EDGES, slice_labels
 
 RESAMPLE_CELLS = 2**22  # drawn users held at once
 SEED = 20061106  # the same figures give the same decision

@@ -18,7 +18,7 @@ from rich.table import Table
 from mgray import ingest_plots as plots
 from mgray.ingest_plots import compact, moment, percent
 from mgray.report_data import DASH, Number, shorten
-from mgray.tables import _cell as cell
+from mgray.tables import cell
 
 MAX_TIME_BINS = 60
 MAX_TOP_ITEMS = 20

@@ -12,26 +12,30 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mgray.report_data import lower_is_better
+from mgray.distributed import sum_over_ranks
 from mgray.schema import PAD, UNKNOWN
+from mgray.slices import HISTORY_LENGTH, ITEM_POPULARITY, LENGTH_EDGES, POPULARITY_EDGES, slice_labels
 
 RMSE, MAE, ACCURACY = "rmse", "mae", "accuracy"
+LOWER_IS_BETTER = (RMSE, MAE)
 
 MISS = 2**31 - 1  # the rank of a target that cannot be recommended
 assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"
 
 
+def lower_is_better(metric: str) -> bool:
+    """True for errors, such as rmse; False for hr@10 and its like."""
+    return metric.split("@")[0] in LOWER_IS_BETTER
+
+
 def is_better(metric: str, value: float, than: float | None) -> bool:
-    """Whether a value is better than an earlier one, if there is one; NaN, of a part without queries, tells nothing, so
-    the later one is."""
+    """True if `value` is better than the earlier `than`, or there is none.
+
+    If the earlier value is NaN (no queries), the new one wins.
+    """
     if than is None or math.isnan(than):
         return True
     return value < than if lower_is_better(metric) else value > than
-
-
-# Upper bounds (inclusive) of the slices that every report shows; the last is open.
-LENGTH_EDGES = (9, 19, 49, 99, 199, 499)
-POPULARITY_EDGES = (0, 9, 49, 99, 199, 499)  # training events of the target item; 0 is an item not in training
 
 
 def remove_seen_(scores: Tensor, histories: Sequence[npt.NDArray[np.int32]]) -> Tensor:
@@ -56,36 +60,6 @@ def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
     return torch.where(known & (own[:, 0] > -torch.inf), ranks, MISS)
 
 
-def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | None = None) -> Tensor:
-    """What an empty history is ranked by, [V + 1] the more the better -> scores [V + 1] float32, never of padding."""
-    row = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
-    row[PAD] = -torch.inf
-    return row
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    """Of the process group, where there is one, every rank of which must call it; on the device of `values`."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return values
-    device = torch.device("cuda") if torch.distributed.get_backend() == "nccl" else torch.device("cpu")
-    total = values.to(device, copy=True)
-    torch.distributed.all_reduce(total)
-    return total.to(values.device)
-
-
-def slice_label(value: int, edges: Sequence[int]) -> str:
-    low = 0
-    for edge in edges:
-        if value <= edge:
-            return str(edge) if low == edge else f"{low}-{edge}"
-        low = edge + 1
-    return f"{low}+"
-
-
-def slice_labels(edges: Sequence[int]) -> list[str]:
-    return [slice_label(edge, edges) for edge in edges] + [f"{edges[-1] + 1}+"]
-
-
 class RankingMetrics:
     """Accumulates hr@k, ndcg@k, mrr@k over targets and coverage@k over the catalogue, whole and by slice.
 
@@ -97,8 +71,8 @@ class RankingMetrics:
         self.item_counts = item_counts  # [V + 1] training events
         self.names = (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}")
         self.labels = {
-            "history_length": slice_labels(LENGTH_EDGES),
-            "item_popularity": slice_labels(POPULARITY_EDGES),
+            HISTORY_LENGTH: slice_labels(LENGTH_EDGES),
+            ITEM_POPULARITY: slice_labels(POPULARITY_EDGES),
         }
         rows = 1 + sum(len(labels) for labels in self.labels.values())
         self.sums = torch.zeros(rows, 1 + len(self.names), dtype=torch.float64)  # count, then a sum for each name

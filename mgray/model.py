@@ -18,7 +18,8 @@ from mgray.config import ModelConfig
 from mgray.convolution import last
 from mgray.errors import InputError
 from mgray.fusion import make_fusion
-from mgray.inputs import InputEncoder, Inputs, InputSpec, read_columns
+from mgray.input_encoder import InputEncoder
+from mgray.inputs import Inputs, InputSpec, read_columns
 from mgray.layers import Dropout, make_norm
 from mgray.levels import Level, LevelState
 from mgray.rating_head import RatedSums, RaterState, RatingHead

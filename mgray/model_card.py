@@ -5,15 +5,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mgray import granularity
-from mgray.checkpoint import POPULAR_SHARE, SEEN_CAUTION
 from mgray.config import TrainJobConfig
+from mgray.data_rules import resolve_exclude_seen
 from mgray.inputs import resolve_inputs
 from mgray.manifest import Manifest
-from mgray.objective import resolve_exclude_seen
+from mgray.model_folder import POPULAR_SHARE, SEEN_CAUTION
 from mgray.report_data import MODEL
+from mgray.slices import HISTORY_LENGTH, ITEM_POPULARITY
 
 MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card
-SLICE_TITLES = {"history_length": "length of the history, events", "item_popularity": "training events of the item"}
+SLICE_TITLES = {HISTORY_LENGTH: "length of the history, events", ITEM_POPULARITY: "training events of the item"}
 
 
 def _day(seconds: float) -> str:

@@ -35,13 +35,6 @@ def resolve_loss_precision(config: TrainConfig, device: torch.device) -> torch.d
     return resolve_precision(config.loss_precision, device)
 
 
-def resolve_exclude_seen(config: TrainConfig, ranking_removes_seen: bool) -> bool:
-    """`auto` trains as the ranking is evaluated, where no label smoothing forbids it."""
-    if config.exclude_seen == "auto":
-        return ranking_removes_seen and config.label_smoothing == 0
-    return config.exclude_seen
-
-
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[None]:
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 

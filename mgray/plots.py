@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from mgray.report_data import (
-    DASH,
-    MODEL,
-    CurvePoint,
-    GranularityShare,
-    SliceRow,
-    format_number,
-    is_best,
-    join,
-    lower_is_better,
-    shorten,
-)
+from mgray.metrics import lower_is_better
+from mgray.report_data import DASH, MODEL, CurvePoint, GranularityShare, SliceRow, format_number, is_best, join, shorten
 
 if TYPE_CHECKING:  # importing matplotlib builds a font cache on disk: only drawing may do that
     from matplotlib.axes import Axes
@@ -39,7 +29,7 @@ _PALETTE = {
     "#f00d08": "second",
     "#f00d09": "card",
 }
-_COLOUR = {name: code for code, name in _PALETTE.items()}
+COLOUR = {name: code for code, name in _PALETTE.items()}
 _NUM_BASELINE_COLOURS = 4
 
 _STYLE: Any = {  # Any: matplotlib types its parameters by a list of literal names
@@ -47,9 +37,9 @@ _STYLE: Any = {  # Any: matplotlib types its parameters by a list of literal nam
     "text.parse_math": False,  # a $ in a name is a dollar
     "font.family": "DejaVu Sans",  # ships with matplotlib; a little wider than what the page shows, so nothing collides
     "font.size": 8.5,
-    "text.color": _COLOUR["ink"],
-    "axes.edgecolor": _COLOUR["line"],
-    "axes.labelcolor": _COLOUR["muted"],
+    "text.color": COLOUR["ink"],
+    "axes.edgecolor": COLOUR["line"],
+    "axes.labelcolor": COLOUR["muted"],
     "axes.labelsize": 8.5,
     "axes.titlesize": 9.5,
     "axes.titlelocation": "left",
@@ -59,11 +49,11 @@ _STYLE: Any = {  # Any: matplotlib types its parameters by a list of literal nam
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,
-    "xtick.color": _COLOUR["muted"],
-    "ytick.color": _COLOUR["muted"],
+    "xtick.color": COLOUR["muted"],
+    "ytick.color": COLOUR["muted"],
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "grid.color": _COLOUR["line"],
+    "grid.color": COLOUR["line"],
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.6,
     "legend.frameon": False,
@@ -72,7 +62,7 @@ _STYLE: Any = {  # Any: matplotlib types its parameters by a list of literal nam
 _WIDTH_IN = 10.0  # every plot is as wide as the page: 720 points
 
 
-def _plot(name: str, height_in: float, label: str, draw: "Callable[[Figure], None]") -> Markup:
+def plot(name: str, height_in: float, label: str, draw: "Callable[[Figure], None]") -> Markup:
     """What `draw` puts on a fresh figure, as inline SVG. `name` keeps the ids of plots on one page apart."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -111,10 +101,10 @@ def _headline_metrics(names: Iterable[str]) -> list[str]:
 
 def _colour(index: int) -> str:
     """The colour of system number `index`: 0 is the model, the baselines follow."""
-    return _COLOUR["model"] if index == 0 else _COLOUR[f"base-{(index - 1) % _NUM_BASELINE_COLOURS + 1}"]
+    return COLOUR["model"] if index == 0 else COLOUR[f"base-{(index - 1) % _NUM_BASELINE_COLOURS + 1}"]
 
 
-def _grid(axes: "Axes", axis: str) -> None:
+def grid(axes: "Axes", axis: str) -> None:
     axes.grid(axis="x" if axis == "x" else "y")
     axes.spines["left" if axis == "y" else "bottom"].set_visible(False)
 
@@ -148,22 +138,22 @@ def plot_curves(curves: Sequence[CurvePoint]) -> Markup | None:
         widths = {"loss": 1.0, "valid": 1.0, "rate": 0.7}
         row = figure.subplots(1, len(panels), squeeze=False, width_ratios=[widths[name] for name in panels])[0]
         for axes, panel in zip(row, panels, strict=True):
-            _grid(axes, "y")
+            grid(axes, "y")
             axes.set_xlabel("step")
             axes.locator_params(axis="x", nbins=5, integer=True, min_n_ticks=1)
             if panel == "loss":
                 axes.set_title("Training loss")
-                line(axes, steps, losses, _COLOUR["model"], "loss", marked=False)
+                line(axes, steps, losses, COLOUR["model"], "loss", marked=False)
             elif panel == "rate":
                 axes.set_title("Learning rate")
-                line(axes, rate_steps, rates, _COLOUR["muted"], "rate", marked=False)
+                line(axes, rate_steps, rates, COLOUR["muted"], "rate", marked=False)
                 axes.set_ylim(bottom=0)
                 axes.locator_params(axis="y", nbins=4)
                 axes.yaxis.set_major_formatter("{x:g}")
             else:
                 axes.set_title("Validation")
                 for number, (name, (x, y)) in enumerate(valid.items()):
-                    colour = _COLOUR["model" if number == 0 else "second"]
+                    colour = COLOUR["model" if number == 0 else "second"]
                     line(axes, x, y, colour, name, marked=True)
                     best = min(y) if lower_is_better(name) else max(y)
                     axes.annotate(
@@ -178,7 +168,7 @@ def plot_curves(curves: Sequence[CurvePoint]) -> Markup | None:
                 axes.margins(x=0.08, y=0.15)
                 axes.legend(loc="lower right" if len(curves) > 1 else "best")
 
-    return _plot("curves", 2.9, "Learning curves by step", draw)
+    return plot("curves", 2.9, "Learning curves by step", draw)
 
 
 def plot_systems(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> Markup | None:
@@ -204,14 +194,14 @@ def plot_systems(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[s
                     fontweight=weight,
                 )
             axes.set_title(name + (" (lower is better)" if lower_is_better(name) else ""))
-            axes.set_yticks(range(len(systems)), [shorten(system, 28) for system in systems], color=_COLOUR["ink"])
+            axes.set_yticks(range(len(systems)), [shorten(system, 28) for system in systems], color=COLOUR["ink"])
             axes.set_xlim(0, max(lengths) * 1.18 or 1)
             axes.locator_params(axis="x", nbins=5)
             axes.spines["bottom"].set_visible(False)
             axes.grid(axis="x")
         row[0].invert_yaxis()
 
-    return _plot("systems", 0.9 + 0.32 * len(systems), f"{join(names)} of the model and the baselines", draw)
+    return plot("systems", 0.9 + 0.32 * len(systems), f"{join(names)} of the model and the baselines", draw)
 
 
 _MAX_BUCKETS_SIDE_BY_SIDE = 6
@@ -225,8 +215,8 @@ def plot_slices(kind: str, rows: Sequence[SliceRow]) -> Markup | None:
     stacked = len(rows) > _MAX_BUCKETS_SIDE_BY_SIDE
 
     def draw(figure: "Figure") -> None:
-        grid = (len(names), 1) if stacked else (1, len(names))
-        panels = figure.subplots(*grid, squeeze=False).ravel()
+        shape = (len(names), 1) if stacked else (1, len(names))
+        panels = figure.subplots(*shape, squeeze=False).ravel()
         width = 0.8 / len(systems)
         for axes, name in zip(panels, names, strict=True):
             for number, system in enumerate(systems):
@@ -236,7 +226,7 @@ def plot_slices(kind: str, rows: Sequence[SliceRow]) -> Markup | None:
                 axes.bar(places, heights, width=width * 0.9, color=_colour(number), label=shorten(system, 28))
                 for place, value in zip(places, values, strict=True):
                     if not math.isfinite(value):
-                        axes.annotate(DASH, (place, 0), ha="center", va="bottom", color=_COLOUR["muted"])
+                        axes.annotate(DASH, (place, 0), ha="center", va="bottom", color=COLOUR["muted"])
             axes.set_title(name)
             axes.set_xticks(range(len(rows)), [f"{shorten(row.label, 14)}\nn={row.count:,}" for row in rows])
             axes.set_xlim(-0.6, len(rows) - 0.4)
@@ -248,7 +238,7 @@ def plot_slices(kind: str, rows: Sequence[SliceRow]) -> Markup | None:
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 5))
 
     height = 2.5 * len(names) + 0.4 if stacked else 2.9
-    return _plot(f"slices-{kind}", height, f"{join(names)} by {kind.replace('_', ' ')}", draw)
+    return plot(f"slices-{kind}", height, f"{join(names)} by {kind.replace('_', ' ')}", draw)
 
 
 def slice_systems(rows: Sequence[SliceRow]) -> list[str]:
@@ -271,15 +261,15 @@ def plot_granularities(shares: Sequence[GranularityShare]) -> Markup | None:
     def draw(figure: "Figure") -> None:
         axes = figure.subplots()
         lengths = [row.share if math.isfinite(row.share) else 0.0 for row in shares]
-        axes.barh(range(len(shares)), lengths, height=0.5, color=_COLOUR["model"])
+        axes.barh(range(len(shares)), lengths, height=0.5, color=COLOUR["model"])
         for place, row in enumerate(shares):
             heads = [share for share in row.heads or [] if math.isfinite(share)]
             axes.scatter(
                 heads,
                 [place] * len(heads),
                 s=26,
-                color=_COLOUR["card"],
-                edgecolor=_COLOUR["ink"],
+                color=COLOUR["card"],
+                edgecolor=COLOUR["ink"],
                 linewidth=1.1,
                 zorder=3,
                 clip_on=False,
@@ -287,11 +277,11 @@ def plot_granularities(shares: Sequence[GranularityShare]) -> Markup | None:
             text = f"{row.share:.1%}" if math.isfinite(row.share) else DASH
             # In a column of its own: beside the last dot it would read as that head's share.
             axes.annotate(text, (1.03, place), va="center", fontweight="bold", annotation_clip=False)
-        axes.set_yticks(range(len(shares)), [granularity_name(row.label) for row in shares], color=_COLOUR["ink"])
+        axes.set_yticks(range(len(shares)), [granularity_name(row.label) for row in shares], color=COLOUR["ink"])
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
         axes.spines["bottom"].set_visible(False)
         axes.grid(axis="x")
         axes.set_ylim(len(shares) - 0.5, -0.5)
 
-    return _plot("granularities", 0.55 + 0.36 * len(shares), "Share of attention per granularity", draw)
+    return plot("granularities", 0.55 + 0.36 * len(shares), "Share of attention per granularity", draw)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mgray.dataset import Dataset
-from mgray.rating import Rater, RatingQuery
+from mgray.rater import Rater, RatingQuery
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

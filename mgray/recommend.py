@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from mgray.batch import left_pad, plan_batches
-from mgray.checkpoint import load_model
 from mgray.columns import Columns, concatenate
-from mgray.engine import ModelScorer, max_score_rows
 from mgray.errors import InputError
 from mgray.explain import explain
 from mgray.inputs import Inputs
-from mgray.rating import ModelRater, RatingQuery
+from mgray.model_folder import load_model
+from mgray.rater import ModelRater, RatingQuery
 from mgray.raw_history import HistoryEncoder, Lists
 from mgray.schema import PAD, UNKNOWN
+from mgray.scorer import ModelScorer, max_score_rows
 from mgray.scoring import BATCH_EVENTS, Items, best_items, rank_lists
 
 

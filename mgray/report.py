@@ -10,8 +10,6 @@ from jinja2 import Environment, StrictUndefined
 from mgray import plots
 from mgray.report_data import (
     DASH,
-    HISTORY_LENGTH,
-    ITEM_POPULARITY,
     MODEL,
     Comparison,
     Example,
@@ -24,6 +22,7 @@ from mgray.report_data import (
     metric_names,
     outcome,
 )
+from mgray.slices import HISTORY_LENGTH, ITEM_POPULARITY
 
 _METRIC_MEANING = {
     "hr": "hit rate: share of targets found in the top {k}",
@@ -103,14 +102,14 @@ def _uncertainty(data: ReportData) -> str | None:
     )
 
 
-def _config_text(value: Any) -> str:
+def config_text(value: Any) -> str:
     """A value as the command line spells it: none, true, [1, decay:1..400]."""
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_config_text(item) for item in value) + "]"
+        return "[" + ", ".join(config_text(item) for item in value) + "]"
     return str(value)
 
 
@@ -140,7 +139,7 @@ def render_html(data: ReportData) -> str:
     filters: dict[str, Callable[..., str]] = {
         "number": format_number,
         "signed": _signed,
-        "config_text": _config_text,
+        "config_text": config_text,
         "granularity": plots.granularity_name,
     }
     environment.filters |= filters

@@ -9,10 +9,9 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from mgray.metrics import lower_is_better
+
 MODEL = "mg-dsc"  # the model's name among the systems that a report compares
-HISTORY_LENGTH = "history_length"
-ITEM_POPULARITY = "item_popularity"
-LOWER_IS_BETTER = ("rmse", "mae")
 DASH = "–"  # noqa: RUF001 - what stands for a figure that was not measured
 
 # JSON has no NaN: pydantic writes null, and this reads it back as what it was.
@@ -107,10 +106,6 @@ class Comparison(NamedTuple):
         if self.unbeaten:
             return "mixed" if self.beaten else "loss"
         return "win"
-
-
-def lower_is_better(metric: str) -> bool:
-    return metric.split("@")[0] in LOWER_IS_BETTER
 
 
 def compare(metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> Comparison:

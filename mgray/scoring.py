@@ -13,10 +13,10 @@ import torch
 
 from mgray.batch import flat_places, pad_spans, plan_batches
 from mgray.columns import Columns, OptionalColumn
-from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.inputs import Inputs
 from mgray.schema import PAD, PREDICTION_SCHEMA
+from mgray.scorer import ModelScorer
 from mgray.translation import Translation
 
 IntArray = npt.NDArray[np.int64]

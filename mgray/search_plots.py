@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
-from mgray.plots import _COLOUR as COLOUR
-from mgray.plots import _grid as grid
-from mgray.plots import _plot as plot
+from mgray.plots import COLOUR, grid, plot
 from mgray.report_data import shorten
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
 from mgray import search_plots
-from mgray.report import _config_text as config_text
+from mgray.report import config_text
 from mgray.report_data import DASH, Number, format_number
 
 

@@ -16,8 +16,8 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from mgray.engine import HistoryList
 from mgray.schema import ITEM_ID, PAD, RATING, TIMESTAMP, USER_ID
+from mgray.scorer import HistoryList
 
 SECONDS_BETWEEN_EVENTS = 60.0
 FIRST_TIME = 1_600_000_000.0

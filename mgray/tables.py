@@ -26,7 +26,7 @@ def _printable(text: str) -> str:
     return "".join("�" if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") else c for c in text)
 
 
-def _cell(text: str, style: str = "") -> Text:
+def cell(text: str, style: str = "") -> Text:
     # Text, not str: rich would read [brackets] in a title as markup.
     return Text(_printable(text), style=style, no_wrap=True, overflow="ellipsis")
 
@@ -46,16 +46,16 @@ def metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[
         cells = []
         for name in names:
             value = row.get(name, math.nan)
-            cells.append(_cell(format_number(value), "bold" if is_best(name, value, systems.values()) else ""))
-        table.add_row(_cell(system, "cyan" if system == MODEL else ""), *cells)
+            cells.append(cell(format_number(value), "bold" if is_best(name, value, systems.values()) else ""))
+        table.add_row(cell(system, "cyan" if system == MODEL else ""), *cells)
     if baselines:
         table.add_section()
         colours = {"win": "green", "mixed": "red", "loss": "red", "alone": "dim"}
         lifts = []
         for name in names:
             result = compare(name, metrics.get(name, math.nan), baselines)
-            lifts.append(_cell(lift(result.value, result.best_value), colours[result.state]))
-        table.add_row(_cell("vs best baseline", "dim"), *lifts)
+            lifts.append(cell(lift(result.value, result.best_value), colours[result.state]))
+        table.add_row(cell("vs best baseline", "dim"), *lifts)
     return table
 
 
@@ -64,7 +64,7 @@ def example_table(example: Example) -> Table:
 
     What actually came next is marked where it was recommended, and named in the caption in any case.
     """
-    title = Text.assemble("user ", _cell(shorten(example.user_id, 60), "bold"))
+    title = Text.assemble("user ", cell(shorten(example.user_id, 60), "bold"))
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, expand=True, caption_justify="left")
     table.add_column("last items, oldest first", ratio=1)
     table.add_column("#", justify="right", min_width=2)
@@ -73,15 +73,15 @@ def example_table(example: Example) -> Table:
     for row in range(max(len(example.last), len(example.recommended))):
         last = example.last[row] if row < len(example.last) else ""
         if row >= len(example.recommended):
-            table.add_row(_cell(last))
+            table.add_row(cell(last))
             continue
         recommended, score = example.recommended[row]
         hit = recommended == example.next
         table.add_row(
-            _cell(last),
+            cell(last),
             str(row + 1),
-            _cell(("✓ " if hit else "") + recommended, "bold green" if hit else ""),
+            cell(("✓ " if hit else "") + recommended, "bold green" if hit else ""),
             format_number(score, 3),
         )
-    table.caption = _cell(outcome(example))
+    table.caption = cell(outcome(example))
     return table

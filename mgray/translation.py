@@ -6,15 +6,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from mgray.checkpoint import ModelInfo
 from mgray.columns import Columns
 from mgray.dataset import Dataset, Query
 from mgray.errors import InputError
 from mgray.inputs import AUTO_INPUTS, COLUMN_OF, available_inputs, read_columns
 from mgray.manifest import Feature
+from mgray.model_folder import ModelInfo
 from mgray.moments import fill, scale, unscale
 from mgray.numbering import number_map
-from mgray.rating import RatingQuery
+from mgray.rater import RatingQuery
 from mgray.schema import UNKNOWN
 from mgray.spelling import id_spelling
 

@@ -12,13 +12,15 @@ from mgray import report_data as report
 from mgray.baselines import make_baselines
 from mgray.config import EvalJobConfig, EvaluateConfig, Outputs
 from mgray.dataset import Dataset, IntArray, Part, Query, Turn
-from mgray.engine import evaluate_batches, evaluate_each, max_score_rows, own_batches, part_batches
 from mgray.errors import InputError
 from mgray.evaluation import PartMetrics
-from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches, rating_queries
+from mgray.ranking import evaluate_batches, evaluate_each, own_batches, part_batches
+from mgray.rater import ModelRater, RatingQuery
+from mgray.rating import evaluate_ratings, rating_batches, rating_queries
 from mgray.rating_baselines import make_rating_baselines
 from mgray.recommend import Recommender
 from mgray.schema import PAD, UNKNOWN
+from mgray.scorer import max_score_rows
 from mgray.tables import example_table, metrics_table
 from mgray.translation import Translation, check_items_known
 from pipelines import cluster, tracking

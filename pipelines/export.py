@@ -14,11 +14,11 @@ from mlflow.entities import LifecycleStage, Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mgray.checkpoint import load_info
 from mgray.config import ExportJobConfig, local_folder
 from mgray.errors import InputError
 from mgray.export import Exported, export_cut, measure
 from mgray.manifest import MANIFEST_FILE, Manifest
+from mgray.model_folder import load_info
 from mgray.recommend import Recommender
 from pipelines import cluster, tracking
 from pipelines.progress import console, say

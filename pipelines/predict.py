@@ -19,8 +19,7 @@ import ray.data
 from ray.data import ActorPoolStrategy
 from rich.console import Console
 
-from mgray import __version__, checkpoint
-from mgray.checkpoint import ModelInfo
+from mgray import __version__
 from mgray.config import DataConfig, PredictConfig, PredictJobConfig, ScaleConfig, local_folder
 from mgray.dataset import Dataset
 from mgray.errors import InputError, NoTrainingEventsError
@@ -33,6 +32,7 @@ from mgray.manifest import (
     file_sha256,
     read_predictions,
 )
+from mgray.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
 from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
 from mgray.spelling import id_spelling
 from mgray.translation import check_items_known
@@ -77,13 +77,13 @@ def plan_scoring(config: PredictConfig) -> cluster.WorkerPlan:
 def fetch(config: PredictJobConfig, uri: str, target: Path) -> FetchedModel:
     """The registered model in a folder below `target`. Raises InputError where there is no such model."""
     folder, name, version = tracking.fetch_model(config.model, uri, target)
-    checkpoint.load_info(folder)  # says so where files are missing
-    vocabulary = json.loads((folder / checkpoint.VOCABULARY_FILE).read_bytes())
+    load_info(folder)  # says so where files are missing
+    vocabulary = json.loads((folder / VOCABULARY_FILE).read_bytes())
     record = PredictionModel(
         name=name,
         version=version,
         run_id=tracking.run_of_version(uri, name, version),
-        weights_sha256=file_sha256(folder / checkpoint.WEIGHTS_FILE),
+        weights_sha256=file_sha256(folder / WEIGHTS_FILE),
     )
     return FetchedModel(folder, record, vocabulary["item_ids"])
 
@@ -192,7 +192,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         with timer.phase("fetch_model"):
             model = fetch(config, uri, Path(temporary))
-        info = checkpoint.load_info(model.folder)
+        info = load_info(model.folder)
         if settings.remove_seen is None:
             settings = settings.model_copy(update={"remove_seen": info.remove_seen})
             config = config.model_copy(update={"predict": settings})

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mgray.checkpoint import load_model
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.manifest import Manifest
+from mgray.model_folder import load_model
 from mgray.schema import USER_ID
+from mgray.scorer import ModelScorer
 from mgray.scoring import prediction_table, rank_lists, translate
 from mgray.translation import Translation
 from pipelines.ingest_tasks import Result, write_parquet

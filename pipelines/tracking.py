@@ -35,9 +35,9 @@ from mlflow.types.schema import AnyType, Array
 
 from mgray import __version__
 from mgray.arguments import flatten
-from mgray.checkpoint import MODEL_FILE, ModelInfo, load_info, parse_info
 from mgray.config import JobConfig, TrackingConfig
 from mgray.errors import InputError
+from mgray.model_folder import MODEL_FILE, ModelInfo, load_info, parse_info
 from pipelines.progress import console, say
 from pipelines.shown import command_line, shown_uri
 from pipelines.tracking_store import check_answers, opening, sqlite_uri

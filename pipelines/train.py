@@ -10,12 +10,12 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from mgray import checkpoint
-from mgray.checkpoint import ModelInfo
 from mgray.config import ModelConfig, TrainJobConfig
 from mgray.data_rules import resolve_model, resolve_train
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.inputs import named_inputs
+from mgray.model_folder import ModelInfo, load_info
 from mgray.warm_start import check_fits
 from pipelines import cluster, tracking
 from pipelines.evaluate import evaluate_baselines
@@ -127,7 +127,7 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
         pinned = f"models:/{found.name}/{found.version}"
         info = tracking.fetch_info(pinned, uri)
     else:  # a Tune trial works in a folder of its own
-        info, pinned = checkpoint.load_info(source), str(Path(source).absolute())
+        info, pinned = load_info(source), str(Path(source).absolute())
     train = config.train.model_copy(update={"warm_start": pinned})
     return config.model_copy(update={"train": train}), info
 

@@ -20,11 +20,11 @@ from ray import tune
 from rich.console import Console
 
 from mgray import search as spaces
-from mgray.checkpoint import ModelInfo
 from mgray.config import TrainJobConfig, TuneJobConfig
 from mgray.data_rules import resolve_train
 from mgray.dataset import Dataset
 from mgray.errors import InputError
+from mgray.model_folder import ModelInfo
 from pipelines import cluster, tracking
 from pipelines.ingest import obtain_dataset
 from pipelines.progress import Timer, console, say

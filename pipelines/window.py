@@ -17,13 +17,14 @@ from torch import Tensor
 from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig, GateConfig
 from mgray.dataset import Dataset, Query, Turn
-from mgray.engine import max_score_rows, own_batches, rank_batch
 from mgray.errors import InputError
 from mgray.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
 from mgray.manifest import Manifest
+from mgray.ranking import own_batches, rank_batch
 from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
 from mgray.schema import PAD, UNKNOWN
+from mgray.scorer import max_score_rows
 from mgray.translation import Translation
 
 LATENCY_HISTORIES = 30

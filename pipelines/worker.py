@@ -18,14 +18,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mgray import checkpoint
-from mgray.checkpoint import ModelInfo, Vocabulary, recover_folder, replace_folder
+from mgray.checkpoint import recover_folder, replace_folder
 from mgray.config import TrainJobConfig
+from mgray.data_rules import model_info
 from mgray.dataset import Dataset, Part
-from mgray.engine import Logged, Trainer, Validated, rank_and_world
+from mgray.distributed import rank_and_world
+from mgray.engine import Logged, Trainer, Validated
 from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.item_vectors import start_items_
+from mgray.model_folder import Vocabulary, load_model, save_model
 from mgray.objective import Objective
 from mgray.warm_start import warm_start_
 from pipelines import tracking
@@ -135,7 +138,7 @@ class RankRun:
         self.curve: list[dict[str, Any]] = []
         self.logged: Logged | None = None
         self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)
-        self.info = ModelInfo.of(self.dataset, self.config)
+        self.info = model_info(self.dataset, self.config)
         # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
         self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
@@ -143,7 +146,7 @@ class RankRun:
             if session.rank == 0 and not session.resumes:  # DDP gives them to the others
                 start_items_(self.model, self.dataset, self.config.train)
         else:
-            source, _, vocabulary = checkpoint.load_model(given.warm_start, torch.device("cpu"))
+            source, _, vocabulary = load_model(given.warm_start, torch.device("cpu"))
             warm_start_(
                 self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep
             )
@@ -160,14 +163,14 @@ class RankRun:
         self.trainer.progress, self.curve = checkpoint.restore_state(
             folder, self.model, self.trainer.optimizer, self.trainer.average
         )
-        best, _, _ = checkpoint.load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
+        best, _, _ = load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
         self.best = best.state_dict()
 
     def _save(self, folder: Path) -> None:
         checkpoint.save_state(
             folder, self.model, self.trainer.optimizer, self.trainer.progress, self.curve, self.trainer.average
         )
-        checkpoint.save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
+        save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
 
     def _evaluation(self, part: Part) -> PartEvaluation:
         config, popularity = self.config, self.vocabulary.popularity

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.config import ModelConfig, TrackingConfig
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
+from mgray.model_folder import ModelInfo, Vocabulary, save_model
 
 MAX_LENGTH = 50
 

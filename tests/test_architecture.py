@@ -1,4 +1,4 @@
-"""Imports point one way: jobs -> pipelines -> mgray; and nothing happens at import."""
+"""Imports point one way: jobs -> pipelines -> mgray, and down the list of packages; nothing happens at import."""
 
 import ast
 import subprocess
@@ -13,24 +13,120 @@ FORBIDDEN = {
     "pipelines": {"jobs", "tests", "infra", "benchmarks"},
     "jobs": {"jobs", "tests", "infra", "benchmarks", "ray", "mlflow", "torch"},
 }
+# A package imports itself and those after it.
+ORDER = {
+    "mgray": [
+        "report",
+        "train",
+        "eval",
+        "serve",
+        "model",
+        "data",
+        "ingest",
+        "config",
+        "schema",
+        "errors",
+        "distributed",
+    ],
+    "pipelines": ["lifecycle", "tune", "predict", "train", "evaluate", "ingest", "tracking", "runtime"],
+}
+BESIDE = {"mgray": {"testing"}, "pipelines": set[str]()}  # may import any; none of ORDER imports it
+
+# BEGIN FLAT: the package that each file will be moved to; goes with the move.
+PLACES = {
+    "mgray": {
+        "report": "report report_data plots ingest_plots search_plots ingest_report search_report tables model_card",
+        "train": "engine objective losses negatives optim augment warm_start checkpoint item_vectors data_rules",
+        "eval": "metrics ranking slices baselines rating_baselines gate drift rating evaluation",
+        "serve": "recommend scorer scoring raw_history explain model_folder export rater translation",
+        "model": "model levels fusion pooling windows scan convolution layers input_encoder ensemble rating_head",
+        "data": "dataset manifest batch columns inputs cooccurrence moments numbering",
+        "ingest": "features histories ids spelling",
+        "config": "arguments config_file config_keys granularity search",
+        "testing": "synthetic",
+    },
+    "pipelines": {
+        "lifecycle": "retrain promote export window",
+        "tune": "tune trial trial_runs study search_folder search_summary",
+        "predict": "predict predict_tasks",
+        "train": "train worker publish unregistered",
+        "evaluate": "evaluate",
+        "ingest": (
+            "ingest ingest_plan ingest_tasks ingest_append ingest_summary staging id_notes sources new_files "
+            "filesystems presets readers records titles layouts dialects nested arrow_types"
+        ),
+        "tracking": "tracking registry served_model tracking_store",
+        "runtime": "job cluster lock interrupt progress versions memory shown",
+    },
+}
+# END FLAT
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def modules(layer: str) -> dict[str, Path]:
+    """Every module of a layer, at any depth."""
+    return {module_name(path): path for path in sorted((ROOT / layer).rglob("*.py"))}
 
 
 def imports(path: Path) -> set[str]:
+    """Dotted names of all that a file imports, wherever in it: `mgray.schema.PAD` of `from mgray.schema import PAD`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module.split(".")[0])
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
+
+
+def package(layer: str, dotted: str) -> str | None:
+    """The package of a layer that a dotted name is in; None outside the layer, and for the layer itself."""
+    parts = dotted.split(".")
+    if parts[0] != layer or len(parts) == 1 or parts[1] == "__version__":
+        return None
+    for name, files in PLACES[layer].items():
+        if parts[1] in files.split():
+            return name
+    return parts[1]
 
 
 @pytest.mark.parametrize("layer", FORBIDDEN)
 def test_imports_point_one_way(layer: str) -> None:
     files = sorted((ROOT / layer).rglob("*.py"))
     assert files, f"{layer} has no files: the test would hold of nothing"
-    found = {str(path.relative_to(ROOT)): imports(path) & FORBIDDEN[layer] for path in files}
+    found = {
+        str(path.relative_to(ROOT)): {name.split(".")[0] for name in imports(path)} & FORBIDDEN[layer] for path in files
+    }
     assert {path: names for path, names in found.items() if names} == {}
+
+
+@pytest.mark.parametrize("layer", ORDER)
+def test_packages_import_downwards(layer: str) -> None:
+    order, beside = ORDER[layer], BESIDE[layer]
+    packages = {name: package(layer, name) for name in modules(layer)}
+    strangers = {name for name, own in packages.items() if own is not None and own not in {*order, *beside}}
+    assert not strangers, f"in no package of {layer}: {strangers}"
+    upwards = [
+        f"{name} ({own}) imports {target} ({other})"
+        for name, path in modules(layer).items()
+        if (own := packages[name]) in order
+        for target in sorted(imports(path))
+        if (other := package(layer, target)) is not None and (other in beside or order.index(other) < order.index(own))
+    ]
+    assert upwards == []
+
+
+def test_serving_loads_no_training() -> None:
+    code = "import sys, mgray.recommend\nprint(*(name for name in sys.modules if name.startswith('mgray.')))\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
+    loaded = {package("mgray", name) for name in done.stdout.split()}
+    assert "serve" in loaded
+    assert not loaded & {"train", "eval", "report"}
 
 
 def test_jobs_are_thin() -> None:
@@ -40,19 +136,15 @@ def test_jobs_are_thin() -> None:
 
 def test_import_touches_nothing(tmp_path: Path) -> None:
     """Importing every module makes no folder, sets no environment variable and starts no Ray."""
-    modules = [
-        f"{path.parent.name}.{path.stem}"
-        for layer in ("mgray", "pipelines")
-        for path in (ROOT / layer).glob("*.py")
-        if path.stem not in ("__init__", "served_model")  # that one is loaded by MLflow, which wants it so
-    ]
+    # served_model is loaded by MLflow, which wants it so
+    names = [name for layer in ORDER for name in modules(layer) if not name.endswith(".served_model")]
     code = (
         "import os, sys\n"
         # Third-party packages may set what they like at import; only ours are under test.
         "import torch, ray, ray.data, ray.train, ray.train.torch, ray.tune, mlflow, polars, matplotlib, scipy.sparse\n"
         "import mlflow.pyfunc, mlflow.models, mlflow.types.schema, optuna, sklearn\n"
         "before = dict(os.environ)\n"
-        f"import {', '.join(modules)}\n"
+        f"import {', '.join(names)}\n"
         "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"
         "assert not ray.is_initialized()\n"
     )

@@ -5,8 +5,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from mgray.checkpoint import load_info
 from mgray.config import TrainJobConfig
+from mgray.model_folder import load_info
 from mgray.report_data import CurvePoint
 from mgray.synthetic import make_log
 from pipelines import tracking

@@ -23,10 +23,10 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from mgray.arguments import flatten, parse_args
-from mgray.checkpoint import Vocabulary
 from mgray.config import EvalJobConfig, ExportJobConfig, TrackingConfig, TrainJobConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
+from mgray.model_folder import Vocabulary
 from mgray.recommend import Recommender
 from mgray.synthetic import make_log
 from pipelines.tracking import param_text

@@ -12,7 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
-from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
+from mgray.engine import Logged, Trainer, Validated
+from mgray.scorer import ModelScorer
+from mgray.ranking import evaluate, part_queries
 from mgray.ensemble import make_model
 from mgray.objective import Objective
 from mgray.synthetic import make_log

@@ -13,11 +13,11 @@ import pytest
 import torch
 from mlflow.tracking import MlflowClient
 
-from mgray import checkpoint
-from mgray.checkpoint import ModelInfo, Vocabulary
 from mgray.config import DataConfig, EvalJobConfig, IngestJobConfig, TrackingConfig, TrainJobConfig
+from mgray.data_rules import model_info
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
+from mgray.model_folder import Vocabulary, save_model
 from mgray.synthetic import make_log
 from tests.jobs.processes import Done, error_of, run_job_process
 from tests.models import model_config
@@ -64,9 +64,9 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     place = Place(folder / "home", log, dataset.folder)
     # A model that was never trained is registered like any other.
     config = model_config(width=8, granularities=(1,), heads=1)
-    info = ModelInfo.of(dataset, TrainJobConfig(model=config))
+    info = model_info(dataset, TrainJobConfig(model=config))
     torch.manual_seed(0)
-    checkpoint.save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, Vocabulary.of(dataset))
+    save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, Vocabulary.of(dataset))
     tracking.open_tracking(TrackingConfig(), place.home)
     with tracking.start_run(TrackingConfig(system_metrics=False), {}, {}, "earlier"):
         assert tracking.register(TrackingConfig(), folder / "model", {"history": [dataset.item_ids[:3]]}, {}) == "1"

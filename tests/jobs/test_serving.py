@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 import requests
 
-from mgray.checkpoint import load_info
 from mgray.config import TrackingConfig
+from mgray.model_folder import load_info
 from mgray.recommend import Recommendations, Recommender
 from tests import models
 from tests.heads import free_ports

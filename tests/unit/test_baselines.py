@@ -3,9 +3,9 @@
 import polars as pl
 import pytest
 
-from mgray.checkpoint import Vocabulary
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset
+from mgray.model_folder import Vocabulary
 from pipelines.evaluate import evaluate_baselines, repeat_notes
 from tests.datasets import write_dataset
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks._training import Run, fit, recall, run_folder
 from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer
+from mgray.scorer import ModelScorer
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 

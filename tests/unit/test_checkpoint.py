@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from mgray.arguments import parse_args
-from mgray.checkpoint import (
+from mgray.checkpoint import recover_folder, replace_folder
+from mgray.config import EvalJobConfig
+from mgray.errors import InputError
+from mgray.model import MGDSC
+from mgray.model_folder import (
     MODEL_FILE,
     POPULAR_SHARE,
     VOCABULARY_FILE,
@@ -15,13 +19,8 @@ from mgray.checkpoint import (
     Vocabulary,
     load_info,
     load_model,
-    recover_folder,
-    replace_folder,
     save_model,
 )
-from mgray.config import EvalJobConfig
-from mgray.errors import InputError
-from mgray.model import MGDSC
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.models import MODEL

@@ -12,8 +12,8 @@ from benchmarks._cold_start import measure_cold_start, measure_new_users, new_us
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig
 from mgray.dataset import Query
-from mgray.engine import HistoryList
 from mgray.schema import UNKNOWN
+from mgray.scorer import HistoryList
 from tests.datasets import write_dataset
 
 NUM_ITEMS = 40

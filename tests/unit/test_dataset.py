@@ -14,7 +14,8 @@ from mgray.config import ModelConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.histories import SplitKind
-from mgray.inputs import DAY_S, InputSpec
+from mgray.input_encoder import DAY_S
+from mgray.inputs import InputSpec
 from mgray.raw_history import HistoryEncoder
 from mgray.schema import PAD, TRAIN, UNKNOWN, VALID
 from mgray.synthetic import make_log

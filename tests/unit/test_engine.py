@@ -8,17 +8,21 @@ import pytest
 import torch
 
 from mgray.baselines import make_baselines
-from mgray.checkpoint import ModelInfo, Vocabulary, load_model, restore_state, save_model, save_state
+from mgray.checkpoint import restore_state, save_state
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
+from mgray.data_rules import model_info
 from mgray.dataset import Dataset, Part, Query, Turn
-from mgray.engine import Logged, ModelScorer, Trainer, Validated, evaluate, part_queries
+from mgray.engine import Logged, Trainer, Validated
 from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
+from mgray.model_folder import Vocabulary, load_model, save_model
 from mgray.objective import Objective
 from mgray.optim import WeightAverage, learning_rate
+from mgray.ranking import evaluate, part_queries
 from mgray.recommend import Recommender
+from mgray.scorer import ModelScorer
 from mgray.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.models import model_config
@@ -299,7 +303,7 @@ def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
 def saved_model(dataset: Dataset, folder: Path) -> Path:
     trainer = make_trainer(dataset)
     config = TrainJobConfig(model=MODEL, train=TrainConfig(max_length=50, exclude_seen=False))  # as make_trainer trains
-    info = ModelInfo.of(dataset, config)
+    info = model_info(dataset, config)
     save_model(folder, trainer.model.state_dict(), info, Vocabulary.of(dataset))
     return folder
 

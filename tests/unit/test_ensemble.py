@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, load_model, save_model
 from mgray.config import TrainConfig
-from mgray.engine import Logged, ModelScorer, Trainer
+from mgray.engine import Logged, Trainer
 from mgray.ensemble import Ensemble
 from mgray.explain import explain
 from mgray.inputs import Inputs
 from mgray.item_vectors import start_items_
+from mgray.model_folder import ModelInfo, Vocabulary, load_model, save_model
 from mgray.negatives import draw_uniform
 from mgray.objective import Objective
+from mgray.scorer import ModelScorer
 from mgray.synthetic import make_log
 from mgray.warm_start import warm_start_
 from tests.datasets import write_dataset

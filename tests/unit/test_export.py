@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, load_model, save_model
 from mgray.errors import InputError
 from mgray.export import export_cut
+from mgray.model_folder import ModelInfo, Vocabulary, load_model, save_model
 from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model
 

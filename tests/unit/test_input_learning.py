@@ -7,10 +7,12 @@ import torch
 
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
-from mgray.engine import ModelScorer, Trainer, evaluate, part_queries
+from mgray.engine import Trainer
 from mgray.inputs import resolve_inputs
 from mgray.model import MGDSC
 from mgray.objective import Objective
+from mgray.ranking import evaluate, part_queries
+from mgray.scorer import ModelScorer
 from tests.datasets import write_dataset
 from tests.models import model_config
 

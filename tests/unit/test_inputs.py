@@ -9,16 +9,8 @@ from torch import Tensor
 
 from mgray.config import ModelConfig
 from mgray.errors import InputError
-from mgray.inputs import (
-    NUM_GAP_BUCKETS,
-    InputEncoder,
-    Inputs,
-    InputSpec,
-    gap_buckets,
-    read_columns,
-    resolve_inputs,
-    time_gaps,
-)
+from mgray.input_encoder import NUM_GAP_BUCKETS, InputEncoder, gap_buckets, time_gaps
+from mgray.inputs import Inputs, InputSpec, read_columns, resolve_inputs
 from mgray.manifest import Feature
 from mgray.model import MGDSC
 from tests.datasets import write_dataset

@@ -8,18 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.metrics import (
-    LENGTH_EDGES,
-    MISS,
-    RankingMetrics,
-    RatingMetrics,
-    is_better,
-    remove_seen_,
-    slice_label,
-    slice_labels,
-    target_ranks,
-)
+from mgray.metrics import MISS, RankingMetrics, RatingMetrics, is_better, remove_seen_, target_ranks
 from mgray.schema import UNKNOWN
+from mgray.slices import LENGTH_EDGES, slice_label, slice_labels
 
 INF = math.inf
 COUNTS = np.asarray([0, 60, 5, 5, 0])  # V = 4

@@ -5,10 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from mgray.config import ModelConfig, TrainConfig
+from mgray.data_rules import resolve_exclude_seen
 from mgray.inputs import Inputs
 from mgray.model import MGDSC
 from mgray.negatives import draw_uniform
-from mgray.objective import Objective, resolve_exclude_seen
+from mgray.objective import Objective
 
 CPU = torch.device("cpu")
 ITEMS = torch.tensor([[0, 1, 2, 1], [3, 1, 4, 5]])

@@ -7,9 +7,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.dataset import Dataset
 from mgray.model import MGDSC
+from mgray.model_folder import ModelInfo, Vocabulary, save_model
 from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
 from pipelines.predict_tasks import PartScorer, PredictJob, plan_parts

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
@@ -18,8 +17,10 @@ from mgray.errors import InputError
 from mgray.evaluation import PartEvaluation
 from mgray.inputs import resolve_inputs
 from mgray.model import MGDSC
+from mgray.model_folder import ModelInfo, Vocabulary, save_model
 from mgray.objective import Objective
-from mgray.rating import ModelRater, RatingQuery, evaluate_ratings, rating_batches, rating_queries
+from mgray.rater import ModelRater, RatingQuery
+from mgray.rating import evaluate_ratings, rating_batches, rating_queries
 from mgray.rating_baselines import (
     BIAS_SHRINKAGE,
     BiasRater,

@@ -7,12 +7,12 @@ import torch
 
 from mgray.batch import flat_places, left_pad, plan_batches
 from mgray.columns import Columns, concatenate
-from mgray.engine import ModelScorer
 from mgray.errors import InputError
 from mgray.metrics import remove_seen_
 from mgray.model import MGDSC
 from mgray.numbering import number_map
 from mgray.schema import PREDICTION_SCHEMA, UNKNOWN
+from mgray.scorer import ModelScorer
 from mgray.scoring import RankedLists, pad_rows, prediction_table, rank_lists
 from tests.models import model_config
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from mgray.checkpoint import ModelInfo, Vocabulary, load_info, save_model
 from mgray.columns import Columns
 from mgray.ensemble import make_model
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
-from mgray.rating import ModelRater, RatingQuery
+from mgray.model_folder import ModelInfo, Vocabulary, load_info, save_model
+from mgray.rater import ModelRater, RatingQuery
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN
 from pipelines import tracking

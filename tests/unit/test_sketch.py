@@ -10,8 +10,8 @@ from benchmarks._sketch import Prefixes, Sketch, SketchRater, SketchScorer, trai
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig, TrainConfig
 from mgray.dataset import Dataset
-from mgray.engine import evaluate, part_queries
 from mgray.inputs import Inputs, InputSpec
+from mgray.ranking import evaluate, part_queries
 from mgray.rating import evaluate_ratings, rating_batches
 from mgray.rating_baselines import make_rating_baselines
 from mgray.synthetic import make_log

@@ -8,7 +8,7 @@ from mgray.baselines import make_baselines
 from mgray.columns import Columns
 from mgray.config import EvaluateConfig
 from mgray.dataset import Dataset
-from mgray.engine import evaluate, part_queries
+from mgray.ranking import evaluate, part_queries
 from mgray.synthetic import GROUP_SIZE, DenseHabits, OracleScorer, SparseShop
 from tests.datasets import write_dataset
 

@@ -8,7 +8,6 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, load_model, save_model
 from mgray.columns import Columns
 from mgray.config import ModelConfig
 from mgray.dataset import Dataset
@@ -16,6 +15,7 @@ from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
+from mgray.model_folder import ModelInfo, Vocabulary, load_model, save_model
 from mgray.raw_history import raw_lists
 from mgray.recommend import Recommender
 from mgray.schema import UNKNOWN

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mgray.checkpoint import ModelInfo, Vocabulary, save_model
 from mgray.config import EvaluateConfig, ModelConfig
 from mgray.dataset import Dataset
 from mgray.errors import InputError
 from mgray.inputs import InputSpec
 from mgray.manifest import Feature
 from mgray.model import MGDSC
+from mgray.model_folder import ModelInfo, Vocabulary, save_model
 from mgray.recommend import Recommendations, Recommender
 from mgray.schema import UNKNOWN, USER_ID
 from mgray.translation import check_items_known
