@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -41,6 +42,8 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._received_at = signal.Signals(number), time.monotonic()
+            # An object of a library that was half made tells of errors of its own when it goes.
+            sys.unraisablehook = lambda _: None
             raise KeyboardInterrupt
         if time.monotonic() - self._received_at > INSISTS_AFTER_S:
             os._exit(128 + self.received)

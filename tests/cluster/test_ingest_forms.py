@@ -47,7 +47,7 @@ def test_the_order_of_a_log_without_times_is_the_order_of_events(
     assert "exact duplicates are kept" in messages(caplog)
     page = (result.path / "report.html").read_text()
     assert "in the order of the log, without times" in page
-    assert "1970" not in page
+    assert "1970-" not in page
 
     dataset = Dataset(result.path)
     assert dataset.newest_counts(0.1).tolist() == dataset.item_counts.tolist(), "without times nothing is newer"

@@ -44,6 +44,8 @@ def run(ray_local: None, champion: Champion, data: Dataset, tmp_path: Path) -> R
             "home": str(champion.home),
             "data": {"dataset": str(data.folder)},
             "predict": {"out": str(tmp_path / "out"), "part_users": 25, "num_workers": 1} | settings,
+            # By name: mlflow.set_tracking_uri leaves an earlier test's store in this process' environment.
+            "tracking": {"uri": f"sqlite:///{champion.home / 'mlflow.db'}"},
         }
         if model_folder is None:
             return predict.run_prediction(validate(PredictJobConfig, values))

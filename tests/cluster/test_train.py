@@ -287,7 +287,8 @@ def test_evaluation_of_the_champion_gives_the_same_figures(runs: Runs, capfd: py
     assert result["metrics"] == pytest.approx(runs.two_workers["metrics"])
     for name, figures in runs.two_workers["baselines"].items():
         assert result["baselines"][name] == pytest.approx(figures), name
-    assert result["rows"] == {"queries": USERS}
+    assert result["rows"]["queries"] == USERS
+    assert (result["rows"]["unknown_targets"], result["rows"]["unknown_history_events"]) == (0, 0)
     assert evaluated(dataset=runs.two_workers["dataset"]["path"])["metrics"] == result["metrics"]
     assert "exclude_seen" not in capfd.readouterr().err
     kept = evaluated({"remove_seen": False}, dataset=runs.two_workers["dataset"]["path"])["metrics"]
