@@ -15,13 +15,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig
-from mgray.dataset import Dataset, Query
-from mgray.ranking import evaluate, evaluate_each, score_batches
+from mgray.data.columns import OptionalColumn
+from mgray.data.dataset import Dataset, Query
+from mgray.eval.ranking import evaluate, evaluate_each, score_batches
+from mgray.eval.slices import slice_label, slice_labels
 from mgray.schema import UNKNOWN
-from mgray.scorer import HistoryList, Scorer, max_score_rows
-from mgray.slices import slice_label, slice_labels
+from mgray.serve.scorer import HistoryList, Scorer, max_score_rows
 
 LENGTHS = (1, 2, 5, 10)  # events
 FIRST_EVENTS = (0, 1, 4, 9, 19)  # known of a new user: the last of each row

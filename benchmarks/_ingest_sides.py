@@ -90,13 +90,13 @@ def _write_file(folder: Path, number: int, rows: int, log_rows: int, skewed: boo
 
 
 def mgray(source: str, home: str, num_cpus: int, num_nodes: int = 1) -> Result:
-    """`pipelines.ingest.ingest` with its defaults, on a Ray of its own with `num_cpus` on each node."""
+    """`pipelines.ingest.job.ingest` with its defaults, on a Ray of its own with `num_cpus` on each node."""
     import ray
     import ray.data
 
     from mgray.config import DataConfig
-    from pipelines.cluster import connect
-    from pipelines.ingest import ingest
+    from pipelines.ingest.job import ingest
+    from pipelines.runtime.cluster import connect
 
     # not in the work folder: the path of a socket holds 107 characters at most
     with tempfile.TemporaryDirectory(prefix="mgray-", ignore_cleanup_errors=True) as temporary:

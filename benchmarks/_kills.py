@@ -25,7 +25,7 @@ LAUNCHER = """
 import functools, sys
 from mgray.config import IngestJobConfig
 from pipelines import ingest
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 ingest.ingest = functools.partial(ingest.ingest, range_bytes=int(sys.argv[1]))
 sys.exit(run_job("ingest", IngestJobConfig, ingest.run_ingest, sys.argv[2:]))
 """

@@ -23,19 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgray.batch import left_pad, pad_spans
-from mgray.columns import OptionalColumn, concatenate
 from mgray.config import TrainConfig
-from mgray.dataset import Dataset
-from mgray.inputs import Inputs, InputSpec
-from mgray.metrics import is_better
-from mgray.negatives import Negatives, StepNegatives, seen_items
-from mgray.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
-from mgray.optim import learning_rate, make_optimizer
-from mgray.rater import RatingQuery, flat_targets
-from mgray.rating_head import RaterState, RatingHead
+from mgray.data.columns import OptionalColumn, concatenate
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import Inputs, InputSpec
+from mgray.data.padding import left_pad, pad_spans
+from mgray.eval.metrics import is_better
+from mgray.model.rating_head import RaterState, RatingHead
 from mgray.schema import PAD
-from mgray.scorer import HistoryList, popularity_row
+from mgray.serve.rater import RatingQuery, flat_targets
+from mgray.serve.scorer import HistoryList, popularity_row
+from mgray.train.negatives import Negatives, StepNegatives, seen_items
+from mgray.train.objective import autocast, next_item_loss, resolve_loss_precision, resolve_precision
+from mgray.train.optim import learning_rate, make_optimizer
 
 NUM_FILTERS, HIDDEN = 64, 512
 POOLING = 4  # 2x2, twice

@@ -18,14 +18,14 @@ import torch
 import torch.distributed as dist
 from torch.utils.flop_counter import FlopCounterMode
 
-from mgray.batch import left_pad
 from mgray.config import TrainJobConfig
-from mgray.dataset import Dataset
+from mgray.data.dataset import Dataset
+from mgray.data.padding import left_pad
 from mgray.distributed import rank_and_world
-from mgray.ranking import part_queries
-from mgray.scorer import ModelScorer
-from pipelines.train import check_trained
-from pipelines.worker import LocalSession, RankInput, RankRun
+from mgray.eval.ranking import part_queries
+from mgray.serve.scorer import ModelScorer
+from pipelines.train.job import check_trained
+from pipelines.train.worker import LocalSession, RankInput, RankRun
 
 SECONDS_BETWEEN_LINES = 30.0
 RESULT_FILE, STATE_FOLDER = "result.json", "state"

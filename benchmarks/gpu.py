@@ -21,14 +21,14 @@ from _results import check, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mgray.batch import Batch
 from mgray.config import ModelConfig, TrainConfig
-from mgray.convolution import depthwise_causal
-from mgray.engine import to_device
-from mgray.inputs import Inputs
-from mgray.model import MGDSC
-from mgray.negatives import draw_uniform
-from mgray.objective import Objective, autocast, resolve_precision
+from mgray.data.feed import Batch
+from mgray.data.inputs import Inputs
+from mgray.model.convolution import depthwise_causal
+from mgray.model.mgdsc import MGDSC
+from mgray.train.negatives import draw_uniform
+from mgray.train.objective import Objective, autocast, resolve_precision
+from mgray.train.trainer import to_device
 
 NUM_ITEMS, BATCH, LENGTH = 50_000, 64, 256
 TAPS = 7  # the default model's kernel

@@ -20,7 +20,7 @@ from _results import check, write
 from rich.console import Console
 from rich.table import Table
 
-from mgray.manifest import read_manifest
+from mgray.data.manifest import read_manifest
 
 MARKS = (".staged/*/done.json", ".staging-*/work/*/*.json", ".staging-*/part-*.parquet")
 VICTIMS: tuple[Victim, ...] = ("driver", "worker", "raylet")

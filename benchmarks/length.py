@@ -28,10 +28,10 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mgray.config import ModelConfig
-from mgray.engine import autocast, resolve_precision
-from mgray.inputs import Inputs
-from mgray.layers import Dropout
-from mgray.model import MGDSC
+from mgray.data.inputs import Inputs
+from mgray.model.layers import Dropout
+from mgray.model.mgdsc import MGDSC
+from mgray.train.trainer import autocast, resolve_precision
 
 NUM_ITEMS = 3_416  # MovieLens-1M
 LENGTHS = (200, 1_000, 4_000, 8_000)

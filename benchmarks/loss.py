@@ -6,7 +6,7 @@ The plain side is what one would write: logits [T, 1 + N] of the target and N sh
 accidental hits masked, `cross_entropy`, autograd; in fp32, and under bf16 autocast. Runs of all sides take turns, and
 the median counts. How long a plain one takes hangs on the C library: its logits are large arrays, new each time, whose
 pages glibc may give back and take again; so all is measured once as Python starts, and once where freed memory is kept
-(pipelines/memory.py), in a process of its own.
+(pipelines/runtime/malloc.py), in a process of its own.
 
 Beside it the full softmax over MovieLens-1M's 3,416 items; the fused loss that leaves out what the user has by then
 (train.exclude_seen), for histories of several lengths, the time to find it included; and ten million items, each side
@@ -32,9 +32,9 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mgray.losses import sampled_softmax_loss, softmax_loss
-from mgray.negatives import Negatives, draw_uniform, seen_items
-from pipelines.memory import keep_freed_memory
+from mgray.train.losses import sampled_softmax_loss, softmax_loss
+from mgray.train.negatives import Negatives, draw_uniform, seen_items
+from pipelines.runtime.malloc import keep_freed_memory
 
 NUM_TARGETS, NUM_ITEMS, MANY_ITEMS = 8192, 3416, 10_000_000
 WIDTHS = (64, 128)

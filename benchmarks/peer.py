@@ -28,9 +28,9 @@ from _training import fit, run_folder
 from quality import LONG, ROOT, Recipe, Settings, ml1m_dataset
 from quality import NAME as QUALITY
 
-from mgray.dataset import Dataset
+from mgray.data.dataset import Dataset
 from mgray.errors import InputError
-from mgray.ranking import part_queries
+from mgray.eval.ranking import part_queries
 
 NAME = "peer"
 METRIC, STOP_AT = "ndcg@10", 0.17

@@ -32,16 +32,16 @@ import psutil
 import torch
 from _results import check, write
 
-from mgray.columns import concatenate
 from mgray.config import ModelConfig, TrackingConfig, TrainJobConfig
-from mgray.data_rules import model_info
-from mgray.dataset import Dataset
-from mgray.ensemble import make_model
-from mgray.model_folder import Vocabulary, save_model
-from mgray.recommend import Recommender
-from mgray.scoring import rank_lists, translate
-from mgray.synthetic import make_log
-from mgray.translation import Translation
+from mgray.data.columns import concatenate
+from mgray.data.dataset import Dataset
+from mgray.model.ensemble import make_model
+from mgray.serve.model_folder import Vocabulary, save_model
+from mgray.serve.recommender import Recommender
+from mgray.serve.top_k import rank_lists, translate
+from mgray.serve.translation import Translation
+from mgray.testing.synthetic import make_log
+from mgray.train.resolve import model_info
 
 ROOT = Path(__file__).parent.parent
 THIS = "benchmarks/predict.py"
@@ -151,9 +151,9 @@ class Meter(threading.Thread):
 
 def job(home: str, dataset: str) -> dict[str, Any]:
     """The job's own pipeline call, with a meter beside it; gives its result line and what the phase cost."""
-    from mgray.arguments import validate
     from mgray.config import PredictJobConfig
-    from pipelines import predict
+    from mgray.config.command_line import validate
+    from pipelines.predict import job as predict
 
     settings = {"home": home, "data": {"dataset": dataset}, "predict": {"k": K, "overwrite": True}}
     meter, window = Meter(), []

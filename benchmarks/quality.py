@@ -38,16 +38,16 @@ from _results import check, environment, read, write
 from _shop import baskets, households
 from _training import RESULT_FILE, Measure, fit, recall, run_folder
 
-from mgray.arguments import parse_args
-from mgray.baselines import make_baselines
 from mgray.config import Outputs, TrainJobConfig
-from mgray.dataset import Dataset
+from mgray.config.command_line import parse_args
+from mgray.data.dataset import Dataset
 from mgray.errors import InputError
-from mgray.metrics import RMSE
-from mgray.ranking import evaluate, part_queries
-from mgray.scorer import ModelScorer, Scorer
-from mgray.synthetic import DenseHabits, OracleScorer, SparseShop
-from pipelines.evaluate import evaluate_baselines
+from mgray.eval.baselines import make_baselines
+from mgray.eval.metrics import RMSE
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.serve.scorer import ModelScorer, Scorer
+from mgray.testing.synthetic import DenseHabits, OracleScorer, SparseShop
+from pipelines.evaluate.job import evaluate_baselines
 
 ROOT = Path(__file__).parent.parent
 NAME = "quality"

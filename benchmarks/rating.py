@@ -28,18 +28,18 @@ from _results import check, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mgray.arguments import parse_args
-from mgray.columns import OptionalColumn
 from mgray.config import EvaluateConfig, TrainConfig, TrainJobConfig
-from mgray.dataset import Dataset, Histories
-from mgray.engine import Trainer
-from mgray.evaluation import PartEvaluation
-from mgray.metrics import RatingMetrics
-from mgray.model import MGDSC
-from mgray.objective import Objective
-from mgray.rating import evaluate_ratings, rating_batches
-from mgray.rating_baselines import make_rating_baselines
+from mgray.config.command_line import parse_args
+from mgray.data.columns import OptionalColumn
+from mgray.data.dataset import Dataset, Histories
+from mgray.eval.metrics import RatingMetrics
+from mgray.eval.part_metrics import PartEvaluation
+from mgray.eval.rating import evaluate_ratings, rating_batches
+from mgray.eval.rating_baselines import make_rating_baselines
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import TEST, TRAIN, UNKNOWN
+from mgray.train.objective import Objective
+from mgray.train.trainer import Trainer
 
 NUM_FOLDS = 5
 CONFIG_FILE = Path(__file__).parent.parent / "jobs" / "configs" / "rating.yaml"

@@ -32,22 +32,22 @@ import torch
 from _results import RESULTS, check, write
 from mlflow.tracking import MlflowClient
 
-from mgray.columns import Columns
 from mgray.config import EvaluateConfig, RetrainJobConfig, TrainJobConfig
-from mgray.data_rules import resolve_model, resolve_train
-from mgray.dataset import Dataset, Query
-from mgray.model import MGDSC
-from mgray.numbering import number_map
-from mgray.ranking import evaluate, part_queries
-from mgray.recommend import Recommender
+from mgray.data.columns import Columns
+from mgray.data.dataset import Dataset, Query
+from mgray.data.item_numbers import number_map
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN
-from mgray.scorer import ModelScorer
-from pipelines.registry import Registry
-from pipelines.retrain import run_retrain, warm_training
-from pipelines.sources import fetch_movielens
+from mgray.serve.recommender import Recommender
+from mgray.serve.scorer import ModelScorer
+from mgray.train.resolve import resolve_model, resolve_train
+from pipelines.ingest.source.resolve import fetch_movielens
+from pipelines.lifecycle.retrain import run_retrain, warm_training
 from pipelines.tracking import fetch_model
-from pipelines.train import fit_here
-from pipelines.worker import RankInput
+from pipelines.tracking.registry import Registry
+from pipelines.train.job import fit_here
+from pipelines.train.worker import RankInput
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -27,11 +27,11 @@ from _sketch import Sketch, SketchRater, SketchScorer, train_sketch
 from _training import fit
 
 from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
-from mgray.data_rules import resolve_exclude_seen
-from mgray.dataset import Dataset
-from mgray.metrics import RMSE
-from mgray.ranking import evaluate, part_queries
-from mgray.rating import evaluate_ratings, rating_batches
+from mgray.data.dataset import Dataset
+from mgray.eval.metrics import RMSE
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.eval.rating import evaluate_ratings, rating_batches
+from mgray.train.resolve import resolve_exclude_seen
 
 HR, NDCG = "hr@10", "ndcg@10"
 BOTH = ModelConfig(outputs="both")

@@ -3,12 +3,12 @@
     python benchmarks/tune.py                 # 25 to 35 minutes on one idle core
     python benchmarks/tune.py --budget_s 60   # a look
 
-Each search has `budget_s` seconds of CPU time. Drawing, reporting and stopping are the job's own (pipelines/study.py,
-Tune's ASHA) and a trial is the job's own training, one at a time in this process, so that CPU seconds are exact; Ray's
-start and its actors are left out for all alike. A configuration that two searches of a seed draw is trained once and
-charged to both at what it cost: training is a pure function of the configuration, and random search and TPE begin with
-the same draws. The default begins with the project's own configuration, as jobs/tune.py does; `default, no start` shows
-what it does without that.
+Each search has `budget_s` seconds of CPU time. Drawing, reporting and stopping are the job's own
+(pipelines/tune/study.py, Tune's ASHA) and a trial is the job's own training, one at a time in this process, so that CPU
+seconds are exact; Ray's start and its actors are left out for all alike. A configuration that two searches of a seed
+draw is trained once and charged to both at what it cost: training is a pure function of the configuration, and random
+search and TPE begin with the same draws. The default begins with the project's own configuration, as jobs/tune.py does;
+`default, no start` shows what it does without that.
 
 Check `time_vs_random`: CPU seconds that the default takes to reach what random search has found at the end of its
 budget, by that budget, median over the seeds; at most 0.5.
@@ -32,13 +32,13 @@ import torch
 import yaml
 from _results import RESULTS, check, write
 
-from mgray import search as spaces
 from mgray.config import TrainJobConfig, TuneJobConfig
-from mgray.data_rules import resolve_model
-from mgray.manifest import read_manifest
-from pipelines.ingest import ingest
-from pipelines.study import EPOCH, FINISHED, SCORE, StudySearcher, make_scheduler, open_study, records
-from pipelines.worker import LocalSession, RankInput, RankRun
+from mgray.config import search_space as spaces
+from mgray.data.manifest import read_manifest
+from mgray.train.resolve import resolve_model
+from pipelines.ingest.job import ingest
+from pipelines.train.worker import LocalSession, RankInput, RankRun
+from pipelines.tune.study import EPOCH, FINISHED, SCORE, StudySearcher, make_scheduler, open_study, records
 
 SEEDS = (0, 1, 2)
 METRIC = "ndcg@10"
@@ -242,7 +242,7 @@ def main() -> None:
 def obtain_movielens() -> Path:
     import ray
 
-    from pipelines import cluster
+    from pipelines.runtime import cluster
 
     cluster.connect()
     folder = Path("var").absolute()

@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import EvalJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: EvalJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.evaluate import run_evaluation
+    from pipelines.evaluate.job import run_evaluation
 
     return run_evaluation(config)
 

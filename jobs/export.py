@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import ExportJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: ExportJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.export import run_export
+    from pipelines.lifecycle.export import run_export
 
     return run_export(config)
 

@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import IngestJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: IngestJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.ingest import run_ingest
+    from pipelines.ingest.job import run_ingest
 
     return run_ingest(config)
 

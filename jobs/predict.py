@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import PredictJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: PredictJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.predict import run_prediction
+    from pipelines.predict.job import run_prediction
 
     return run_prediction(config)
 

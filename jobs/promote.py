@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import PromoteJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: PromoteJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.promote import run_promote
+    from pipelines.lifecycle.promote import run_promote
 
     return run_promote(config)
 

@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import RetrainJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: RetrainJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.retrain import run_retrain
+    from pipelines.lifecycle.retrain import run_retrain
 
     return run_retrain(config)
 

@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import RollbackJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: RollbackJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.promote import run_rollback
+    from pipelines.lifecycle.promote import run_rollback
 
     return run_rollback(config)
 

@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import TrainJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: TrainJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     return run_training(config)
 

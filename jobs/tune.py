@@ -4,12 +4,12 @@ import sys
 from typing import Any
 
 from mgray.config import TuneJobConfig
-from pipelines.job import run_job
+from pipelines.runtime.job import run_job
 
 
 def run(config: TuneJobConfig) -> dict[str, Any]:
     """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
-    from pipelines.tune import run_search
+    from pipelines.tune.job import run_search
 
     return run_search(config)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from mgray.config import DataConfig
-from mgray.dataset import Dataset
+from mgray.data.dataset import Dataset
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ class Champion(NamedTuple):
 @pytest.fixture(scope="session")
 def champion(tmp_path_factory: pytest.TempPathFactory) -> Champion:
     """Registered once a session, for it takes seconds. Tests write elsewhere."""
-    from mgray.synthetic import make_log
+    from mgray.testing.synthetic import make_log
     from tests.datasets import write_dataset
     from tests.models import register_model
 
@@ -64,8 +64,8 @@ def mlflow_apart() -> Iterator[None]:
 @pytest.fixture
 def run_ingest(ray_local: None, tmp_path: Path) -> Callable:
     """ingest(source, **data settings) with a HOME of the test's own."""
-    from pipelines.ingest import RANGE_BYTES, IngestResult, ingest
-    from pipelines.new_files import Log
+    from pipelines.ingest.job import RANGE_BYTES, IngestResult, ingest
+    from pipelines.ingest.source.digests import Log
 
     def run(
         source: Path,

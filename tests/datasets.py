@@ -8,11 +8,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mgray import __version__, features, histories, ids, moments
-from mgray.columns import parts_of
-from mgray.dataset import Dataset
-from mgray.histories import SplitKind
-from mgray.manifest import EventType, Feature, Shard, Split, Vocabulary, commit, file_sha256, seal
+from mgray import __version__
+from mgray.data import moments
+from mgray.data.columns import parts_of
+from mgray.data.dataset import Dataset
+from mgray.data.manifest import EventType, Feature, Shard, Split, Vocabulary, commit, file_sha256, seal
+from mgray.ingest import clean, hashing, parse
+from mgray.ingest.clean import SplitKind
 from mgray.schema import (
     EVENT_TYPE,
     FEATURE,
@@ -41,7 +43,7 @@ def write_dataset(
     """A committed version of `log`: user_id, item_id, timestamp, and rating, event_type and feature:NAME if there."""
     folder.mkdir(parents=True)
     users, items = (
-        ids.merge_ids(ids.stable_hash(column), column)
+        hashing.merge_ids(hashing.stable_hash(column), column)
         for column in (
             log[name].cast(pl.String).to_arrow(compat_level=pl.CompatLevel.oldest()) for name in (USER_ID, ITEM_ID)
         )
@@ -53,7 +55,7 @@ def write_dataset(
     code = {name: i for i, name in enumerate(types)}
     event_types = [code.get(name, -1) for name in log[EVENT_TYPE]] if types else [-1] * log.height
     names = [name for name in log.columns if name.startswith(FEATURE)]
-    events = histories.Events(
+    events = clean.Events(
         users.codes,
         items.codes,
         log[TIMESTAMP].cast(pl.Float64).to_numpy(),
@@ -61,29 +63,27 @@ def write_dataset(
         np.asarray(event_types, np.int16),
         log.select(pl.col(name).cast(pl.Float64) for name in names).to_numpy().reshape(log.height, len(names)),
     )
-    bucket = ids.bucket_of(users.hashes, num_shards)
+    bucket = hashing.bucket_of(users.hashes, num_shards)
     lengths = np.bincount(users.codes)
-    events = events.take(histories.order_events(events.user, events.time))
-    offsets = histories.user_offsets(events.user, len(lengths))
+    events = events.take(clean.order_events(events.user, events.time))
+    offsets = clean.user_offsets(events.user, len(lengths))
     cuts = np.quantile(events.time, TEMPORAL_CUTS).tolist() if split == "temporal" else [None, None]
-    ends = histories.split_ends(offsets, events.time, split, *cuts)
-    parts = (
-        histories.random_parts(offsets, events.time, users.hashes) if split == "random" else parts_of(offsets, *ends)
-    )
+    ends = clean.split_ends(offsets, events.time, split, *cuts)
+    parts = clean.random_parts(offsets, events.time, users.hashes) if split == "random" else parts_of(offsets, *ends)
     is_short = lengths < min_user_events
     measured_events = ~is_short[events.user]
     train = (parts == TRAIN) & measured_events
     counts = np.bincount(events.item[train], minlength=len(items.ids))
-    vocabulary = features.build_vocabulary(items.ids, counts, min_count=min_item_count)
+    vocabulary = parse.build_vocabulary(items.ids, counts, min_count=min_item_count)
     type_counts = np.bincount(events.event_type[train & (events.event_type >= 0)], minlength=len(types))
-    kinds = features.order_event_types(dict(zip(types, type_counts.tolist(), strict=True)))
+    kinds = parse.order_event_types(dict(zip(types, type_counts.tolist(), strict=True)))
     outside_kinds = sorted(set(types).difference(kinds))
     number = {name: i for i, name in enumerate([*kinds, *outside_kinds])}
     type_numbers = np.asarray([-1, *(number[name] for name in types)], np.int16)[events.event_type + 1]
     measured = moments.measure(events.features[train])
     scaled = moments.scale(events.features, measured.mean, measured.std)
     numbers = np.where(vocabulary.numbers > 0, vocabulary.numbers, UNKNOWN).astype(np.int32)
-    outside, outside_rows = features.list_outside(items.ids, vocabulary.numbers)
+    outside, outside_rows = parse.list_outside(items.ids, vocabulary.numbers)
     pq.write_table(vocabulary.warm, folder / "vocabulary.parquet")
     pq.write_table(outside, folder / "outside_items.parquet")
     shards: dict[str, list[Shard]] = {"part": [], "short": []}
@@ -92,7 +92,7 @@ def write_dataset(
         if kind == "short" and not len(chosen):
             continue
         mine = np.isin(events.user, chosen)
-        table = histories.history_table(
+        table = clean.history_table(
             users.ids.take(pa.array(chosen)),
             np.concatenate([[0], np.cumsum(lengths[chosen])]),
             numbers[events.item[mine]],

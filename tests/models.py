@@ -6,15 +6,15 @@ from typing import Any
 import torch
 
 from mgray.config import ModelConfig, TrackingConfig
-from mgray.dataset import Dataset
-from mgray.model import MGDSC
-from mgray.model_folder import ModelInfo, Vocabulary, save_model
+from mgray.data.dataset import Dataset
+from mgray.model.mgdsc import MGDSC
+from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
 
 MAX_LENGTH = 50
 
 
 def model_config(**options: Any) -> ModelConfig:
-    """A config with what mgray.data_rules would choose by a dataset already chosen."""
+    """A config with what mgray.train.resolve would choose by a dataset already chosen."""
     return ModelConfig(**{"dropout": 0.5, "norm": "layer"} | options)
 
 
@@ -38,7 +38,7 @@ def register_model(home: Path, dataset: Dataset) -> Path:
     import mlflow
 
     from pipelines import tracking
-    from pipelines.tracking_store import sqlite_uri
+    from pipelines.tracking.store import sqlite_uri
 
     folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
     config = TrackingConfig(uri=sqlite_uri(home / "mlflow.db"), system_metrics=False)

@@ -5,11 +5,11 @@ from typing import TypeVar
 import torch
 
 from mgray.config import ModelConfig
-from mgray.ensemble import Ensemble
-from mgray.inputs import Inputs, InputSpec
-from mgray.layers import BatchNorm
-from mgray.manifest import Feature
-from mgray.model import MGDSC
+from mgray.data.inputs import Inputs, InputSpec
+from mgray.data.manifest import Feature
+from mgray.model.ensemble import Ensemble
+from mgray.model.layers import BatchNorm
+from mgray.model.mgdsc import MGDSC
 
 AnyModel = TypeVar("AnyModel", MGDSC, Ensemble)
 

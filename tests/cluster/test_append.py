@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mgray.config import DataConfig
+from mgray.data.manifest import MANIFEST_FILE, file_sha256
 from mgray.errors import InputError
-from mgray.manifest import MANIFEST_FILE, file_sha256
-from pipelines.new_files import digest_log
+from pipelines.ingest.source.digests import digest_log
 from tests.plain_ingest import Event, decode, digests, draw_log, logical, numbers, vocabulary, write_csv
 
 ROWS = draw_log(seed=7, num_events=2400, num_users=400, num_items=150)  # 6 events a user: many are too short at first

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from mgray.config import PSEUDONYM_KEY_VARIABLE
+from mgray.data.manifest import MANIFEST_FILE
 from mgray.errors import InputError
-from mgray.manifest import MANIFEST_FILE
-from pipelines import ingest_plan
-from pipelines.staging import STAGED_FOLDER
+from pipelines.ingest import plan
+from pipelines.ingest.staging import STAGED_FOLDER
 from tests.plain_ingest import decode, numbers, vocabulary
 
 NUM_USERS, NUM_ITEMS, EVENTS = 60, 40, 12
@@ -126,7 +126,7 @@ def test_what_an_earlier_rule_made_is_not_mixed_in(
 ) -> None:
     home, log = tmp_path / "home", write(tmp_path / "a" / "a.csv", 1).parent
     with monkeypatch.context() as patch:
-        patch.setattr(ingest_plan, "ID_RULE", 1)
+        patch.setattr(plan, "ID_RULE", 1)
         earlier = run_ingest(log, home=home)
     now = run_ingest(log, home=home)
     assert (now.reused, now.path != earlier.path) == (False, True)

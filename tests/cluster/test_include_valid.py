@@ -6,12 +6,12 @@ import polars as pl
 import pytest
 
 from mgray.config import TrainJobConfig
-from mgray.model_folder import load_info
-from mgray.report_data import CurvePoint
-from mgray.synthetic import make_log
+from mgray.report.report_data import CurvePoint
+from mgray.serve.model_folder import load_info
+from mgray.testing.synthetic import make_log
 from pipelines import tracking
-from pipelines.train import Fitted, fit_here
-from pipelines.worker import RankInput
+from pipelines.train.job import Fitted, fit_here
+from pipelines.train.worker import RankInput
 from tests.datasets import write_dataset
 
 

@@ -1,4 +1,6 @@
-"""pipelines.ingest on a real local Ray: conservation, identity of versions, quarantine, and what a failure leaves."""
+"""pipelines.ingest.job on a real local Ray: conservation, identity of versions, quarantine, and what a failure
+leaves.
+"""
 
 import errno
 import shutil
@@ -9,8 +11,8 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from mgray.data.manifest import MANIFEST_FILE
 from mgray.errors import InputError
-from mgray.manifest import MANIFEST_FILE
 from mgray.schema import QUARANTINE_SCHEMA
 
 HEADER = "user_id,item_id,timestamp,rating\n"
@@ -213,7 +215,7 @@ def test_a_failure_midway(
 
     log, out = write(tmp_path / "log.csv", GOOD), tmp_path / "home" / "datasets"
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.ingest.features.build_vocabulary", fail)
+        patch.setattr("pipelines.ingest.job.parse.build_vocabulary", fail)
         with pytest.raises((InputError, OSError, RuntimeError), match=r"x.arrow: No.*--data.out|yours|Stale|a bug"):
             run_ingest(log)
     assert list(out.glob("*/manifest.json")) == []

@@ -8,9 +8,9 @@ import polars as pl
 import pytest
 
 from mgray.config import ModelConfig
-from mgray.data_rules import resolve_model
-from mgray.dataset import Dataset
+from mgray.data.dataset import Dataset
 from mgray.errors import InputError
+from mgray.train.resolve import resolve_model
 from tests.plain_ingest import decode
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks._kills import RANGE_BYTES, Job, staged_units, write_log
 from mgray.config import IngestJobConfig
-from mgray.dataset import Dataset
+from mgray.data.dataset import Dataset
 from tests.jobs.processes import result_line
 
 NUM_ROWS = 300_000
@@ -84,8 +84,8 @@ def test_kills(tmp_path: Path, run_ingest: Callable) -> None:
 def test_of_two_at_once_one_works_and_one_waits(
     tmp_path: Path, run_ingest: Callable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines import ingest
-    from pipelines.job import run_job
+    from pipelines.ingest import job as ingest
+    from pipelines.runtime.job import run_job
 
     home = tmp_path / "home"
     log = write_log(tmp_path / "log", 30_000)

@@ -12,7 +12,7 @@ import json, ray
 from ray.cluster_utils import Cluster
 from mgray.config import ScaleConfig
 from mgray.errors import InputError
-from pipelines.cluster import plan_workers, room
+from pipelines.runtime.cluster import plan_workers, room
 
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False})
 nodes.add_node(num_cpus=2)

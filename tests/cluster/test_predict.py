@@ -1,4 +1,6 @@
-"""pipelines.predict on a real local Ray: every user scored once, the right lists, versions, what a failure leaves."""
+"""pipelines.predict.job on a real local Ray: every user scored once, the right lists, versions, what a failure
+leaves.
+"""
 
 import gzip
 import shutil
@@ -10,15 +12,15 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
-from mgray.arguments import validate
 from mgray.config import PredictJobConfig
-from mgray.dataset import Dataset
+from mgray.config.command_line import validate
+from mgray.data.dataset import Dataset
+from mgray.data.manifest import file_sha256, read_predictions
 from mgray.errors import InputError
-from mgray.manifest import file_sha256, read_predictions
-from mgray.recommend import Recommender
 from mgray.schema import PREDICTION_SCHEMA
-from pipelines import predict
-from pipelines.predict_tasks import PART_EVENTS, Part, PredictJob, plan_parts
+from mgray.serve.recommender import Recommender
+from pipelines.predict import job as predict
+from pipelines.predict.tasks import PART_EVENTS, Part, PredictJob, plan_parts
 from tests.conftest import Champion
 from tests.models import write_model
 

@@ -10,11 +10,13 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from mgray.arguments import validate
 from mgray.config import CleanConfig, EvalJobConfig, PredictJobConfig, TrackingConfig
+from mgray.config.command_line import validate
 from mgray.errors import InputError
-from pipelines import evaluate, predict, tracking
-from pipelines.ingest import IngestResult
+from pipelines import tracking
+from pipelines.evaluate import job as evaluate
+from pipelines.ingest.job import IngestResult
+from pipelines.predict import job as predict
 from tests.models import write_model
 from tests.plain_ingest import Event, plain_clean
 

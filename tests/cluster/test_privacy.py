@@ -58,8 +58,8 @@ def test_pseudonyms(
     tmp_path: Path, ray_local: None, run_ingest: Callable, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """The job as the user calls it, so that what it prints counts too."""
-    from pipelines.ingest import run_ingest as pipeline
-    from pipelines.job import run_job
+    from pipelines.ingest.job import run_ingest as pipeline
+    from pipelines.runtime.job import run_job
 
     log, home = write_log(tmp_path / "log"), tmp_path / "home"
     (tmp_path / "key").write_text(KEY + "\n")
@@ -131,8 +131,8 @@ def test_keys_that_do_not_do(
     options: str,
     says: str,
 ) -> None:
-    from pipelines.ingest import run_ingest as pipeline
-    from pipelines.job import run_job
+    from pipelines.ingest.job import run_ingest as pipeline
+    from pipelines.runtime.job import run_job
 
     monkeypatch.setenv(PSEUDONYM_KEY_VARIABLE, key)
     (tmp_path / "key").write_text("x" * 15 + "\n")
@@ -273,8 +273,8 @@ def test_the_job_says_what_it_could_not_forget_and_ends_well(
     tmp_path: Path, ray_local: None, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture
 ) -> None:
     """A job that runs by schedule shall not fail for good since a user is gone from its log."""
-    from pipelines.ingest import run_ingest as pipeline
-    from pipelines.job import run_job
+    from pipelines.ingest.job import run_ingest as pipeline
+    from pipelines.runtime.job import run_job
 
     log = number_log(tmp_path / "log")
     (tmp_path / "forget.txt").write_text('7\n"8"\nx@example.org\n')

@@ -15,12 +15,12 @@ import pytest
 
 from mgray.config import PromoteJobConfig, RetrainJobConfig, RollbackJobConfig
 from mgray.errors import InputError
-from mgray.synthetic import make_log
-from pipelines import retrain
-from pipelines.job import run_job
-from pipelines.lock import LOCK_FILE, retrain_lock
-from pipelines.promote import run_promote, run_rollback
-from pipelines.registry import Registry
+from mgray.testing.synthetic import make_log
+from pipelines.lifecycle import retrain
+from pipelines.lifecycle.promote import run_promote, run_rollback
+from pipelines.runtime.job import run_job
+from pipelines.runtime.lock import LOCK_FILE, retrain_lock
+from pipelines.tracking.registry import Registry
 
 NAME = "mgray-interest"
 TINY = {

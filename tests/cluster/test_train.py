@@ -1,4 +1,6 @@
-"""pipelines.train on a real local Ray, with a real MLflow: two small runs, what they leave, and what a client gets."""
+"""pipelines.train.job on a real local Ray, with a real MLflow: two small runs, what they leave, and what a client
+gets.
+"""
 
 import json
 import os
@@ -22,13 +24,13 @@ import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mgray.arguments import flatten, parse_args
 from mgray.config import EvalJobConfig, ExportJobConfig, TrackingConfig, TrainJobConfig
-from mgray.dataset import Dataset
+from mgray.config.command_line import flatten, parse_args
+from mgray.data.dataset import Dataset
 from mgray.errors import InputError
-from mgray.model_folder import Vocabulary
-from mgray.recommend import Recommender
-from mgray.synthetic import make_log
+from mgray.serve.model_folder import Vocabulary
+from mgray.serve.recommender import Recommender
+from mgray.testing.synthetic import make_log
 from pipelines.tracking import param_text
 from tests.jobs.processes import environment
 
@@ -74,7 +76,7 @@ def settings(home: Path, **scale: Any) -> TrainJobConfig:
 
 @pytest.fixture(scope="module")
 def runs(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     home = tmp_path_factory.mktemp("train") / "home"
     make_log(USERS, ITEMS).write_csv(home.parent / "log.csv")
@@ -275,7 +277,7 @@ def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) 
 
 
 def test_evaluation_of_the_champion_gives_the_same_figures(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
-    from pipelines.evaluate import run_evaluation
+    from pipelines.evaluate.job import run_evaluation
 
     def evaluated(evaluate: dict[str, Any] | None = None, **data: Any) -> dict[str, Any]:
         given = {"home": str(runs.home), "model": f"models:/{NAME}@champion", "data": data, "evaluate": evaluate or {}}
@@ -326,9 +328,9 @@ def test_a_registry_that_fails_costs_the_version_alone(
     runs: Runs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from pipelines import tracking
-    from pipelines.export import run_export
-    from pipelines.registry import Registry
-    from pipelines.train import run_training
+    from pipelines.lifecycle.export import run_export
+    from pipelines.tracking.registry import Registry
+    from pipelines.train.job import run_training
 
     asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
     asked["train"] |= {"epochs": 1}
@@ -406,7 +408,7 @@ def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:
 
 
 def test_a_diverged_training_ends_once_and_registers_nothing(runs: Runs) -> None:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     diverging = settings(runs.home)
     diverging = diverging.model_copy(update={"train": diverging.train.model_copy(update={"learning_rate": 1e30})})
@@ -422,11 +424,11 @@ def test_a_diverged_training_ends_once_and_registers_nothing(runs: Runs) -> None
 def test_a_warm_start_takes_from_the_earlier_model_what_the_data_would_decide_anew(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     earlier = runs.run(runs.one_worker).data.params
     assert earlier["model.norm"] == "layer"
-    monkeypatch.setattr("mgray.data_rules.NORM", "batch")  # by a later version's rule
+    monkeypatch.setattr("mgray.train.resolve.NORM", "batch")  # by a later version's rule
     asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
     asked["train"] |= {"warm_start": f"models:/{NAME}@champion", "epochs": 1}
     asked["tracking"] |= {"register_model": False}
@@ -438,7 +440,7 @@ def test_a_warm_start_takes_from_the_earlier_model_what_the_data_would_decide_an
 
 
 def test_a_training_that_time_ended_says_so(runs: Runs, capfd: pytest.CaptureFixture[str]) -> None:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
     asked["train"] |= {"epochs": 100_000, "max_time_s": 2.0, "validate_every_epochs": 100_000}
@@ -451,7 +453,7 @@ def test_a_training_that_time_ended_says_so(runs: Runs, capfd: pytest.CaptureFix
 
 
 def test_a_killed_worker_does_not_change_the_run(runs: Runs) -> None:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     home = runs.home.with_name("home_of_the_killed")
     killed: list[int] = []

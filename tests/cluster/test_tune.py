@@ -1,4 +1,4 @@
-"""pipelines.tune on real Ray, 2 CPUs: trials in place and by DDP, ASHA, failures, and a driver that is killed."""
+"""pipelines.tune.job on real Ray, 2 CPUs: trials in place and by DDP, ASHA, failures, and a driver that is killed."""
 
 import json
 import os
@@ -16,10 +16,10 @@ import ray
 import yaml
 from mlflow.tracking import MlflowClient
 
-from mgray.arguments import parse_args
 from mgray.config import TrainJobConfig, TuneJobConfig
+from mgray.config.command_line import parse_args
 from mgray.errors import InputError
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from tests.models import model_config, write_model
 
 pytestmark = pytest.mark.timeout(900)  # minutes on an idle machine, far more beside others
@@ -72,7 +72,7 @@ def settings(home: Path, log: Path, space: dict[str, Any], **search: Any) -> dic
 
 
 def search(*args: Any, scale: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    from pipelines.tune import run_search
+    from pipelines.tune.job import run_search
 
     return run_search(TuneJobConfig.model_validate({**settings(*args, **options), "scale": scale or {}}))
 
@@ -122,7 +122,7 @@ def test_asha_stops_the_weak_and_the_best_is_registered(here: None, tmp_path: Pa
 
 
 def test_a_trial_is_the_same_training_as_a_run_of_its_own(here: None, tmp_path: Path, log: Path) -> None:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     result = search(tmp_path, log, {"model.width": {"choice": [16]}}, num_trials=4)
     assert result["trials"] == {"finished": 1, "stopped": 0, "failed": 0}, "the space has one point, tried once"
@@ -161,7 +161,7 @@ def test_when_all_fail_the_job_fails_with_the_first_reason(here: None, tmp_path:
     given = settings(tmp_path, log, {"model.kernel": {"choice": [5, 7]}}, num_trials=2)
     earlier = write_model(tmp_path / "earlier", ["a"], [1], config=model_config(**TINY["model"]))
     given["train"] = {**given["train"], "warm_start": str(earlier)}
-    from pipelines.tune import run_search
+    from pipelines.tune.job import run_search
 
     reason = r"all 2 trials failed; the first \(trial 0\).*the earlier model differs in model\.kernel; take"
     with pytest.raises(InputError, match=reason) as raised:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mgray.manifest import UNSEALED, digest, file_sha256, read_manifest
+from mgray.data.manifest import UNSEALED, digest, file_sha256, read_manifest
 from mgray.schema import HISTORY_SCHEMA, OUTSIDE_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
 
 NUM_EVENTS = 3000

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mgray.model import MGDSC
+from mgray.model.mgdsc import MGDSC
 from tests.perturbed import make_inputs, make_model
 from tests.models import model_config
 

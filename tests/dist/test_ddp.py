@@ -11,13 +11,13 @@ import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
 from mgray.config import EvaluateConfig, TrainConfig
-from mgray.dataset import Dataset
-from mgray.engine import Logged, Trainer, Validated
-from mgray.scorer import ModelScorer
-from mgray.ranking import evaluate, part_queries
-from mgray.ensemble import make_model
-from mgray.objective import Objective
-from mgray.synthetic import make_log
+from mgray.data.dataset import Dataset
+from mgray.train.trainer import Logged, Trainer, Validated
+from mgray.serve.scorer import ModelScorer
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.model.ensemble import make_model
+from mgray.train.objective import Objective
+from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.models import model_config
 

@@ -17,8 +17,8 @@ import pytest
 import ray.scripts.scripts
 import yaml
 
-import mgray.arguments
 import mgray.config
+import mgray.config.command_line
 from mgray import __version__
 from tests.infra.rendered import (
     DOCKERFILE,
@@ -144,7 +144,7 @@ def parsed(argv: list[str]) -> mgray.config.JobConfig:
     assert python == "python"
     name, schema = re.search(r"run_job\(\"(\w+)\", (\w+)", (ROOT / script).read_text()).groups()
     assert script == f"jobs/{name}.py"
-    return mgray.arguments.parse_args(getattr(mgray.config, schema), script, rest)
+    return mgray.config.command_line.parse_args(getattr(mgray.config, schema), script, rest)
 
 
 @pytest.mark.parametrize("target", RUNS)

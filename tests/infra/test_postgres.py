@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import requests
 
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.heads import free_ports
 from tests.infra.rendered import containers, mlflow_command_lines

@@ -14,11 +14,11 @@ import torch
 from mlflow.tracking import MlflowClient
 
 from mgray.config import DataConfig, EvalJobConfig, IngestJobConfig, TrackingConfig, TrainJobConfig
-from mgray.data_rules import model_info
-from mgray.dataset import Dataset
-from mgray.model import MGDSC
-from mgray.model_folder import Vocabulary, save_model
-from mgray.synthetic import make_log
+from mgray.data.dataset import Dataset
+from mgray.model.mgdsc import MGDSC
+from mgray.serve.model_folder import Vocabulary, save_model
+from mgray.testing.synthetic import make_log
+from mgray.train.resolve import model_info
 from tests.jobs.processes import Done, error_of, run_job_process
 from tests.models import model_config
 
@@ -55,7 +55,7 @@ class Place(NamedTuple):
 @pytest.fixture(scope="module")
 def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPathFactory) -> Place:
     from pipelines import tracking
-    from pipelines.ingest import ingest
+    from pipelines.ingest.job import ingest
 
     folder = tmp_path_factory.mktemp("place")
     log = folder / "log.csv"
@@ -362,9 +362,9 @@ def check(done: Done, phrases: list[str]) -> None:
 
 def jobs() -> dict[str, tuple[type, Callable]]:
     """As jobs/*.py pair them."""
-    from pipelines.evaluate import run_evaluation
-    from pipelines.ingest import run_ingest
-    from pipelines.train import run_training
+    from pipelines.evaluate.job import run_evaluation
+    from pipelines.ingest.job import run_ingest
+    from pipelines.train.job import run_training
 
     return {
         "ingest": (IngestJobConfig, run_ingest),
@@ -375,7 +375,7 @@ def jobs() -> dict[str, tuple[type, Callable]]:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_wrong_input(case: Case, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipelines.job import run_job
+    from pipelines.runtime.job import run_job
 
     mlflow.set_tracking_uri(None)  # else the last case's is this one's default
     argv, phrases = case.prepare(place, tmp_path)

@@ -8,8 +8,8 @@ import pytest
 
 from mgray.config import DataConfig, EvalJobConfig, ExportJobConfig, TrackingConfig
 from mgray.errors import InputError
-from mgray.recommend import Recommender
-from mgray.synthetic import make_log
+from mgray.serve.recommender import Recommender
+from mgray.testing.synthetic import make_log
 from pipelines.tracking import fetch_model
 from tests.conftest import Champion
 from tests.datasets import write_dataset
@@ -17,7 +17,7 @@ from tests.models import model_config, write_model
 
 
 def test_a_registered_model_is_cut(champion: Champion, mlflow_apart: None, tmp_path: Path) -> None:
-    from pipelines.export import run_export
+    from pipelines.lifecycle.export import run_export
 
     result = run_export(ExportJobConfig(home=str(champion.home), levels=1, out=str(tmp_path / "small")))
     assert result["model"]["version"] == "1"
@@ -30,9 +30,9 @@ def test_a_registered_model_is_cut(champion: Champion, mlflow_apart: None, tmp_p
 def test_a_cut_model_is_registered_and_evaluated(
     champion: Champion, ray_local: None, mlflow_apart: None, tmp_path: Path
 ) -> None:
-    from pipelines.evaluate import run_evaluation
-    from pipelines.export import run_export
-    from pipelines.registry import Registry
+    from pipelines.evaluate.job import run_evaluation
+    from pipelines.lifecycle.export import run_export
+    from pipelines.tracking.registry import Registry
 
     home = shutil.copytree(champion.home, tmp_path / "home")
     tracking = TrackingConfig(experiment="cut", system_metrics=False)  # whose artifacts are in the copy
@@ -63,7 +63,7 @@ def test_a_cut_model_is_registered_and_evaluated(
 
 
 def test_the_number_of_levels_is_asked_for(champion: Champion, mlflow_apart: None) -> None:
-    from pipelines.export import run_export
+    from pipelines.lifecycle.export import run_export
 
     with pytest.raises(InputError, match="--levels"):
         run_export(ExportJobConfig(home=str(champion.home)))
@@ -72,8 +72,8 @@ def test_the_number_of_levels_is_asked_for(champion: Champion, mlflow_apart: Non
 @pytest.mark.parametrize("levels", [None, 1])
 def test_a_folder_is_registered(levels: int | None, mlflow_apart: None, tmp_path: Path) -> None:
     """Whose run MLflow does not have: the dataset is found by its fingerprint."""
-    from pipelines.export import run_export
-    from pipelines.registry import Registry, own_data
+    from pipelines.lifecycle.export import run_export
+    from pipelines.tracking.registry import Registry, own_data
 
     dataset = write_dataset(tmp_path / "datasets" / "test", make_log(20, 12))
     folder = write_model(
@@ -112,7 +112,7 @@ def test_a_folder_is_registered(levels: int | None, mlflow_apart: None, tmp_path
     ],
 )
 def test_what_is_no_model_is_told(model: str, message: str, tmp_path: Path) -> None:
-    from pipelines.export import run_export
+    from pipelines.lifecycle.export import run_export
 
     write_model(tmp_path / "rates", ["a", "b"], [1, 1], config=model_config(width=8, heads=1, outputs="rating"))
     with pytest.raises(InputError, match=re.escape(message)):

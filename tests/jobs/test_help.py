@@ -3,7 +3,7 @@
 import pytest
 
 from mgray import config
-from mgray.config_keys import leaves
+from mgray.config.keys import leaves
 from tests.jobs.processes import ROOT, run_job_process
 
 JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))

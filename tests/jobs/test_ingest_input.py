@@ -106,8 +106,8 @@ CASES = [
 
 
 def run_here(argv: str, capsys: pytest.CaptureFixture[str]) -> Done:
-    from pipelines.ingest import run_ingest
-    from pipelines.job import run_job
+    from pipelines.ingest.job import run_ingest
+    from pipelines.runtime.job import run_job
 
     capsys.readouterr()
     code = run_job("ingest", IngestJobConfig, run_ingest, argv.split())

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from mgray.config import DataConfig
-from mgray.manifest import Manifest, read_manifest
-from pipelines.ingest import RANGE_BYTES, IngestResult, ingest
+from mgray.data.manifest import Manifest, read_manifest
+from pipelines.ingest.job import RANGE_BYTES, IngestResult, ingest
 from tests import s3_storage
 from tests.jobs.processes import result_line, run_job_process
 

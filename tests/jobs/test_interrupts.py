@@ -16,8 +16,8 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from mgray.synthetic import make_log
-from pipelines.tracking_store import sqlite_uri
+from mgray.testing.synthetic import make_log
+from pipelines.tracking.store import sqlite_uri
 from tests.datasets import write_dataset
 from tests.jobs.processes import ROOT, environment
 from tests.models import register_model

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mgray.config import PredictJobConfig
-from pipelines.job import EXIT_WRONG_INPUT, run_job
-from pipelines.predict import run_prediction
+from pipelines.predict.job import run_prediction
+from pipelines.runtime.job import EXIT_WRONG_INPUT, run_job
 from tests.conftest import Champion
 
 CASES = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from tests.jobs.processes import error_of, run_job_process
 
 

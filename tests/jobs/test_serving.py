@@ -19,8 +19,8 @@ import pytest
 import requests
 
 from mgray.config import TrackingConfig
-from mgray.model_folder import load_info
-from mgray.recommend import Recommendations, Recommender
+from mgray.serve.model_folder import load_info
+from mgray.serve.recommender import Recommendations, Recommender
 from tests import models
 from tests.heads import free_ports
 from tests.jobs.processes import ROOT, environment

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from tests.jobs.processes import error_of, result_line, run_job_process
 
 LEAVES_OUT = "--config {file}: jobs/ingest.py leaves out what only other jobs read: {names}"

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from mlflow.tracking import MlflowClient
 
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from tests.heads import Head, ray_head
 from tests.jobs.processes import BIN, ROOT, Done, result_line, run
 

@@ -18,11 +18,11 @@ from mlflow.tracking import MlflowClient
 
 from mgray.config import TrackingConfig, TrainJobConfig
 from mgray.errors import InputError
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from pipelines import tracking
-from pipelines.job import run_job
-from pipelines.registry import Registry
-from pipelines.tracking_store import sqlite_file, sqlite_uri
+from pipelines.runtime.job import run_job
+from pipelines.tracking.registry import Registry
+from pipelines.tracking.store import sqlite_file, sqlite_uri
 from tests.datasets import write_dataset
 from tests.jobs.open_homes import Opener, openers
 from tests.jobs.processes import ROOT, Done, environment, error_of
@@ -161,7 +161,7 @@ def test_a_blank_after_the_uri_is_no_part_of_it(tmp_path: Path, monkeypatch: pyt
 def test_a_deleted_experiment_is_told_before_the_log_is_looked_at(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.train import run_training
+    from pipelines.train.job import run_training
 
     uri = tracking.open_tracking(QUIET, tmp_path)
     client = MlflowClient(uri)

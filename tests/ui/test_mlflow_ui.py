@@ -24,7 +24,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mgray.config import TrainJobConfig
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.heads import BIN, clean_environment, free_ports
 
@@ -52,7 +52,7 @@ class Site(NamedTuple):
 @pytest.fixture(scope="module")
 def results(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """Two trainings that differ in their granularities alone; in this process, for DDP is not what is looked at."""
-    from pipelines import train
+    from pipelines.train import job as train
 
     home = tmp_path_factory.mktemp("home")
     dataset = write_dataset(home / "dataset", make_log(120, 40))

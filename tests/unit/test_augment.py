@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.augment import augment, is_augmented
-from mgray.batch import Batch
 from mgray.config import TrainConfig
-from mgray.inputs import Inputs
+from mgray.data.feed import Batch
+from mgray.data.inputs import Inputs
 from mgray.schema import PAD
+from mgray.train.augment import augment, is_augmented
 
 
 def batch_of(lengths: list[int], first_targets: list[int] | None = None) -> Batch:

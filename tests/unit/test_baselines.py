@@ -4,9 +4,9 @@ import polars as pl
 import pytest
 
 from mgray.config import EvaluateConfig
-from mgray.dataset import Dataset
-from mgray.model_folder import Vocabulary
-from pipelines.evaluate import evaluate_baselines, repeat_notes
+from mgray.data.dataset import Dataset
+from mgray.serve.model_folder import Vocabulary
+from pipelines.evaluate.job import evaluate_baselines, repeat_notes
 from tests.datasets import write_dataset
 
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.batch import collate, cut_windows, deal, feed, left_pad, num_events, num_targets, padded_length, plan_epoch
-from mgray.columns import Columns
-from mgray.dataset import Histories
+from mgray.data.columns import Columns
+from mgray.data.dataset import Histories
+from mgray.data.feed import collate, cut_windows, deal, feed, num_events, num_targets, plan_epoch
+from mgray.data.padding import left_pad, padded_length
 
 
 def make_histories(lengths: list[int]) -> Histories:

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks._training import Run, fit, recall, run_folder
 from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
-from mgray.dataset import Dataset
-from mgray.scorer import ModelScorer
-from mgray.synthetic import make_log
+from mgray.data.dataset import Dataset
+from mgray.serve.scorer import ModelScorer
+from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 
 CONFIG = TrainJobConfig(

@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgray.arguments import parse_args
-from mgray.checkpoint import recover_folder, replace_folder
 from mgray.config import EvalJobConfig
+from mgray.config.command_line import parse_args
 from mgray.errors import InputError
-from mgray.model import MGDSC
-from mgray.model_folder import (
+from mgray.model.mgdsc import MGDSC
+from mgray.serve.model_folder import (
     MODEL_FILE,
     POPULAR_SHARE,
     VOCABULARY_FILE,
@@ -21,7 +20,8 @@ from mgray.model_folder import (
     load_model,
     save_model,
 )
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
+from mgray.train.checkpoint import recover_folder, replace_folder
 from tests.datasets import write_dataset
 from tests.models import MODEL
 

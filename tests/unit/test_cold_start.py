@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from benchmarks._cold_start import measure_cold_start, measure_new_users, new_user_queries, newest, without_items
-from mgray.columns import Columns
 from mgray.config import EvaluateConfig
-from mgray.dataset import Query
+from mgray.data.columns import Columns
+from mgray.data.dataset import Query
 from mgray.schema import UNKNOWN
-from mgray.scorer import HistoryList
+from mgray.serve.scorer import HistoryList
 from tests.datasets import write_dataset
 
 NUM_ITEMS = 40

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from mgray.arguments import flatten, parse_args, validate
 from mgray.config import (
     JOB_CONFIGS,
     CleanConfig,
@@ -19,7 +18,8 @@ from mgray.config import (
     resolve_home,
     resolve_out,
 )
-from mgray.config_keys import leaves
+from mgray.config.command_line import flatten, parse_args, validate
+from mgray.config.keys import leaves
 from mgray.errors import InputError
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from mgray.arguments import parse_args
 from mgray.config import JOB_CONFIGS, IngestJobConfig, TrainJobConfig
+from mgray.config.command_line import parse_args
+from mgray.config.search_space import read_space
 from mgray.errors import InputError
-from mgray.search import read_space
 
 
 @pytest.fixture

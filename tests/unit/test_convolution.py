@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgray.convolution import dense_causal, depthwise_causal, shift
+from mgray.model.convolution import dense_causal, depthwise_causal, shift
 
 CASES = pytest.mark.parametrize(
     ("taps", "dilation", "length"),

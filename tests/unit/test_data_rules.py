@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mgray.config import ModelConfig, TrainConfig
-from mgray.data_rules import DROPOUT_RANGE, dropout_rate, resolve_model, resolve_train
-from mgray.synthetic import make_log
+from mgray.testing.synthetic import make_log
+from mgray.train.resolve import DROPOUT_RANGE, dropout_rate, resolve_model, resolve_train
 from tests.datasets import write_dataset
 
 

@@ -8,17 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mgray.batch import feed, plan_epoch
-from mgray.columns import Columns, concatenate
 from mgray.config import ModelConfig
-from mgray.dataset import Dataset
+from mgray.data.columns import Columns, concatenate
+from mgray.data.dataset import Dataset
+from mgray.data.feed import feed, plan_epoch
+from mgray.data.inputs import InputSpec
 from mgray.errors import InputError
-from mgray.histories import SplitKind
-from mgray.input_encoder import DAY_S
-from mgray.inputs import InputSpec
-from mgray.raw_history import HistoryEncoder
+from mgray.ingest.clean import SplitKind
+from mgray.model.input_encoder import DAY_S
 from mgray.schema import PAD, TRAIN, UNKNOWN, VALID
-from mgray.synthetic import make_log
+from mgray.serve.request import HistoryEncoder
+from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 
 # One user whose items are a b c d e, one whose are a a b c.
@@ -212,7 +212,7 @@ def test_the_newest_events_are_a_share_of_all(tmp_path: Path) -> None:
 
 def test_the_newest_events_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_dataset(tmp_path / "v", log_of_two_times())
-    monkeypatch.setattr("mgray.dataset.MAX_TIMES", 20)
+    monkeypatch.setattr("mgray.data.dataset.MAX_TIMES", 20)
     quantile, sizes = np.quantile, []
     monkeypatch.setattr(
         np, "quantile", lambda times, *more, **how: [sizes.append(len(times)), quantile(times, *more, **how)][1]

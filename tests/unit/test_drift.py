@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mgray.drift import (
+from mgray.eval.drift import (
     Drift,
     LogSummary,
     describe,

@@ -7,23 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from mgray.baselines import make_baselines
-from mgray.checkpoint import restore_state, save_state
-from mgray.columns import Columns
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
-from mgray.data_rules import model_info
-from mgray.dataset import Dataset, Part, Query, Turn
-from mgray.engine import Logged, Trainer, Validated
-from mgray.ensemble import make_model
+from mgray.data.columns import Columns
+from mgray.data.dataset import Dataset, Part, Query, Turn
 from mgray.errors import InputError
-from mgray.evaluation import PartEvaluation
-from mgray.model_folder import Vocabulary, load_model, save_model
-from mgray.objective import Objective
-from mgray.optim import WeightAverage, learning_rate
-from mgray.ranking import evaluate, part_queries
-from mgray.recommend import Recommender
-from mgray.scorer import ModelScorer
-from mgray.synthetic import make_log
+from mgray.eval.baselines import make_baselines
+from mgray.eval.part_metrics import PartEvaluation
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.model.ensemble import make_model
+from mgray.serve.model_folder import Vocabulary, load_model, save_model
+from mgray.serve.recommender import Recommender
+from mgray.serve.scorer import ModelScorer
+from mgray.testing.synthetic import make_log
+from mgray.train.checkpoint import restore_state, save_state
+from mgray.train.objective import Objective
+from mgray.train.optim import WeightAverage, learning_rate
+from mgray.train.resolve import model_info
+from mgray.train.trainer import Logged, Trainer, Validated
 from tests.datasets import write_dataset
 from tests.models import model_config
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from mgray.config import TrainConfig
-from mgray.engine import Logged, Trainer
-from mgray.ensemble import Ensemble
-from mgray.explain import explain
-from mgray.inputs import Inputs
-from mgray.item_vectors import start_items_
-from mgray.model_folder import ModelInfo, Vocabulary, load_model, save_model
-from mgray.negatives import draw_uniform
-from mgray.objective import Objective
-from mgray.scorer import ModelScorer
-from mgray.synthetic import make_log
-from mgray.warm_start import warm_start_
+from mgray.data.inputs import Inputs
+from mgray.model.ensemble import Ensemble
+from mgray.serve.explain import explain
+from mgray.serve.model_folder import ModelInfo, Vocabulary, load_model, save_model
+from mgray.serve.scorer import ModelScorer
+from mgray.testing.synthetic import make_log
+from mgray.train.item_init import start_items_
+from mgray.train.negatives import draw_uniform
+from mgray.train.objective import Objective
+from mgray.train.trainer import Logged, Trainer
+from mgray.train.warm_start import warm_start_
 from tests.datasets import write_dataset
 from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, SPEC, make_ensemble, make_inputs

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from mgray.recommend import Reasons, Recommender
-from mgray.synthetic import make_log
-from pipelines.publish import (
+from mgray.serve.recommender import Reasons, Recommender
+from mgray.testing.synthetic import make_log
+from pipelines.train.publish import (
     EXAMPLE_EVENTS,
     EXAMPLE_FILMS,
     example_query,

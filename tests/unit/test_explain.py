@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from mgray.data.inputs import Inputs
 from mgray.errors import InputError
-from mgray.explain import explain
-from mgray.inputs import Inputs
+from mgray.serve.explain import explain
 from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model, pad_left
 

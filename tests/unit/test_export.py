@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mgray.errors import InputError
-from mgray.export import export_cut
-from mgray.model_folder import ModelInfo, Vocabulary, load_model, save_model
+from mgray.serve.cut import export_cut
+from mgray.serve.model_folder import ModelInfo, Vocabulary, load_model, save_model
 from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model
 

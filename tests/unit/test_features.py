@@ -1,4 +1,4 @@
-"""mgray.features: numbers that a reader can derive by hand, and laws over drawn logs."""
+"""mgray.ingest.parse: numbers that a reader can derive by hand, and laws over drawn logs."""
 
 import numpy as np
 import polars as pl
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray import features
-from mgray.columns import parts_of
-from mgray.histories import order_events, split_ends, user_offsets
-from mgray.ids import merge_ids, stable_hash
+from mgray.data.columns import parts_of
+from mgray.ingest import parse
+from mgray.ingest.clean import order_events, split_ends, user_offsets
+from mgray.ingest.hashing import merge_ids, stable_hash
 from mgray.schema import TRAIN, VOCABULARY_SCHEMA
 
 DAY = 86400.0
@@ -55,25 +55,25 @@ def raw_rows(**columns: list) -> pl.DataFrame:
 )
 def test_timestamps_are_seconds_or_iso(text: str | None, seconds: float | None) -> None:
     mixed = pl.Series("timestamp", ["0", text, "1970-01-02"], dtype=pl.String)
-    assert features.epoch_seconds(mixed).to_list() == [0.0, seconds, DAY]
+    assert parse.epoch_seconds(mixed).to_list() == [0.0, seconds, DAY]
 
 
 def test_typed_timestamps() -> None:
     moments = pl.Series(["1970-01-02T00:00:00.5"]).str.to_datetime(time_unit="ns")
-    assert features.epoch_seconds(moments).to_list() == [DAY + 0.5]
-    assert features.epoch_seconds(moments.dt.replace_time_zone("Europe/Paris")).to_list() == [DAY + 0.5 - 3600]
-    assert features.epoch_seconds(moments.dt.date()).to_list() == [DAY]
-    assert features.epoch_seconds(pl.Series([7], dtype=pl.Int32)).to_list() == [7.0]
+    assert parse.epoch_seconds(moments).to_list() == [DAY + 0.5]
+    assert parse.epoch_seconds(moments.dt.replace_time_zone("Europe/Paris")).to_list() == [DAY + 0.5 - 3600]
+    assert parse.epoch_seconds(moments.dt.date()).to_list() == [DAY]
+    assert parse.epoch_seconds(pl.Series([7], dtype=pl.Int32)).to_list() == [7.0]
 
 
 @pytest.mark.parametrize(("unit", "per_second"), [("s", 1), ("ms", 1_000), ("us", 1_000_000)])
 def test_units_are_of_numbers_alone(unit: str, per_second: int) -> None:
     text = pl.Series(["86400", "1.5", "-1", "1970-01-02", "1970-01-01T00:00:01.5Z", "soon", None])
     wanted = [DAY / per_second, 1.5 / per_second, -1 / per_second, DAY, 1.5, None, None]
-    assert features.epoch_seconds(text, unit).to_list() == wanted
-    assert features.epoch_seconds(pl.Series([1_500_000, None]), unit).to_list() == [1.5e6 / per_second, None]
-    assert features.epoch_seconds(pl.Series([1.5]), unit).to_list() == [1.5 / per_second]
-    assert features.epoch_seconds(pl.Series(["1970-01-02"]).str.to_date(), unit).to_list() == [DAY]
+    assert parse.epoch_seconds(text, unit).to_list() == wanted
+    assert parse.epoch_seconds(pl.Series([1_500_000, None]), unit).to_list() == [1.5e6 / per_second, None]
+    assert parse.epoch_seconds(pl.Series([1.5]), unit).to_list() == [1.5 / per_second]
+    assert parse.epoch_seconds(pl.Series(["1970-01-02"]).str.to_date(), unit).to_list() == [DAY]
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_units_are_of_numbers_alone(unit: str, per_second: int) -> None:
     ],
 )
 def test_a_time_beyond_the_year_9999_tells_its_unit(given: object, unit: str, looks_like: str | None) -> None:
-    assert features.finer_unit(pl.Series([given]), unit).to_list() == [looks_like]
+    assert parse.finer_unit(pl.Series([given]), unit).to_list() == [looks_like]
 
 
 def test_times_beyond_the_year_9999_are_set_aside() -> None:
     times = ["7", "1e308", "-1e308", "1700000000000", "1e400"]
-    good, bad = features.parse_events(raw_rows(user_id=["u"] * 5, item_id=["i"] * 5, timestamp=times))
+    good, bad = parse.parse_events(raw_rows(user_id=["u"] * 5, item_id=["i"] * 5, timestamp=times))
     assert good["timestamp"].to_list() == [7.0]
     assert bad.select("line", "reason").rows() == [
         (2, "timestamp '1e308' in s is further from 1970 than the year 9999"),
@@ -122,7 +122,7 @@ def test_times_beyond_the_year_9999_are_set_aside() -> None:
 def test_typed_times_that_no_calendar_can_spell(dtype: pl.DataType, far: int, seconds: float) -> None:
     times = pl.Series([0, far, None]).cast(pl.Int32 if dtype == pl.Date else pl.Int64).cast(dtype)
     rows = raw_rows(user_id=[1, 2, 3], item_id=[1, 2, 3], timestamp=times)
-    good, bad = features.parse_events(rows, "ms")
+    good, bad = parse.parse_events(rows, "ms")
     assert good["timestamp"].to_list() == [0.0]
     assert bad["line"].to_list() == [2, 3]
     _, shown, rest = bad["reason"][0].split("'")
@@ -132,15 +132,15 @@ def test_typed_times_that_no_calendar_can_spell(dtype: pl.DataType, far: int, se
 
 
 def test_ids_are_text_whatever_the_log_has() -> None:
-    assert features.id_text(pl.Series([12, None])).to_list() == ["12", None]
-    assert features.id_text(pl.Series([12.0, -3.0, 1.5, float("nan"), None])).to_list() == [
+    assert parse.id_text(pl.Series([12, None])).to_list() == ["12", None]
+    assert parse.id_text(pl.Series([12.0, -3.0, 1.5, float("nan"), None])).to_list() == [
         "12",
         "-3",
         "1.5",
         None,
         None,
     ]
-    assert features.id_text(pl.Series(["012", "12.0", "", " ", None])).to_list() == ["012", "12", None, None, None]
+    assert parse.id_text(pl.Series(["012", "12.0", "", " ", None])).to_list() == ["012", "12", None, None, None]
 
 
 def test_bad_rows_are_set_aside_with_their_reason() -> None:
@@ -150,7 +150,7 @@ def test_bad_rows_are_set_aside_with_their_reason() -> None:
         timestamp=["1", "1", "1", "soon", "", "1", "1"],
         rating=["", "1", "1", "1", "1", "five", "inf"],
     ).with_columns(pl.format("raw {}", "line").alias("raw"))
-    good, bad = features.parse_events(rows)
+    good, bad = parse.parse_events(rows)
     assert good.select("user_id", "item_id", "timestamp").rows() == [("u", "i", 1.0)]
     assert good["rating"].to_list() == [None]  # a blank rating is no rating, not a bad row
     assert bad["line"].to_list() == [2, 3, 4, 5, 6, 7]
@@ -167,7 +167,7 @@ def test_bad_rows_are_set_aside_with_their_reason() -> None:
 
 def test_a_typed_bad_row_is_kept_as_json() -> None:
     rows = raw_rows(user_id=[1, None], item_id=[2, 3], timestamp=[4, 5])
-    good, bad = features.parse_events(rows)
+    good, bad = parse.parse_events(rows)
     assert good.select("user_id", "item_id", "timestamp", "rating").row(0) == ("1", "2", 4.0, None)
     assert bad["raw"].to_list() == ['{"user_id":null,"item_id":3,"timestamp":5}']
     assert good.schema == {
@@ -189,7 +189,7 @@ def test_features_are_numbers_or_missing() -> None:
             "feature:age": ["7", "8", " ", "1e3", "9", "9", "nan"],
         },
     ).with_columns(pl.format("raw {}", "line").alias("raw"))
-    good, bad = features.parse_events(rows)
+    good, bad = parse.parse_events(rows)
     assert good["feature:price"].to_list() == [1.0, None, None, 2.5]
     assert good["feature:age"].to_list() == [7.0, 8.0, None, 1000.0]
     assert bad.rows() == [
@@ -203,7 +203,7 @@ def test_typed_numbers_keep_their_value() -> None:
     rows = raw_rows(user_id=[1, 2], item_id=[1, 2], timestamp=[1, 2], rating=[0.1, 3.0]).with_columns(
         pl.col("rating").cast(pl.Float32), pl.Series("feature:count", [2**60, None])
     )
-    good, bad = features.parse_events(rows)
+    good, bad = parse.parse_events(rows)
     assert bad.is_empty()
     assert good["rating"].to_list() == [float(np.float32(0.1)), 3.0]
     assert good["feature:count"].to_list() == [2.0**60, None]
@@ -211,7 +211,7 @@ def test_typed_numbers_keep_their_value() -> None:
 
 def test_the_readers_own_problem_comes_first() -> None:
     rows = raw_rows(user_id=["", "u"], item_id=["i", "i"], timestamp=["1", "1"], problem=["too short", None])
-    good, bad = features.parse_events(rows)
+    good, bad = parse.parse_events(rows)
     assert (good.height, bad["reason"].to_list()) == (1, ["too short"])
 
 
@@ -220,14 +220,14 @@ def test_the_readers_own_problem_comes_first() -> None:
 
 def test_quantile_cuts_by_hand() -> None:
     ten = np.arange(10.0)
-    assert features.temporal_cuts([ten]) == (8.0, 9.0)  # events 0..7 are 80%
+    assert parse.temporal_cuts([ten]) == (8.0, 9.0)  # events 0..7 are 80%
     # the sorted log is 1 x6, 2 x3, 3 x1: index 8 is 2, index 9 is 3; parts of the log may have times in common
     parts = [np.array(part) for part in ([1.0, 1.0, 3.0], [], [1.0, 2.0, 2.0], [1.0, 1.0, 1.0, 2.0])]
-    assert features.temporal_cuts(parts) == (2.0, 3.0)
-    assert features.temporal_cuts([ten], valid_from=4.5) == (4.5, 9.0)
-    assert features.temporal_cuts([ten], test_from=8.5) == (8.0, 8.5)
-    assert features.temporal_cuts([], 1.0, 2.0) == (1.0, 2.0)
-    assert features.temporal_cuts([np.array([-3.5])]) == (-3.5, -3.5)
+    assert parse.temporal_cuts(parts) == (2.0, 3.0)
+    assert parse.temporal_cuts([ten], valid_from=4.5) == (4.5, 9.0)
+    assert parse.temporal_cuts([ten], test_from=8.5) == (8.0, 8.5)
+    assert parse.temporal_cuts([], 1.0, 2.0) == (1.0, 2.0)
+    assert parse.temporal_cuts([np.array([-3.5])]) == (-3.5, -3.5)
 
 
 moments = (
@@ -242,7 +242,7 @@ moments = (
 def test_cuts_are_the_values_of_the_sorted_log(parts: list[list[float]]) -> None:
     log = sorted(time for part in parts for time in part)
     wanted = (log[len(log) * 8 // 10], log[len(log) * 9 // 10])
-    assert features.temporal_cuts([np.sort(np.array(part, np.float64)) for part in parts]) == wanted
+    assert parse.temporal_cuts([np.sort(np.array(part, np.float64)) for part in parts]) == wanted
 
 
 # ---------------------------------------------------------------- vocabulary
@@ -262,7 +262,7 @@ def test_vocabulary_counts_the_training_part_only() -> None:
     trains = parts_of(offsets, *split_ends(offsets, time[order], "leave_one_out")) == TRAIN
     counts = np.bincount(item[order][trains], minlength=len(item_ids))
     titles = pl.DataFrame({"item_id": ["x", "x", "v"], "title": ["X", "again", "V"]})
-    found = features.build_vocabulary(item_ids, counts, titles)
+    found = parse.build_vocabulary(item_ids, counts, titles)
     assert found.warm.schema == VOCABULARY_SCHEMA
     # falling count, ties by id as text; v, 9 validate and t tests, so they have no number
     assert found.warm.to_pylist() == [
@@ -277,7 +277,7 @@ def test_vocabulary_counts_the_training_part_only() -> None:
 
 def vocabulary(counts: dict[str, int], **options: object) -> tuple[list[tuple], list[tuple], list[int]]:
     """Of the warm (item, item_id, num_train_events), of the cold (item_id, num_train_events), and the numbers."""
-    found = features.build_vocabulary(
+    found = parse.build_vocabulary(
         pa.array(list(counts), pa.string()), np.array(list(counts.values()), np.int64), **options
     )
     warm = pl.DataFrame(pl.from_arrow(found.warm)).drop("title").rows()
@@ -306,18 +306,18 @@ def test_known_items_keep_their_numbers() -> None:
     assert warm == [(1, "b", 7), (2, "gone", 0), (3, "a", 1), (4, "new", 9), (5, "newer", 9)]
     assert cold == [("rare", 2)]
     assert numbers == [4, 3, 1, 0, 5, 0]
-    found = features.build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
+    found = parse.build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
     assert found.warm["title"].to_pylist() == ["Gone", "New"]
     assert found.warm.schema == VOCABULARY_SCHEMA
 
 
 def test_event_types_by_training_events() -> None:
     counts = {"apply": 0, "buy": 2, "view": 9, "cart": 2, "B": 2}
-    assert features.order_event_types(counts) == ["view", "B", "buy", "cart"]
+    assert parse.order_event_types(counts) == ["view", "B", "buy", "cart"]
     # "gone" has no events any more and "apply" none yet: both have been given a number before
     known = ["cart", "gone", "apply"]
-    assert features.order_event_types(counts, known) == [*known, "view", "B", "buy"]
-    assert features.order_event_types({}) == []
+    assert parse.order_event_types(counts, known) == [*known, "view", "B", "buy"]
+    assert parse.order_event_types({}) == []
 
 
 names = st.text(st.sampled_from("ab\u00e9"), min_size=1, max_size=2)

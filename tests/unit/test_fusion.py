@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgray.fusion import ConcatFusion, make_fusion
+from mgray.model.fusion import ConcatFusion, make_fusion
 from tests.models import model_config
 from tests.perturbed import make_inputs, make_model
 

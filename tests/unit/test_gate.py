@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mgray.config import GateConfig
-from mgray.gate import Cost, Window, compare_slices, decide, gains, paired_bootstrap, rank_metrics
+from mgray.eval.gate import Cost, Window, compare_slices, decide, gains, paired_bootstrap, rank_metrics
 
 OPEN = GateConfig(min_improvement=None, max_slice_drop=None)
 CHEAP = Cost(parameters=1000, latency_ms=2.0)
@@ -54,7 +54,7 @@ def test_a_user_weighs_by_queries() -> None:
 def test_the_same_figures_give_the_same_interval_however_memory_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     difference, user = np.random.default_rng(0).normal(size=300), np.arange(300) // 3
     whole = paired_bootstrap(difference, user, 300, 0.9)
-    monkeypatch.setattr("mgray.gate.RESAMPLE_CELLS", 1000)
+    monkeypatch.setattr("mgray.eval.gate.RESAMPLE_CELLS", 1000)
     assert paired_bootstrap(difference, user, 300, 0.9) == whole
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mgray.granularity import Decay, Kind, Session, Span, Stride, checked, parse
+from mgray.config.granularity import Decay, Kind, Session, Span, Stride, checked, parse
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""mgray.histories: numbers that a reader can derive by hand, and laws over drawn logs."""
+"""mgray.ingest.clean: numbers that a reader can derive by hand, and laws over drawn logs."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray import histories
-from mgray.columns import parts_of
-from mgray.histories import Events
-from mgray.ids import stable_hash
+from mgray.data.columns import parts_of
+from mgray.ingest import clean
+from mgray.ingest.clean import Events
+from mgray.ingest.hashing import stable_hash
 from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, UNKNOWN, VALID
 
 DAY = 86_400.0
@@ -34,11 +34,11 @@ def make(*rows: tuple) -> Events:
 
 
 def ordered(events: Events) -> Events:
-    return events.take(histories.order_events(events.user, events.time))
+    return events.take(clean.order_events(events.user, events.time))
 
 
-def offsets_of(events: Events) -> histories.Ints:
-    return histories.user_offsets(events.user, int(events.user.max()) + 1 if len(events.user) else 0)
+def offsets_of(events: Events) -> clean.Ints:
+    return clean.user_offsets(events.user, int(events.user.max()) + 1 if len(events.user) else 0)
 
 
 # ---------------------------------------------------------------- order
@@ -50,9 +50,9 @@ def test_equal_times_keep_the_order_of_the_log() -> None:
 
 
 def test_the_order_of_nothing_and_of_one() -> None:
-    assert histories.order_events(np.zeros(0, np.int32), np.zeros(0)).tolist() == []
+    assert clean.order_events(np.zeros(0, np.int32), np.zeros(0)).tolist() == []
     for time in (0.0, -1.5, 1e300, 1e9):
-        assert histories.order_events(np.array([2**31 - 1], np.int32), np.array([time])).tolist() == [0]
+        assert clean.order_events(np.array([2**31 - 1], np.int32), np.array([time])).tolist() == [0]
 
 
 whole = st.integers(-5, 5).map(float) | st.integers(-(10**9), 2 * 10**9).map(float)
@@ -68,18 +68,18 @@ huge = st.sampled_from([2.0**53, 2.0**53 + 2, 2.0**53 - 1, -1.0, -3.0, 2.0**60, 
 )
 def test_the_order_is_that_of_a_stable_sort(rows: list[tuple[int, float]]) -> None:
     user, time = np.array([user for user, _ in rows], np.int32), np.array([time for _, time in rows], np.float64)
-    assert histories.order_events(user, time).tolist() == sorted(range(len(rows)), key=rows.__getitem__)
+    assert clean.order_events(user, time).tolist() == sorted(range(len(rows)), key=rows.__getitem__)
 
 
 def test_whole_seconds_that_float64_cannot_tell_apart_once_shifted() -> None:
     # 2**53 + 1 is no float64, so that both of the late times are 2**53 seconds after the first
     time = np.array([2.0**53, 2.0**53 - 1, -1.0])
-    assert histories.order_events(np.zeros(3, np.int32), time).tolist() == [2, 1, 0]
+    assert clean.order_events(np.zeros(3, np.int32), time).tolist() == [2, 1, 0]
 
 
 def test_times_whose_difference_is_no_float() -> None:
     time = np.array([1e308, 0.0, -1e308, 1e308])
-    assert histories.order_events(np.zeros(4, np.int32), time).tolist() == [2, 1, 0, 3]
+    assert clean.order_events(np.zeros(4, np.int32), time).tolist() == [2, 1, 0, 3]
 
 
 def test_a_large_log_is_in_order_whichever_way_it_is_sorted() -> None:
@@ -87,14 +87,14 @@ def test_a_large_log_is_in_order_whichever_way_it_is_sorted() -> None:
     user = generator.integers(0, 500, 50_000).astype(np.int32)
     time = generator.integers(-1000, 1000, 50_000).astype(np.float64)
     wanted = np.lexsort((np.arange(50_000), time, user)).tolist()
-    assert histories.order_events(user, time).tolist() == wanted
+    assert clean.order_events(user, time).tolist() == wanted
     # half a second more for everybody changes no order, but whole seconds are packed and others are not
-    assert histories.order_events(user, time + 0.5).tolist() == wanted
+    assert clean.order_events(user, time + 0.5).tolist() == wanted
 
 
 def test_offsets_of_users_with_and_without_events() -> None:
-    assert histories.user_offsets(np.array([0, 0, 2], np.int32), 5).tolist() == [0, 2, 2, 3, 3, 3]
-    assert histories.user_offsets(np.zeros(0, np.int32), 2).tolist() == [0, 0, 0]
+    assert clean.user_offsets(np.array([0, 0, 2], np.int32), 5).tolist() == [0, 2, 2, 3, 3, 3]
+    assert clean.user_offsets(np.zeros(0, np.int32), 2).tolist() == [0, 0, 0]
 
 
 # ---------------------------------------------------------------- cleaning
@@ -102,10 +102,10 @@ def test_offsets_of_users_with_and_without_events() -> None:
 
 def test_the_first_of_equal_events_stays() -> None:
     log = make((0, 5, 1, 5.0), (0, 5, 1, 4.0), (0, 5, 1, 5.0), (0, 5, 2, 5.0), (1, 5, 1, 5.0))
-    assert histories.are_first(log).tolist() == [True, True, False, True, True]
+    assert clean.are_first(log).tolist() == [True, True, False, True, True]
     # the first of the log, whatever lies between it and its equal
     log = ordered(make((1, 5, 1), (0, 5, 1), (1, 6, 1), (1, 5, 1), (0, 5, 1)))
-    assert list(zip(log.user.tolist(), log.item.tolist(), histories.are_first(log).tolist(), strict=True)) == [
+    assert list(zip(log.user.tolist(), log.item.tolist(), clean.are_first(log).tolist(), strict=True)) == [
         (0, 5, True),
         (0, 5, False),
         (1, 5, True),
@@ -126,9 +126,9 @@ def test_events_that_differ_in_one_column_are_two() -> None:
         make((0, 5, 1, 5.0, 0, (2.0, 1.0))),
     ):
         both = Events._make(np.concatenate(pair) for pair in zip(log, other, strict=True))
-        assert histories.are_first(both).tolist() == [True, True]
+        assert clean.are_first(both).tolist() == [True, True]
     twice = Events._make(np.concatenate(pair) for pair in zip(log, log, strict=True))
-    assert histories.are_first(twice).tolist() == [True, False]
+    assert clean.are_first(twice).tolist() == [True, False]
 
 
 one_event = st.tuples(
@@ -150,13 +150,13 @@ def test_first_events_are_those_of_a_loop(rows: list[tuple]) -> None:
     for row in zip(*(column.tolist() for column in log), strict=True):
         wanted.append(repr(row) not in seen)  # in writing nan equals nan, as it does here
         seen.add(repr(row))
-    assert histories.are_first(log).tolist() == wanted
+    assert clean.are_first(log).tolist() == wanted
 
 
 def test_bots_have_more_than_the_limit_within_24_hours() -> None:
     def bots(limit: int, *users: list[float]) -> list[bool]:
         offsets = np.concatenate([[0], np.cumsum([len(times) for times in users])])
-        return histories.are_bots(
+        return clean.are_bots(
             offsets, np.array([time for times in users for time in times], np.float64), limit
         ).tolist()
 
@@ -178,19 +178,19 @@ def test_bots_are_those_of_a_loop(quarters: list[list[int]], limit: int) -> None
     wanted = [any(sum(first <= t < first + DAY for t in times) > limit for first in times) for times in users]
     offsets = np.concatenate([[0], np.cumsum([len(times) for times in users])]).astype(np.int64)
     assert (
-        histories.are_bots(offsets, np.array([time for times in users for time in times], np.float64), limit).tolist()
+        clean.are_bots(offsets, np.array([time for times in users for time in times], np.float64), limit).tolist()
         == wanted
     )
 
 
 def test_repeats_follow_their_like_within_the_window() -> None:
     log = make((0, 5, 0), (0, 5, 10), (0, 6, 11), (0, 5, 21), (1, 5, 21), (1, 5, 21))
-    assert histories.are_repeats(log, 10).tolist() == [False, True, False, False, False, True]
+    assert clean.are_repeats(log, 10).tolist() == [False, True, False, False, False, True]
     # a chain: each within the window of the one before it, which is itself a repeat
     chain = make(*((0, 5, 10 * place) for place in range(4)))
-    assert histories.are_repeats(chain, 10).tolist() == [False, True, True, True]
-    assert histories.are_repeats(chain, 9.9).tolist() == [False] * 4
-    assert histories.are_repeats(make(), 1).tolist() == []
+    assert clean.are_repeats(chain, 10).tolist() == [False, True, True, True]
+    assert clean.are_repeats(chain, 9.9).tolist() == [False] * 4
+    assert clean.are_repeats(make(), 1).tolist() == []
 
 
 @settings(max_examples=100, deadline=None)
@@ -205,7 +205,7 @@ def test_repeats_are_those_of_a_loop(rows: list[tuple[int, int, int]], window: f
     for user, item, time in zip(log.user.tolist(), log.item.tolist(), log.time.tolist(), strict=True):
         wanted.append(time - last.get((user, item), -np.inf) <= window)
         last[user, item] = time
-    assert histories.are_repeats(log, window).tolist() == wanted
+    assert clean.are_repeats(log, window).tolist() == wanted
 
 
 # ---------------------------------------------------------------- splits
@@ -213,7 +213,7 @@ def test_repeats_are_those_of_a_loop(rows: list[tuple[int, int, int]], window: f
 
 def test_leave_one_out_splits() -> None:
     offsets, time = np.array([0, 5, 8]), np.zeros(8)
-    train_end, valid_end = histories.split_ends(offsets, time, "leave_one_out")
+    train_end, valid_end = clean.split_ends(offsets, time, "leave_one_out")
     assert (train_end.tolist(), valid_end.tolist()) == ([3, 1], [4, 2])
     parts = parts_of(offsets, train_end, valid_end)
     assert parts.tolist() == [TRAIN, TRAIN, TRAIN, VALID, TEST, TRAIN, VALID, TEST]
@@ -222,14 +222,14 @@ def test_leave_one_out_splits() -> None:
 def test_an_event_at_a_cut_is_behind_it() -> None:
     log = make((0, 0, 1), (0, 0, 2), (0, 0, 3), (1, 0, 2), (1, 0, 9), (2, 0, 0), (2, 0, 1))
     offsets = offsets_of(log)
-    train_end, valid_end = histories.split_ends(offsets, log.time, "temporal", 2.0, 3.0)
+    train_end, valid_end = clean.split_ends(offsets, log.time, "temporal", 2.0, 3.0)
     assert list(zip(train_end.tolist(), valid_end.tolist(), strict=True)) == [(1, 2), (0, 1), (2, 2)]
     parts = parts_of(offsets, train_end, valid_end)
     assert parts.tolist() == [TRAIN, VALID, TEST, VALID, TEST, TRAIN, TRAIN]
 
 
 def test_a_random_split_has_no_ends() -> None:
-    train_end, valid_end = histories.split_ends(np.array([0, 2, 5]), np.zeros(5), "random")
+    train_end, valid_end = clean.split_ends(np.array([0, 2, 5]), np.zeros(5), "random")
     assert (train_end.tolist(), valid_end.tolist()) == ([0, 0], [0, 0])
     assert train_end.dtype == valid_end.dtype == np.int32
 
@@ -240,14 +240,14 @@ def test_a_random_split_has_no_ends() -> None:
     st.sampled_from(["leave_one_out", "temporal"]),
     st.tuples(st.integers(0, 5), st.integers(0, 5)).map(sorted),
 )
-def test_laws_of_a_cleaned_log(rows: list[tuple], kind: histories.SplitKind, cuts: list[int]) -> None:
+def test_laws_of_a_cleaned_log(rows: list[tuple], kind: clean.SplitKind, cuts: list[int]) -> None:
     valid_from, test_from = map(float, cuts)
     log = ordered(make(*rows))
-    log = log.take(histories.are_first(log))
+    log = log.take(clean.are_first(log))
     log = log.take((np.bincount(log.user) >= 3)[log.user])  # short users go
     offsets = offsets_of(log)
     assert len(set(zip(log.user.tolist(), log.item.tolist(), log.time.tolist(), strict=True))) == len(log.user)
-    ends = histories.split_ends(offsets, log.time, kind, valid_from, test_from)
+    ends = clean.split_ends(offsets, log.time, kind, valid_from, test_from)
     parts = parts_of(offsets, *ends)
     for user, (train_end, valid_end) in enumerate(zip(*ends, strict=True)):
         own = slice(offsets[user], offsets[user + 1])
@@ -267,7 +267,7 @@ def test_laws_of_a_cleaned_log(rows: list[tuple], kind: histories.SplitKind, cut
 
 def test_random_parts_are_about_80_10_10() -> None:
     hashes = stable_hash(pa.array([str(user) for user in range(1000)]))
-    parts = histories.random_parts(np.arange(0, 20_001, 20), np.tile(np.arange(20.0), 1000), hashes)
+    parts = clean.random_parts(np.arange(0, 20_001, 20), np.tile(np.arange(20.0), 1000), hashes)
     shares = np.bincount(parts, minlength=3) / 20_000
     # 5 standard deviations of a fair draw: 0.4 * 5 / sqrt(20000) = 0.014 and 0.3 * 5 / sqrt(20000) = 0.011
     assert shares == pytest.approx([0.8, 0.1, 0.1], abs=0.0142)
@@ -278,9 +278,9 @@ def test_random_parts_are_about_80_10_10() -> None:
     per_user = (parts.reshape(1000, 20) == TRAIN).mean(1)
     assert per_user.std() == pytest.approx(0.4 / np.sqrt(20), rel=0.15)
     # events of one time are drawn apart, and another seed draws others
-    same_time = histories.random_parts(np.array([0, 20_000]), np.zeros(20_000), hashes[:1])
+    same_time = clean.random_parts(np.array([0, 20_000]), np.zeros(20_000), hashes[:1])
     assert np.bincount(same_time, minlength=3) / 20_000 == pytest.approx([0.8, 0.1, 0.1], abs=0.0142)
-    other = histories.random_parts(np.arange(0, 20_001, 20), np.tile(np.arange(20.0), 1000), hashes, seed=1)
+    other = clean.random_parts(np.arange(0, 20_001, 20), np.tile(np.arange(20.0), 1000), hashes, seed=1)
     assert (other == parts).mean() == pytest.approx(0.8**2 + 2 * 0.1**2, abs=0.03)
 
 
@@ -293,7 +293,7 @@ def test_a_random_part_does_not_change_when_others_join(rows: list[tuple[int, in
         """The parts of each user's events of one time, which have no names but their places."""
         offsets = np.concatenate([[0], np.cumsum([sum(row[0] == user for row in log) for user in users])])
         log = sorted(log, key=lambda row: (users.index(row[0]), row[1]))
-        found = histories.random_parts(offsets, np.array([row[1] for row in log], np.float64), hashes[users])
+        found = clean.random_parts(offsets, np.array([row[1] for row in log], np.float64), hashes[users])
         by_event: dict[tuple[int, int], list[int]] = {}
         for row, part in zip(log, found.tolist(), strict=True):
             by_event.setdefault(row, []).append(part)
@@ -303,7 +303,7 @@ def test_a_random_part_does_not_change_when_others_join(rows: list[tuple[int, in
     after = parts(rows, [3, 0, 2, 1])
     for event, own in parts(before, [0, 1, 2, 3]).items() if before else ():
         assert after[event][: len(own)] == own
-    assert histories.random_parts(np.array([0]), np.zeros(0), hashes[:0]).tolist() == []
+    assert clean.random_parts(np.array([0]), np.zeros(0), hashes[:0]).tolist() == []
 
 
 # ---------------------------------------------------------------- k-core
@@ -325,11 +325,11 @@ def k_core_slowly(pairs: list[tuple[int, int]], min_user: int, min_item: int) ->
 
 
 def k_core(pairs: list[tuple[int, int]], min_user: int, min_item: int) -> list[bool]:
-    offsets = histories.user_offsets(np.array([user for user, _ in pairs], np.int32), 6)
+    offsets = clean.user_offsets(np.array([user for user, _ in pairs], np.int32), 6)
     item = np.array([item for _, item in pairs], np.int32)
     counts = np.bincount(item, minlength=6)
     while True:
-        kept, on_alive = histories.core_step(offsets, item, counts >= min_item, min_user)
+        kept, on_alive = clean.core_step(offsets, item, counts >= min_item, min_user)
         assert (kept <= on_alive).all()
         fewer = np.bincount(item[kept], minlength=6)
         if (fewer == counts).all():
@@ -340,9 +340,9 @@ def k_core(pairs: list[tuple[int, int]], min_user: int, min_item: int) -> list[b
 def test_one_turn_of_the_core_by_hand() -> None:
     # user 0: items 0, 1, 1; user 1: item 0; user 2: nothing; item 1 is out
     offsets, item = np.array([0, 3, 4, 4]), np.array([0, 1, 1, 0], np.int32)
-    kept, on_alive = histories.core_step(offsets, item, np.array([True, False]), 1)
+    kept, on_alive = clean.core_step(offsets, item, np.array([True, False]), 1)
     assert kept.tolist() == on_alive.tolist() == [True, False, False, True]
-    kept, on_alive = histories.core_step(offsets, item, np.array([True, True]), 2)
+    kept, on_alive = clean.core_step(offsets, item, np.array([True, True]), 2)
     assert (kept.tolist(), on_alive.tolist()) == ([True, True, True, False], [True] * 4)
     # one user's going takes an item with it, that another: nothing is left
     ladder = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)]
@@ -364,7 +364,7 @@ def test_the_core_is_that_of_a_slow_search(pairs: list[tuple[int, int]], min_use
 
 def test_histories_by_hand() -> None:
     numbers = np.array([1, 2, 1, 2, 1, UNKNOWN], np.int32)
-    table = histories.history_table(
+    table = clean.history_table(
         pa.array(["a", "b"]),
         np.array([0, 3, 6]),
         numbers,
@@ -393,7 +393,7 @@ def test_histories_by_hand() -> None:
 
 
 def test_columns_that_only_some_logs_have() -> None:
-    table = histories.history_table(
+    table = clean.history_table(
         pa.array(["a", "b", "c"], pa.large_string()),
         np.array([0, 1, 1, 3]),
         np.array([1, 2, 3], np.int32),
@@ -416,7 +416,7 @@ def test_columns_that_only_some_logs_have() -> None:
 
 def test_a_table_of_no_users() -> None:
     none = np.zeros(0, np.int32)
-    table = histories.history_table(
+    table = clean.history_table(
         pa.array([], pa.string()), np.array([0]), none, np.zeros(0), None, None, None, None, none, none
     )
     assert table.schema == HISTORY_SCHEMA

@@ -1,4 +1,4 @@
-"""mgray.ids: a hash that may never change, and ids that are one only where their text is."""
+"""mgray.ingest.hashing: a hash that may never change, and ids that are one only where their text is."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.ids import bucket_of, merge_ids, stable_hash
+from mgray.ingest.hashing import bucket_of, merge_ids, stable_hash
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ENDS_OF_WORDS = ["x" * length for length in range(41)]

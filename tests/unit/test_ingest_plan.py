@@ -1,4 +1,4 @@
-"""pipelines.ingest_plan: what a forget list takes from other ingests, and named columns that no row has."""
+"""pipelines.ingest.plan: what a forget list takes from other ingests, and named columns that no row has."""
 
 import json
 import os
@@ -11,13 +11,13 @@ import pytest
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from pipelines.ingest_plan import Plan, check_named_columns
-from pipelines.ingest_tasks import Rules, Unit
-from pipelines.layouts import Layout
-from pipelines.lock import hold
-from pipelines.readers import Range
-from pipelines.sources import Format, LogFile
-from pipelines.staging import Layers
+from pipelines.ingest.plan import Plan, check_named_columns
+from pipelines.ingest.source.layouts import Layout
+from pipelines.ingest.source.readers import Range
+from pipelines.ingest.source.resolve import Format, LogFile
+from pipelines.ingest.staging import Layers
+from pipelines.ingest.tasks import Rules, Unit
+from pipelines.runtime.lock import hold
 
 KEY, OTHER = "a" * 16, "b" * 16
 RULES = Rules(None, None, None, None, True, None, None, 1, 3, "leave_one_out")

@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from mgray.ingest_plots import compact, percent, share_at, top_shares
-from mgray.ingest_report import (
+from mgray.report.ingest_plots import compact, percent, share_at, top_shares
+from mgray.report.ingest_report import (
     IngestReport,
     IngestSummary,
     draw_ingest,

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mgray.config import EvaluateConfig, TrainConfig
-from mgray.dataset import Dataset
-from mgray.engine import Trainer
-from mgray.inputs import resolve_inputs
-from mgray.model import MGDSC
-from mgray.objective import Objective
-from mgray.ranking import evaluate, part_queries
-from mgray.scorer import ModelScorer
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import resolve_inputs
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.model.mgdsc import MGDSC
+from mgray.serve.scorer import ModelScorer
+from mgray.train.objective import Objective
+from mgray.train.trainer import Trainer
 from tests.datasets import write_dataset
 from tests.models import model_config
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from mgray.config import ModelConfig
+from mgray.data.inputs import Inputs, InputSpec, read_columns, resolve_inputs
+from mgray.data.manifest import Feature
 from mgray.errors import InputError
-from mgray.input_encoder import NUM_GAP_BUCKETS, InputEncoder, gap_buckets, time_gaps
-from mgray.inputs import Inputs, InputSpec, read_columns, resolve_inputs
-from mgray.manifest import Feature
-from mgray.model import MGDSC
+from mgray.model.input_encoder import NUM_GAP_BUCKETS, InputEncoder, gap_buckets, time_gaps
+from mgray.model.mgdsc import MGDSC
 from tests.datasets import write_dataset
 from tests.models import model_config
 from tests.perturbed import perturbed

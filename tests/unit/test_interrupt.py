@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from pipelines.interrupt import ENDING, INSISTS_AFTER_S, Signals, kept_handlers
+from pipelines.runtime.interrupt import ENDING, INSISTS_AFTER_S, Signals, kept_handlers
 from tests.jobs.processes import ROOT, environment
 
 STUBBORN = """
 import time
-from pipelines.interrupt import Signals
+from pipelines.runtime.interrupt import Signals
 with Signals():
     try:
         print("ready", flush=True)

@@ -8,13 +8,14 @@ import pytest
 import torch
 from scipy import sparse
 
-from mgray import cooccurrence, item_vectors
-from mgray.baselines import DISTANCE_WEIGHTS
 from mgray.config import TrainConfig
-from mgray.cooccurrence import pair_counts
-from mgray.dataset import Dataset
-from mgray.item_vectors import factors, positive_pmi, start_items_
-from mgray.model import MGDSC
+from mgray.data import cooccurrence
+from mgray.data.cooccurrence import pair_counts
+from mgray.data.dataset import Dataset
+from mgray.eval.baselines import DISTANCE_WEIGHTS
+from mgray.model.mgdsc import MGDSC
+from mgray.train import item_init
+from mgray.train.item_init import factors, positive_pmi, start_items_
 from tests.datasets import write_dataset
 from tests.models import model_config
 
@@ -78,8 +79,8 @@ def test_the_same_pairs_give_the_same_factors(monkeypatch: pytest.MonkeyPatch) -
     matrix = sparse.csr_matrix(cycle + cycle.T)
     np.testing.assert_array_equal(factors(matrix, 6), factors(matrix, 6))
     assert factors(matrix, 6).any()
-    monkeypatch.setattr(item_vectors, "MAX_RESTARTS", 1)
-    monkeypatch.setattr(item_vectors, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(item_init, "MAX_RESTARTS", 1)
+    monkeypatch.setattr(item_init, "TOLERANCE", 1e-12)
     assert factors(matrix, 6).shape == (100, 6)
 
 
@@ -126,30 +127,30 @@ def test_random_items_stay_as_they_were(dataset: Dataset) -> None:
 
 def test_what_a_large_log_is_cut_to(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a log too large, some users are counted; of a catalogue too large, the rarest items start at random."""
-    whole = pair_counts(dataset, item_vectors.WEIGHTS).sum()
-    assert 0.3 < pair_counts(dataset, item_vectors.WEIGHTS, share=0.5).sum() / whole < 0.7
-    monkeypatch.setattr(item_vectors, "MAX_PAIRS", dataset.manifest.train_events * item_vectors.WINDOW // 2)
-    monkeypatch.setattr(item_vectors, "MAX_ITEMS", 10)
-    item_vectors._start_vectors.cache_clear()  # of another test's limits
-    items, vectors = item_vectors.item_vectors(dataset, WIDTH)
+    whole = pair_counts(dataset, item_init.WEIGHTS).sum()
+    assert 0.3 < pair_counts(dataset, item_init.WEIGHTS, share=0.5).sum() / whole < 0.7
+    monkeypatch.setattr(item_init, "MAX_PAIRS", dataset.manifest.train_events * item_init.WINDOW // 2)
+    monkeypatch.setattr(item_init, "MAX_ITEMS", 10)
+    item_init._start_vectors.cache_clear()  # of another test's limits
+    items, vectors = item_init.item_vectors(dataset, WIDTH)
     assert vectors.shape == (10, WIDTH)
     counts = dataset.item_counts[1:]
     assert counts[items - 1].min() >= np.sort(counts)[-10]
     table, random = started(dataset), make_model(dataset).embedding.weight
-    item_vectors._start_vectors.cache_clear()
+    item_init._start_vectors.cache_clear()
     others = np.setdiff1d(np.arange(1, dataset.num_items + 1), items)
     torch.testing.assert_close(table[others], random[others])
     assert not torch.isclose(table[items], random[items]).any()
 
 
 def test_a_wide_model_starts_at_random_beyond_the_rank(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_vectors, "MAX_RANK", 3)
-    _, vectors = item_vectors.item_vectors(dataset, WIDTH)
+    monkeypatch.setattr(item_init, "MAX_RANK", 3)
+    _, vectors = item_init.item_vectors(dataset, WIDTH)
     assert vectors[:, :3].any(0).all()
     assert not vectors[:, 3:].any()
 
 
 def test_pairs_are_the_same_however_they_are_merged(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = pair_counts(dataset, item_vectors.WEIGHTS)
+    whole = pair_counts(dataset, item_init.WEIGHTS)
     monkeypatch.setattr(cooccurrence, "MERGED_PAIRS", 1)
-    assert abs(whole - pair_counts(dataset, item_vectors.WEIGHTS)).max() < 1e-9
+    assert abs(whole - pair_counts(dataset, item_init.WEIGHTS)).max() < 1e-9

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgray.layers import BatchNorm, Dropout, LayerNorm
+from mgray.model.layers import BatchNorm, Dropout, LayerNorm
 
 
 def test_dropout_keeps_the_mean_and_the_rate() -> None:

@@ -1,4 +1,6 @@
-"""pipelines.layouts and pipelines.readers: logs in the shapes that people have them in, row by row."""
+"""pipelines.ingest.source.layouts and pipelines.ingest.source.readers: logs in the shapes that people have them in, row
+by row.
+"""
 
 import bz2
 import gzip
@@ -18,10 +20,10 @@ from pydantic import ValidationError
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from pipelines import readers
-from pipelines.layouts import Layout, read_layout
-from pipelines.readers import read_range, scan
-from pipelines.sources import LogFile, resolve
+from pipelines.ingest.source import readers
+from pipelines.ingest.source.layouts import Layout, read_layout
+from pipelines.ingest.source.readers import read_range, scan
+from pipelines.ingest.source.resolve import LogFile, resolve
 from tests.unit.test_readers import Rows, as_rows
 from tests.unit.test_sources import find, only
 
@@ -164,7 +166,7 @@ def test_seconds_that_are_no_dates_or_are_said_to_be_seconds_are_seconds(tmp_pat
 
 @pytest.mark.parametrize("form", ["%Q", "%H:%M", "soon", "%", "%d/%m/%Y %H"])
 def test_a_format_that_tells_no_day_is_refused(form: str) -> None:
-    from mgray.features import check_time_format
+    from mgray.ingest.parse import check_time_format
 
     with pytest.raises(InputError, match=r"data\.columns\.timestamp_format: .*; give it as strptime has it") as caught:
         check_time_format(form)

@@ -2,7 +2,7 @@
 
 import torch
 
-from mgray.levels import DecayMixer, DenseMixer, DepthwiseMixer, Level
+from mgray.model.level import DecayMixer, DenseMixer, DepthwiseMixer, Level
 from tests.models import model_config
 from tests.perturbed import make_model
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mgray import losses
-from mgray.losses import gbce_loss, sampled_softmax_loss, softmax_loss
-from mgray.negatives import Negatives, Seen
+from mgray.train import losses
+from mgray.train.losses import gbce_loss, sampled_softmax_loss, softmax_loss
+from mgray.train.negatives import Negatives, Seen
 
 NUM_ITEMS = 29
 

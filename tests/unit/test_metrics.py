@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.metrics import MISS, RankingMetrics, RatingMetrics, is_better, remove_seen_, target_ranks
+from mgray.eval.metrics import MISS, RankingMetrics, RatingMetrics, is_better, remove_seen_, target_ranks
+from mgray.eval.slices import LENGTH_EDGES, slice_label, slice_labels
 from mgray.schema import UNKNOWN
-from mgray.slices import LENGTH_EDGES, slice_label, slice_labels
 
 INF = math.inf
 COUNTS = np.asarray([0, 60, 5, 5, 0])  # V = 4

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from mgray.config import ModelConfig
+from mgray.data.inputs import Inputs
 from mgray.errors import InputError
-from mgray.inputs import Inputs
-from mgray.model import MGDSC
+from mgray.model.mgdsc import MGDSC
 from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model, pad_left
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
-from mgray.histories import SplitKind
-from mgray.model_card import model_card
-from mgray.synthetic import make_log
-from pipelines.train import run_name
+from mgray.ingest.clean import SplitKind
+from mgray.report.model_card import model_card
+from mgray.testing.synthetic import make_log
+from pipelines.train.job import run_name
 from tests.datasets import write_dataset
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgray.arguments import parse_args
 from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config.command_line import parse_args
+from mgray.config.granularity import Decay, Session, Span, Stride
 from mgray.errors import InputError
-from mgray.granularity import Decay, Session, Span, Stride
-from mgray.layers import LayerNorm
-from mgray.model import MGDSC
-from mgray.model_folder import MODEL_FILE, ModelInfo, Vocabulary, load_model, save_model
+from mgray.model.layers import LayerNorm
+from mgray.model.mgdsc import MGDSC
+from mgray.serve.model_folder import MODEL_FILE, ModelInfo, Vocabulary, load_model, save_model
 
 OLD = (  # as a model.json of version 0.1.0 holds it
     '{"width": 64, "granularities": [1, 4, "decay:4..400"], "kernel": 7, "depth": 1, "feedforward": 2, '

@@ -1,11 +1,11 @@
-"""mgray.moments: parts that were measured apart have together the moments of the whole."""
+"""mgray.data.moments: parts that were measured apart have together the moments of the whole."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.moments import combine, measure, standardize
+from mgray.data.moments import combine, measure, standardize
 
 numbers = st.floats(-1e6, 1e6) | st.just(float("nan")) | st.integers(-3, 3).map(float)
 

@@ -7,8 +7,16 @@ import pytest
 import torch
 
 from mgray.config import TrainConfig
-from mgray.negatives import MixedSampler, Negatives, StepNegatives, draw_items, draw_uniform, seen_items, take_hardest
 from mgray.schema import PAD
+from mgray.train.negatives import (
+    MixedSampler,
+    Negatives,
+    StepNegatives,
+    draw_items,
+    draw_uniform,
+    seen_items,
+    take_hardest,
+)
 
 COUNTS = np.asarray([0, 400, 200, 100, 50, 20, 10, 4, 2, 1, 0])  # V = 10, the last never trained on
 

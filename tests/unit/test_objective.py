@@ -5,11 +5,11 @@ import torch
 from torch.nn import functional as F
 
 from mgray.config import ModelConfig, TrainConfig
-from mgray.data_rules import resolve_exclude_seen
-from mgray.inputs import Inputs
-from mgray.model import MGDSC
-from mgray.negatives import draw_uniform
-from mgray.objective import Objective
+from mgray.data.inputs import Inputs
+from mgray.model.mgdsc import MGDSC
+from mgray.train.negatives import draw_uniform
+from mgray.train.objective import Objective
+from mgray.train.resolve import resolve_exclude_seen
 
 CPU = torch.device("cpu")
 ITEMS = torch.tensor([[0, 1, 2, 1], [3, 1, 4, 5]])

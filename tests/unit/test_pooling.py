@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgray.granularity import Decay, Session, Span, Stride
-from mgray.pooling import MeanPool, make_pool
-from mgray.windows import make_clock
+from mgray.config.granularity import Decay, Session, Span, Stride
+from mgray.model.pooling import MeanPool, make_pool
+from mgray.model.spans import make_clock
 
 DAY = 86_400.0
 WIDTH = 3

@@ -7,12 +7,12 @@ import polars as pl
 import pyarrow.parquet as pq
 import torch
 
-from mgray.dataset import Dataset
-from mgray.model import MGDSC
-from mgray.model_folder import ModelInfo, Vocabulary, save_model
-from mgray.raw_history import raw_lists
-from mgray.recommend import Recommender
-from pipelines.predict_tasks import PartScorer, PredictJob, plan_parts
+from mgray.data.dataset import Dataset
+from mgray.model.mgdsc import MGDSC
+from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
+from mgray.serve.recommender import Recommender
+from mgray.serve.request import raw_lists
+from pipelines.predict.tasks import PartScorer, PredictJob, plan_parts
 from tests.datasets import write_dataset
 from tests.models import model_config
 from tests.perturbed import perturbed

@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from pipelines import progress
-from pipelines.progress import PhaseProgress
+from pipelines.runtime import console
+from pipelines.runtime.console import PhaseProgress
 
 DETAIL = "1,234,567 rows/s  89 s left"
 
@@ -31,5 +31,5 @@ def test_a_terminal_shows_every_stage_with_rate_and_time_left(width: int) -> Non
 
 def test_lines_elsewhere_come_at_a_stages_end_and_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(False) == "scan 2/2\n"
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(console, "SECONDS_BETWEEN_LINES", 0.0)
     assert shown(False) == f"scan 2/2\nread 0/4\nread 1/4 {DETAIL}\n"

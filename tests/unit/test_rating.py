@@ -9,19 +9,14 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.columns import Columns
 from mgray.config import EvaluateConfig, TrainConfig
-from mgray.dataset import Dataset
-from mgray.engine import Trainer, Validated
+from mgray.data.columns import Columns
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import resolve_inputs
 from mgray.errors import InputError
-from mgray.evaluation import PartEvaluation
-from mgray.inputs import resolve_inputs
-from mgray.model import MGDSC
-from mgray.model_folder import ModelInfo, Vocabulary, save_model
-from mgray.objective import Objective
-from mgray.rater import ModelRater, RatingQuery
-from mgray.rating import evaluate_ratings, rating_batches, rating_queries
-from mgray.rating_baselines import (
+from mgray.eval.part_metrics import PartEvaluation
+from mgray.eval.rating import evaluate_ratings, rating_batches, rating_queries
+from mgray.eval.rating_baselines import (
     BIAS_SHRINKAGE,
     BiasRater,
     FactorRater,
@@ -30,9 +25,14 @@ from mgray.rating_baselines import (
     make_rating_baselines,
     training_ratings,
 )
-from mgray.recommend import Recommender
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN
-from pipelines.evaluate import evaluate_foreign
+from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
+from mgray.serve.rater import ModelRater, RatingQuery
+from mgray.serve.recommender import Recommender
+from mgray.train.objective import Objective
+from mgray.train.trainer import Trainer, Validated
+from pipelines.evaluate.job import evaluate_foreign
 from tests.datasets import write_dataset
 from tests.models import model_config
 

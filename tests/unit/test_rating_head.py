@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from mgray.inputs import Inputs, InputSpec
-from mgray.model import MGDSC
-from mgray.rating_head import BIAS_PENALTY, RaterState, RatingHead
+from mgray.data.inputs import Inputs, InputSpec
+from mgray.model.mgdsc import MGDSC
+from mgray.model.rating_head import BIAS_PENALTY, RaterState, RatingHead
 from tests.models import model_config
 
 SPEC = InputSpec(rating_mean=3.0, rating_std=2.0, rating_scale=(1.0, 2.0, 3.0, 4.0, 5.0))

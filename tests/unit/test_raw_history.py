@@ -8,11 +8,11 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from mgray.data.inputs import InputSpec
+from mgray.data.manifest import Feature
 from mgray.errors import InputError
-from mgray.inputs import InputSpec
-from mgray.manifest import Feature
-from mgray.raw_history import HistoryEncoder, id_list, id_text_of
-from mgray.recommend import Recommender
+from mgray.serve.recommender import Recommender
+from mgray.serve.request import HistoryEncoder, id_list, id_text_of
 from tests.models import model_config, write_model
 
 CONFIG = model_config(inputs=("event_type", "features", "rating", "time_gap"))

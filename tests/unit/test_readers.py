@@ -1,4 +1,6 @@
-"""pipelines.readers: however a log is cut, compressed or read, its rows are those that a slow serial read gives."""
+"""pipelines.ingest.source.readers: however a log is cut, compressed or read, its rows are those that a slow serial read
+gives.
+"""
 
 import csv
 import gzip
@@ -23,12 +25,13 @@ from hypothesis import strategies as st
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from mgray.spelling import id_spelling
-from pipelines import ingest_tasks, readers
-from pipelines.layouts import Layout, read_layout
-from pipelines.readers import BOM, Block, read_range, scan
-from pipelines.records import TORN
-from pipelines.sources import COMPRESSIONS, READ_ERRORS, Compression, Format, LogFile, resolve
+from mgray.ingest.spelling import id_spelling
+from pipelines.ingest import tasks
+from pipelines.ingest.source import readers
+from pipelines.ingest.source.layouts import Layout, read_layout
+from pipelines.ingest.source.readers import BOM, Block, read_range, scan
+from pipelines.ingest.source.records import TORN
+from pipelines.ingest.source.resolve import COMPRESSIONS, READ_ERRORS, Compression, Format, LogFile, resolve
 
 PLAIN = ("user_id", "item_id", "timestamp")
 WIDE = (*PLAIN, "rating", "event_type", "score", "unused")
@@ -700,7 +703,7 @@ def test_any_damaged_byte_of_a_footer_is_one_clear_line(tmp_path: Path, flip: in
     for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
         try:
-            ingest_tasks.scan_files((file,), ColumnsConfig(), 1 << 20)
+            tasks.scan_files((file,), ColumnsConfig(), 1 << 20)
         except InputError as error:
             told.append(str(error))
     assert len(told) > 100
@@ -720,9 +723,9 @@ def test_a_footer_that_breaks_while_files_are_scanned(tmp_path: Path, monkeypatc
             harm()
             return layout
 
-        monkeypatch.setattr(ingest_tasks, "read_layout", read_and_harm)
+        monkeypatch.setattr(tasks, "read_layout", read_and_harm)
         with pytest.raises(InputError) as caught:
-            ingest_tasks.scan_files((file,), ColumnsConfig(), WHOLE)
+            tasks.scan_files((file,), ColumnsConfig(), WHOLE)
         return str(caught.value)
 
     whole = path.read_bytes()

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mgray.arguments import validate
 from mgray.config import DataConfig, TrainJobConfig
+from mgray.config.command_line import validate
 from mgray.errors import InputError
-from mgray.synthetic import make_log
-from pipelines.registry import Registry, own_data, training_key
+from mgray.testing.synthetic import make_log
+from pipelines.tracking.registry import Registry, own_data, training_key
 from tests.datasets import write_dataset
 from tests.models import register_model
 

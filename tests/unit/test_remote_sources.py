@@ -1,4 +1,6 @@
-"""pipelines.filesystems on s3:// (a real S3 protocol server on loopback) and gs:// (a few answers of its JSON API)."""
+"""pipelines.ingest.source.filesystems on s3:// (a real S3 protocol server on loopback) and gs:// (a few answers of its
+JSON API).
+"""
 
 import pickle
 import socket
@@ -15,10 +17,10 @@ from pyarrow import fs
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from pipelines.filesystems import connect, parse_uri
-from pipelines.layouts import read_layout
-from pipelines.new_files import digest_log, sort_files
-from pipelines.sources import Source, open_random, open_stream, read_titles, resolve
+from pipelines.ingest.source.digests import digest_log, sort_files
+from pipelines.ingest.source.filesystems import connect, parse_uri
+from pipelines.ingest.source.layouts import read_layout
+from pipelines.ingest.source.resolve import Source, open_random, open_stream, read_titles, resolve
 from tests import google_storage, s3_storage
 
 CSV = b"user_id,item_id,timestamp\na,x,1\nb,y,2\n"
@@ -173,7 +175,7 @@ def test_bad_remote_sources_are_one_clear_line(s3: str, source: str, message: st
 
 
 def test_a_silent_endpoint_is_given_up(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.filesystems.SILENCE_TIMEOUT_S", 1)
+    monkeypatch.setattr("pipelines.ingest.source.filesystems.SILENCE_TIMEOUT_S", 1)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(InputError, match=r"cannot be listed.*check the name, the endpoint"):
@@ -223,6 +225,6 @@ def test_a_folder_of_gs(google_port: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_dead_endpoint_of_gs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.filesystems.RETRY_LIMIT_S", 1)
+    monkeypatch.setattr("pipelines.ingest.source.filesystems.RETRY_LIMIT_S", 1)
     with pytest.raises(InputError, match=r"cannot be listed.*GOOGLE_APPLICATION_CREDENTIALS"):
         find("gs://anonymous@bucket/logs?endpoint_override=127.0.0.1:9&scheme=http")

@@ -11,8 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from mgray.report import render_html
-from mgray.report_data import (
+from mgray.report.report_data import (
     CurvePoint,
     Example,
     GranularityShare,
@@ -24,7 +23,8 @@ from mgray.report_data import (
     lift,
     verdict,
 )
-from mgray.tables import example_table, metrics_table
+from mgray.report.run_report import render_html
+from mgray.report.terminal import example_table, metrics_table
 
 METRICS = {"hr@10": 0.22, "ndcg@10": 0.11, "coverage@10": 0.4}
 BASELINES = {

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgray.scan import causal_max, causal_sum, decayed_sum, gated_sum, running_max
+from mgray.model.scan import causal_max, causal_sum, decayed_sum, gated_sum, running_max
 
 LENGTH = 20
 SPANS = pytest.mark.parametrize("span", [1, 2, 3, 4, 7, 16, 20, 100])

@@ -5,15 +5,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mgray.batch import flat_places, left_pad, plan_batches
-from mgray.columns import Columns, concatenate
+from mgray.data.columns import Columns, concatenate
+from mgray.data.item_numbers import number_map
+from mgray.data.padding import flat_places, left_pad, plan_batches
 from mgray.errors import InputError
-from mgray.metrics import remove_seen_
-from mgray.model import MGDSC
-from mgray.numbering import number_map
+from mgray.eval.metrics import remove_seen_
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import PREDICTION_SCHEMA, UNKNOWN
-from mgray.scorer import ModelScorer
-from mgray.scoring import RankedLists, pad_rows, prediction_table, rank_lists
+from mgray.serve.scorer import ModelScorer
+from mgray.serve.top_k import RankedLists, pad_rows, prediction_table, rank_lists
 from tests.models import model_config
 
 NUM_ITEMS = 30

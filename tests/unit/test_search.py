@@ -7,19 +7,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mgray import search
-from mgray.arguments import parse_args
-from mgray.config import ModelConfig, TrainJobConfig, TuneJobConfig
+from mgray.config import ModelConfig, TrainJobConfig, TuneJobConfig, search_space
+from mgray.config.command_line import parse_args
 from mgray.errors import InputError
-from mgray.search_plots import PlottedTrial, granularity_kind, pareto_front
-from mgray.search_report import SearchReport, TrialRow, epochs_saved, render_search
+from mgray.report.search_plots import PlottedTrial, granularity_kind, pareto_front
+from mgray.report.search_report import SearchReport, TrialRow, epochs_saved, render_search
 
 BASE = TrainJobConfig(model=ModelConfig(dropout=0.4))
 GRANULARITIES = "model.granularities"
 
 
 def test_every_kind_of_range_draws_within_its_ends() -> None:
-    space = search.parse_space(
+    space = search_space.parse_space(
         {
             GRANULARITIES: {"choice": [[1], [1, 4], [1, "decay:2..50"]]},
             "model.kernel": {"int": [3, 10, 3]},
@@ -29,8 +28,8 @@ def test_every_kind_of_range_draws_within_its_ends() -> None:
         BASE,
     )
     source = random.Random(0)
-    points = [search.draw(space, source) for _ in range(400)]
-    values = [search.decode(space, point) for point in points]
+    points = [search_space.draw(space, source) for _ in range(400)]
+    values = [search_space.decode(space, point) for point in points]
     assert {json.dumps(v[GRANULARITIES]) for v in values} == {"[1]", "[1, 4]", '[1, "decay:2..50"]'}
     assert {v["model.kernel"] for v in values} == {3, 6, 9}  # 10 is no step from 3
     assert all(0.1 <= v["model.dropout"] <= 0.3 for v in values)
@@ -41,19 +40,19 @@ def test_every_kind_of_range_draws_within_its_ends() -> None:
 
 
 def test_a_point_becomes_the_config_and_the_config_the_point() -> None:
-    space = search.read_space(None, BASE)
-    start = search.encode(space, BASE)
+    space = search_space.read_space(None, BASE)
+    start = search_space.encode(space, BASE)
     assert set(start) == set(space), "the default space holds the default configuration"
-    assert search.apply(BASE, search.decode(space, start)) == BASE
+    assert search_space.apply(BASE, search_space.decode(space, start)) == BASE
     source = random.Random(1)
     for _ in range(50):
-        point = search.draw(space, source)
-        assert search.encode(space, search.apply(BASE, search.decode(space, point))) == point
+        point = search_space.draw(space, source)
+        assert search_space.encode(space, search_space.apply(BASE, search_space.decode(space, point))) == point
 
 
 def test_what_the_space_does_not_hold_is_left_out_of_the_start() -> None:
-    space = search.parse_space({"model.width": {"choice": [16, 32]}, "model.depth": {"int": [1, 3]}}, BASE)
-    assert search.encode(space, BASE) == {"model.depth": 1}
+    space = search_space.parse_space({"model.width": {"choice": [16, 32]}, "model.depth": {"int": [1, 3]}}, BASE)
+    assert search_space.encode(space, BASE) == {"model.depth": 1}
 
 
 @pytest.mark.parametrize(
@@ -83,36 +82,39 @@ def test_what_the_space_does_not_hold_is_left_out_of_the_start() -> None:
 )
 def test_a_bad_space_is_one_line(space: object, message: str) -> None:
     with pytest.raises(InputError) as raised:
-        search.parse_space(space, BASE)
+        search_space.parse_space(space, BASE)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 def test_a_value_may_need_another_key_of_the_space() -> None:
     """Width 50 fits no attention of 4 heads, but the space also holds sums."""
-    space = search.parse_space(
+    space = search_space.parse_space(
         {"model.width": {"choice": [50, 64]}, "model.fusion": {"choice": ["sum", "attention"]}}, BASE
     )
     with pytest.raises(InputError, match="multiple of heads"):
-        search.apply(BASE, {"model.width": 50, "model.fusion": "attention"})
-    assert search.apply(BASE, search.decode(space, {"model.width": "50", "model.fusion": "sum"})).model.width == 50
+        search_space.apply(BASE, {"model.width": 50, "model.fusion": "attention"})
+    assert (
+        search_space.apply(BASE, search_space.decode(space, {"model.width": "50", "model.fusion": "sum"})).model.width
+        == 50
+    )
 
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="No such file"):
-        search.read_space(str(tmp_path / "none.yaml"), BASE)
+        search_space.read_space(str(tmp_path / "none.yaml"), BASE)
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1,\nb: {")
     with pytest.raises(InputError, match="not valid YAML") as raised:
-        search.read_space(str(broken), BASE)
+        search_space.read_space(str(broken), BASE)
     assert "\n" not in str(raised.value)
 
 
 def test_the_best_is_a_file_that_train_takes(tmp_path: Path) -> None:
     values = {GRANULARITIES: [1, "decay:2..50"], "train.learning_rate": 1.5e-3, "model.width": 32}
-    config = search.apply(BASE, values)
+    config = search_space.apply(BASE, values)
     file = tmp_path / "best.yaml"
-    file.write_text(search.best_yaml(config, ["found by a test"]))
+    file.write_text(search_space.best_yaml(config, ["found by a test"]))
     assert parse_args(TrainJobConfig, "jobs/train.py", ["--config", str(file)]) == config
     assert file.read_text().startswith("# found by a test\n")
 

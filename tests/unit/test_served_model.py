@@ -12,16 +12,16 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from mgray.columns import Columns
-from mgray.ensemble import make_model
+from mgray.data.columns import Columns
+from mgray.data.inputs import InputSpec
+from mgray.data.manifest import Feature
 from mgray.errors import InputError
-from mgray.inputs import InputSpec
-from mgray.manifest import Feature
-from mgray.model import MGDSC
-from mgray.model_folder import ModelInfo, Vocabulary, load_info, save_model
-from mgray.rater import ModelRater, RatingQuery
-from mgray.recommend import Recommender
+from mgray.model.ensemble import make_model
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN
+from mgray.serve.model_folder import ModelInfo, Vocabulary, load_info, save_model
+from mgray.serve.rater import ModelRater, RatingQuery
+from mgray.serve.recommender import Recommender
 from pipelines import tracking
 from tests.models import model_config
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from benchmarks._sketch import Prefixes, Sketch, SketchRater, SketchScorer, train_sketch
-from mgray.columns import Columns
 from mgray.config import EvaluateConfig, TrainConfig
-from mgray.dataset import Dataset
-from mgray.inputs import Inputs, InputSpec
-from mgray.ranking import evaluate, part_queries
-from mgray.rating import evaluate_ratings, rating_batches
-from mgray.rating_baselines import make_rating_baselines
-from mgray.synthetic import make_log
+from mgray.data.columns import Columns
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import Inputs, InputSpec
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.eval.rating import evaluate_ratings, rating_batches
+from mgray.eval.rating_baselines import make_rating_baselines
+from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 
 NUM_ITEMS = 30

@@ -1,4 +1,6 @@
-"""pipelines.sources and pipelines.readers: formats, titles, line numbers, and one clear line for each bad input."""
+"""pipelines.ingest.source.resolve and pipelines.ingest.source.readers: formats, titles, line numbers, and one clear
+line for each bad input.
+"""
 
 import errno
 import gzip
@@ -19,14 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from mgray.config import MOVIELENS_100K, ColumnsConfig, DataConfig
+from mgray.data.manifest import Manifest, SourceFile, file_sha256
 from mgray.errors import InputError
-from mgray.manifest import Manifest, SourceFile, file_sha256
-from pipelines import presets
-from pipelines.layouts import read_layout
-from pipelines.new_files import digest_log, sort_files
-from pipelines.readers import Range, read_range, scan
-from pipelines.records import json_columns, separated_columns, split_records
-from pipelines.sources import (
+from pipelines.ingest.source import presets
+from pipelines.ingest.source.digests import digest_log, sort_files
+from pipelines.ingest.source.layouts import read_layout
+from pipelines.ingest.source.readers import Range, read_range, scan
+from pipelines.ingest.source.records import json_columns, separated_columns, split_records
+from pipelines.ingest.source.resolve import (
     SEPARATORS,
     LogFile,
     Source,
@@ -192,7 +194,7 @@ def test_a_row_of_tabs_is_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("range_bytes", [1, 7, 50, 333])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_ranges_change_nothing(tmp_path: Path, range_bytes: int, quoted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.readers.CHUNK_BYTES", 64)
+    monkeypatch.setattr("pipelines.ingest.source.readers.CHUNK_BYTES", 64)
     item = '"x\n,{}"' if quoted else "x{}"
     body = "".join(f"user{i % 7},{item.format(i)},{i}\n" + ("\n" if i % 10 == 0 else "") for i in range(100))
     path = write(tmp_path / "log.csv", "user_id,item_id,timestamp\n" + body)

@@ -1,4 +1,4 @@
-"""mgray.spelling: the rule of ids, value by value; and the columns of mgray.features by the same rule."""
+"""mgray.ingest.spelling: the rule of ids, value by value; and the columns of mgray.ingest.parse by the same rule."""
 
 import uuid
 from decimal import Decimal
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mgray.features import id_text
-from mgray.spelling import ODD_NUMBER, WHITE_SPACE, id_lines, id_spelling, is_no_value, plain_number
+from mgray.ingest.parse import id_text
+from mgray.ingest.spelling import ODD_NUMBER, WHITE_SPACE, id_lines, id_spelling, is_no_value, plain_number
 
 SPELLED: list[tuple[Any, str | None]] = [
     ("7", "7"),

@@ -1,4 +1,4 @@
-"""pipelines.staging: a unit's files hold its events in order, and nobody's name where names are to be hidden."""
+"""pipelines.ingest.staging: a unit's files hold its events in order, and nobody's name where names are to be hidden."""
 
 import hashlib
 import hmac
@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgray.errors import InputError
-from mgray.ids import bucket_of, stable_hash
-from pipelines import staging
-from pipelines.readers import Block
-from pipelines.staging import (
+from mgray.ingest.hashing import bucket_of, stable_hash
+from pipelines.ingest import staging
+from pipelines.ingest.source.readers import Block
+from pipelines.ingest.staging import (
     Layers,
     PieceWriter,
     commit_unit,

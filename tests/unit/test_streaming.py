@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgray.config import ModelConfig
-from mgray.inputs import Inputs
-from mgray.model import MGDSC, State
-from mgray.rating_head import RaterState
+from mgray.data.inputs import Inputs
+from mgray.model.mgdsc import MGDSC, State
+from mgray.model.rating_head import RaterState
 from tests.models import model_config
 from tests.perturbed import NUM_ITEMS, make_inputs, make_model, pad_left
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mgray.config import TuneJobConfig
-from mgray.search import Choice, Space
-from pipelines.study import SCORE, StudySearcher, open_study, records
+from mgray.config.search_space import Choice, Space
+from pipelines.tune.study import SCORE, StudySearcher, open_study, records
 
 SPACE: Space = {"model.width": Choice((16, 32, 64, 128, 256)), "model.kernel": Choice((3, 5, 7, 9, 11, 13))}
 

@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mgray.baselines import make_baselines
-from mgray.columns import Columns
 from mgray.config import EvaluateConfig
-from mgray.dataset import Dataset
-from mgray.ranking import evaluate, part_queries
-from mgray.synthetic import GROUP_SIZE, DenseHabits, OracleScorer, SparseShop
+from mgray.data.columns import Columns
+from mgray.data.dataset import Dataset
+from mgray.eval.baselines import make_baselines
+from mgray.eval.ranking import evaluate, part_queries
+from mgray.testing.synthetic import GROUP_SIZE, DenseHabits, OracleScorer, SparseShop
 from tests.datasets import write_dataset
 
 SHOP = SparseShop(num_items=1000, seed=3)

@@ -7,8 +7,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from mgray.config import TrackingConfig, TrainJobConfig
-from pipelines.tracking import command_line, metric_key, open_tracking, param_text, run_params, shown_uri
-from pipelines.trial_runs import TrialRuns
+from pipelines.runtime.redact import command_line, shown_uri
+from pipelines.tracking import metric_key, open_tracking, param_text, run_params
+from pipelines.tune.trial_runs import TrialRuns
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""pipelines.train: a log with nothing to learn from is told apart before a run is made."""
+"""pipelines.train.job: a log with nothing to learn from is told apart before a run is made."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from mgray.errors import InputError
-from mgray.synthetic import make_log
-from pipelines.train import check_trainable
+from mgray.testing.synthetic import make_log
+from pipelines.train.job import check_trainable
 from tests.datasets import write_dataset
 
 

@@ -8,19 +8,19 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.columns import Columns
 from mgray.config import ModelConfig
-from mgray.dataset import Dataset
+from mgray.data.columns import Columns
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import InputSpec
+from mgray.data.manifest import Feature
 from mgray.errors import InputError
-from mgray.inputs import InputSpec
-from mgray.manifest import Feature
-from mgray.model import MGDSC
-from mgray.model_folder import ModelInfo, Vocabulary, load_model, save_model
-from mgray.raw_history import raw_lists
-from mgray.recommend import Recommender
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN
-from mgray.scoring import rank_lists, translate
-from mgray.translation import Translation
+from mgray.serve.model_folder import ModelInfo, Vocabulary, load_model, save_model
+from mgray.serve.recommender import Recommender
+from mgray.serve.request import raw_lists
+from mgray.serve.top_k import rank_lists, translate
+from mgray.serve.translation import Translation
 from tests.datasets import write_dataset
 from tests.models import model_config
 from tests.perturbed import perturbed

@@ -1,4 +1,4 @@
-"""pipelines.versions: what a staging folder that can be gone on with leaves, by how its job ended."""
+"""pipelines.runtime.versions: what a staging folder that can be gone on with leaves, by how its job ended."""
 
 import errno
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mgray.errors import InputError
-from pipelines.versions import resumable_folder
+from pipelines.runtime.versions import resumable_folder
 
 KEY = "0123456789abcdef0123"
 FULL = OSError(errno.ENOSPC, "No space left on device", "x.arrow")

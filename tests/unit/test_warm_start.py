@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from mgray.config import RetrainConfig, TrainConfig
+from mgray.data.inputs import Inputs, InputSpec
+from mgray.data.manifest import Feature
 from mgray.errors import InputError
-from mgray.inputs import Inputs, InputSpec
-from mgray.manifest import Feature
-from mgray.model import MGDSC
-from mgray.optim import make_optimizer
-from mgray.warm_start import warm_start_
-from pipelines.retrain import warm_training
+from mgray.model.mgdsc import MGDSC
+from mgray.train.optim import make_optimizer
+from mgray.train.warm_start import warm_start_
+from pipelines.lifecycle.retrain import warm_training
 from tests.models import model_config
 from tests.perturbed import perturbed
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from mgray.config import EvaluateConfig, ModelConfig
-from mgray.dataset import Dataset
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import InputSpec
+from mgray.data.manifest import Feature
 from mgray.errors import InputError
-from mgray.inputs import InputSpec
-from mgray.manifest import Feature
-from mgray.model import MGDSC
-from mgray.model_folder import ModelInfo, Vocabulary, save_model
-from mgray.recommend import Recommendations, Recommender
+from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN, USER_ID
-from mgray.translation import check_items_known
-from pipelines.evaluate import evaluate_foreign
-from pipelines.predict_tasks import PartScorer, PredictJob, plan_parts
+from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
+from mgray.serve.recommender import Recommendations, Recommender
+from mgray.serve.translation import check_items_known
+from pipelines.evaluate.job import evaluate_foreign
+from pipelines.predict.tasks import PartScorer, PredictJob, plan_parts
 from tests.datasets import write_dataset
 from tests.models import MAX_LENGTH, MODEL, model_config
 from tests.perturbed import perturbed

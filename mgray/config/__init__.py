@@ -1,0 +1,83 @@
+"""Typed, frozen configuration; `mgray/config/command_line.py` reads it from a command line.
+
+Every field states its meaning and unit; an unknown key is an error that lists the valid ones; `None` is off.
+"""
+
+from mgray.config.base import (
+    HOME_VARIABLE,
+    MAX_NAME_BYTES,
+    MODEL_NAME,
+    MOVIELENS_100K,
+    PSEUDONYM_KEY_VARIABLE,
+    Section,
+    TrackingConfig,
+    local_folder,
+)
+from mgray.config.data import CleanConfig, ColumnsConfig, DataConfig, PrivacyConfig
+from mgray.config.jobs import (
+    JOB_CONFIGS,
+    EvalJobConfig,
+    ExportJobConfig,
+    GateConfig,
+    IngestJobConfig,
+    JobConfig,
+    PredictConfig,
+    PredictJobConfig,
+    PromoteJobConfig,
+    RetrainConfig,
+    RetrainDataConfig,
+    RetrainJobConfig,
+    RollbackJobConfig,
+    SearchConfig,
+    TrainJobConfig,
+    TrialScaleConfig,
+    TuneJobConfig,
+    resolve_home,
+    resolve_out,
+)
+from mgray.config.model import PER_LEVEL, Granularity, Input, LevelSettings, ModelConfig, Outputs, Pooling
+from mgray.config.train import EvaluateConfig, ScaleConfig, TrainConfig
+
+__all__ = [
+    "HOME_VARIABLE",
+    "JOB_CONFIGS",
+    "MAX_NAME_BYTES",
+    "MODEL_NAME",
+    "MOVIELENS_100K",
+    "PER_LEVEL",
+    "PSEUDONYM_KEY_VARIABLE",
+    "CleanConfig",
+    "ColumnsConfig",
+    "DataConfig",
+    "EvalJobConfig",
+    "EvaluateConfig",
+    "ExportJobConfig",
+    "GateConfig",
+    "Granularity",
+    "IngestJobConfig",
+    "Input",
+    "JobConfig",
+    "LevelSettings",
+    "ModelConfig",
+    "Outputs",
+    "Pooling",
+    "PredictConfig",
+    "PredictJobConfig",
+    "PrivacyConfig",
+    "PromoteJobConfig",
+    "RetrainConfig",
+    "RetrainDataConfig",
+    "RetrainJobConfig",
+    "RollbackJobConfig",
+    "ScaleConfig",
+    "SearchConfig",
+    "Section",
+    "TrackingConfig",
+    "TrainConfig",
+    "TrainJobConfig",
+    "TrialScaleConfig",
+    "TuneJobConfig",
+    "local_folder",
+    "resolve_home",
+    "resolve_out",
+]

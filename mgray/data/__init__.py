@@ -1,0 +1,1 @@
+"""What a model reads: dataset versions, batches, event columns, inputs."""

@@ -1,0 +1,51 @@
+"""What stands near what in the training part, counted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import sparse
+
+from mgray.data.dataset import Dataset, Histories
+
+MERGED_PAIRS = 2**24  # pairs that are held before equal ones become one
+
+
+def pair_counts(dataset: Dataset, weights: Sequence[float], share: float = 1.0) -> sparse.csr_matrix:
+    """[V + 1, V + 1]: by ordered pair of items, the sum of the weights of the distances between the two.
+
+    weights: of distance 1, 2, ...; share: of the histories, 0 to 1, the same ones for a dataset version.
+    """
+    size = dataset.num_items + 1
+    total = sparse.csr_matrix((size, size), dtype=np.float64)
+    held: list[sparse.coo_matrix] = []
+    for shard in range(dataset.num_shards):
+        held += _pairs(_training(dataset, shard, share), weights, size)
+        if sum(pairs.nnz for pairs in held) >= MERGED_PAIRS:
+            total, held = total + _merged(held, size), []
+    return total + _merged(held, size)
+
+
+def _training(dataset: Dataset, shard: int, share: float) -> Histories:
+    histories = dataset.read(shard, with_users=False)
+    if share < 1:
+        drawn = np.random.default_rng(shard).random(len(histories.train_end)) < share
+        histories = histories.of_rows(drawn)
+    return histories.training()
+
+
+def _pairs(histories: Histories, weights: Sequence[float], size: int) -> list[sparse.coo_matrix]:
+    items = histories.columns.items.astype(np.int64)
+    owner = np.repeat(np.arange(len(histories.train_end)), histories.train_end)
+    found = []
+    for distance, weight in enumerate(weights, start=1):
+        same = owner[:-distance] == owner[distance:]
+        before, after = items[:-distance][same], items[distance:][same]
+        found.append(sparse.coo_matrix((np.full(len(before), weight), (before, after)), shape=(size, size)))
+    return found
+
+
+def _merged(held: Sequence[sparse.coo_matrix], size: int) -> sparse.csr_matrix:
+    if not held:
+        return sparse.csr_matrix((size, size), dtype=np.float64)
+    row, column, weight = (np.concatenate(parts) for parts in zip(*((p.row, p.col, p.data) for p in held), strict=True))
+    return sparse.coo_matrix((weight, (row, column)), shape=(size, size)).tocsr()

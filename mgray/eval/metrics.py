@@ -1,0 +1,171 @@
+"""Ranking metrics as (sum, count) pairs over targets, so that any number of workers gives the same figure.
+
+A target's rank is over the full catalogue, items already seen removed unless told otherwise; ties count against the
+model, and so does a target outside the vocabulary or already seen (it cannot be recommended).
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mgray.distributed import sum_over_ranks
+from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, LENGTH_EDGES, POPULARITY_EDGES, slice_labels
+from mgray.schema import PAD, UNKNOWN
+
+RMSE, MAE, ACCURACY = "rmse", "mae", "accuracy"
+LOWER_IS_BETTER = (RMSE, MAE)
+
+MISS = 2**31 - 1  # the rank of a target that cannot be recommended
+assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"
+
+
+def lower_is_better(metric: str) -> bool:
+    """True for errors, such as rmse; False for hr@10 and its like."""
+    return metric.split("@")[0] in LOWER_IS_BETTER
+
+
+def is_better(metric: str, value: float, than: float | None) -> bool:
+    """True if `value` is better than the earlier `than`, or there is none.
+
+    If the earlier value is NaN (no queries), the new one wins.
+    """
+    if than is None or math.isnan(than):
+        return True
+    return value < than if lower_is_better(metric) else value > than
+
+
+def remove_seen_(scores: Tensor, histories: Sequence[npt.NDArray[np.int32]]) -> Tensor:
+    """Set the score of each row's own past items to minus infinity, in place. scores: [T, V + 1]."""
+    lengths = torch.tensor([len(history) for history in histories])
+    if int(lengths.sum()):
+        rows = torch.repeat_interleave(torch.arange(len(histories)), lengths)
+        columns = torch.from_numpy(np.concatenate(histories).astype(np.int64))
+        scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
+    return scores
+
+
+def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
+    """Rank of each target, from 1; MISS where it cannot be recommended.
+
+    scores: [T, V + 1], minus infinity where not rankable (padding, seen); targets: [T] int64 in 1..V or UNKNOWN.
+    """
+    known = targets > PAD
+    own = scores.gather(1, targets.clamp(min=0)[:, None])
+    # "not smaller", instead of "greater or equal", counts a NaN against the model too; the target counts itself.
+    ranks = (~(scores < own)).sum(1)
+    return torch.where(known & (own[:, 0] > -torch.inf), ranks, MISS)
+
+
+class RankingMetrics:
+    """Accumulates hr@k, ndcg@k, mrr@k over targets and coverage@k over the catalogue, whole and by slice.
+
+    State is one float64 tensor of sums, so a reduction over workers is one addition.
+    """
+
+    def __init__(self, k: int, item_counts: npt.NDArray[np.int64]) -> None:
+        self.k = k
+        self.item_counts = item_counts  # [V + 1] training events
+        self.names = (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}")
+        self.labels = {
+            HISTORY_LENGTH: slice_labels(LENGTH_EDGES),
+            ITEM_POPULARITY: slice_labels(POPULARITY_EDGES),
+        }
+        rows = 1 + sum(len(labels) for labels in self.labels.values())
+        self.sums = torch.zeros(rows, 1 + len(self.names), dtype=torch.float64)  # count, then a sum for each name
+        self.recommended = torch.zeros(len(item_counts), dtype=torch.float64)
+        self.removed = torch.zeros(1, dtype=torch.float64)
+
+    def update(self, ranks: Tensor, top: Tensor, lengths: Sequence[int], targets: Tensor) -> None:
+        """ranks: [T], top: [T, k] recommended item numbers, lengths: T history lengths, targets: [T]."""
+        ranks, top, targets = ranks.cpu(), top.cpu(), targets.cpu()
+        hit = (ranks <= self.k).double()
+        # NDCG with one relevant item: 1 / log2(rank + 1) (Järvelin & Kekäläinen 2002).
+        gain = hit / torch.log2(ranks.double() + 1)
+        values = torch.stack([torch.ones_like(hit), hit, gain, hit / ranks.double()], dim=1)
+        self.sums[0] += values.sum(0)
+        popularity = np.where(targets.numpy() == UNKNOWN, 0, self.item_counts[targets.clamp(min=0).numpy()])
+        offset = 1
+        for edges, amounts in ((LENGTH_EDGES, np.asarray(lengths)), (POPULARITY_EDGES, popularity)):
+            bucket = torch.from_numpy(np.searchsorted(edges, amounts, side="left"))
+            self.sums[offset : offset + len(edges) + 1].index_add_(0, bucket, values)
+            offset += len(edges) + 1
+        self.recommended[top.flatten()] = 1
+        self.removed += ((ranks == MISS) & (targets != UNKNOWN)).sum()
+
+    def all_reduce(self) -> None:
+        """Add up over the ranks of the process group, where there is one."""
+        packed = sum_over_ranks(torch.cat([self.removed, self.sums.flatten(), self.recommended]))
+        removed, sums, recommended = packed.split([1, self.sums.numel(), len(self.recommended)])
+        self.removed, self.sums, self.recommended = removed, sums.view_as(self.sums), recommended.clamp(max=1)
+
+    def compute(self) -> dict[str, float]:
+        """Metric name -> value; NaN where there was no target."""
+        count = self.sums[0, 0]
+        result = {name: float(total / count) for name, total in zip(self.names, self.sums[0, 1:], strict=True)}
+        result[f"coverage@{self.k}"] = float(self.recommended[1:].sum() / max(1, len(self.recommended) - 1))
+        return result
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.sums[0, 0])
+
+    @property
+    def num_removed(self) -> int:
+        """Targets that were no candidates though they are known: items that the user has, where those are removed."""
+        return int(self.removed)
+
+    def slices(self) -> dict[str, list[dict[str, float | str]]]:
+        """Slice kind -> rows of {"slice", "count", metric: value}; empty slices are left out."""
+        result: dict[str, list[dict[str, float | str]]] = {}
+        offset = 1
+        for kind, labels in self.labels.items():
+            rows: list[dict[str, float | str]] = []
+            for label, sums in zip(labels, self.sums[offset : offset + len(labels)], strict=True):
+                if sums[0] > 0:
+                    metrics = {name: float(s / sums[0]) for name, s in zip(self.names, sums[1:], strict=True)}
+                    rows.append({"slice": label, "count": int(sums[0]), **metrics})
+            result[kind] = rows
+            offset += len(labels)
+        return result
+
+
+class RatingMetrics:
+    """Errors of predicted ratings: rmse and mae in the log's units, accuracy after rounding to the scale.
+
+    State is one float64 tensor of sums, so a reduction over workers is one addition.
+    """
+
+    def __init__(self, scale: Sequence[float]) -> None:
+        """scale: the values that a rating may have, rising, to which predictions are clipped; empty: no accuracy."""
+        self.scale = torch.tensor(scale, dtype=torch.float64)
+        self.sums = torch.zeros(4, dtype=torch.float64)  # count, squared errors, absolute errors, right values
+
+    def update(self, predicted: Tensor, given: Tensor) -> None:
+        """predicted, given: [T] ratings."""
+        predicted, given = predicted.double().cpu(), given.double().cpu()
+        right = torch.zeros_like(given)
+        if len(self.scale):
+            predicted = predicted.clamp(self.scale[0], self.scale[-1])
+            middles = (self.scale[1:] + self.scale[:-1]) / 2
+            right = (self.scale[torch.bucketize(predicted, middles, right=True)] == given).double()
+        error = predicted - given
+        self.sums += torch.stack([torch.ones_like(error), error.square(), error.abs(), right]).sum(1)
+
+    def all_reduce(self) -> None:
+        """Add up over the ranks of the process group, where there is one."""
+        self.sums = sum_over_ranks(self.sums)
+
+    def compute(self) -> dict[str, float]:
+        """Metric name -> value; NaN where there was no rating."""
+        count, squared, absolute, right = self.sums.tolist()
+        count = count or float("nan")
+        result = {RMSE: (squared / count) ** 0.5, MAE: absolute / count}
+        return result | ({ACCURACY: right / count} if len(self.scale) else {})
+
+    @property
+    def num_targets(self) -> int:
+        return int(self.sums[0])

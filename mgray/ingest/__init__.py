@@ -1,0 +1,1 @@
+"""How a log is cleaned: parsing, ids, rules, vocabularies."""

@@ -1,0 +1,1 @@
+"""The model: MG-DSC, its levels, fusion, inputs and heads."""

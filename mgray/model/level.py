@@ -1,0 +1,189 @@
+"""One granularity: mixers along the history, the gated blocks around them, the level.
+
+Legend: `B` sequences, `L` positions, `D` width, `E` channels inside a block, `K` kernel taps.
+
+The gated block follows the gated linear attention family (Dauphin et al. 2017, arXiv 1612.08083, for the gate); the
+learned decay is a diagonal linear recurrence (as in LRU, Orvieto et al. 2023, arXiv 2303.06349, but real and
+positive, with no complex phase).
+
+A mixer takes x [B, L, E] and `past`, the state that it gave for the events before (None: none, and it gives none).
+"""
+
+import math
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mgray.config import LevelSettings, ModelConfig
+from mgray.config.granularity import Decay
+from mgray.model.convolution import dense_causal, depthwise_causal, last
+from mgray.model.layers import Dropout, make_norm
+from mgray.model.pooling import States, make_pool
+from mgray.model.scan import decayed_sum
+from mgray.model.spans import Clock
+
+
+class DepthwiseMixer(nn.Module):
+    """Depthwise causal convolution of K taps. State: [B, (K - 1) dilation, E], the last inputs."""
+
+    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        bound = 1 / math.sqrt(kernel)
+        self.weight = nn.Parameter(torch.empty(width, kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def initial_state(self, batch: int, device: torch.device) -> Tensor:
+        width, kernel = self.weight.shape
+        return torch.zeros(batch, (kernel - 1) * self.dilation, width, device=device)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        mixed = depthwise_causal(x, self.weight.to(x.dtype), self.dilation, past) + self.bias
+        return mixed, None if past is None else last(torch.cat([past, x], dim=1), past.shape[1])
+
+
+class DenseMixer(nn.Module):
+    """Causal convolution of K taps from every channel to every channel: what separability is measured against."""
+
+    def __init__(self, width: int, out_width: int, kernel: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        bound = 1 / math.sqrt(width * kernel)
+        self.weight = nn.Parameter(torch.empty(out_width, width, kernel).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(out_width))
+
+    def initial_state(self, batch: int, device: torch.device) -> Tensor:
+        _, width, kernel = self.weight.shape
+        return torch.zeros(batch, (kernel - 1) * self.dilation, width, device=device)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        mixed = dense_causal(x, self.weight.to(x.dtype), self.dilation, past) + self.bias
+        return mixed, None if past is None else last(torch.cat([past, x], dim=1), past.shape[1])
+
+
+class DecayMixer(nn.Module):
+    """Depthwise causal convolution whose filter is an exponential that never ends, one learned time scale a channel.
+
+    `a = exp(-exp(-tau))`, so a channel's time scale is `exp(tau)` events; the sum is scaled by `1 - a` to stay a
+    mean, and a learned share of the input is added, since the newest event weighs little in a long mean. State:
+    [B, 1, E], the decayed sum.
+    """
+
+    def __init__(self, width: int, shortest: float, longest: float) -> None:
+        super().__init__()
+        self.tau = nn.Parameter(torch.linspace(math.log(shortest), math.log(longest), width))
+        self.skip = nn.Parameter(torch.ones(width))
+
+    def initial_state(self, batch: int, device: torch.device) -> Tensor:
+        return torch.zeros(batch, 1, len(self.tau), device=device)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        # In fp32 whatever the input: 1 - a of a long time scale has no digits left in bf16.
+        x = x.float()
+        decay = torch.exp(-torch.exp(-self.tau))
+        sums = decayed_sum(x if past is None else torch.cat([past, x], dim=1), decay)
+        mixed = last(sums, x.shape[1]) * (1 - decay) + self.skip * x
+        return mixed, None if past is None else sums[:, -1:]
+
+
+class GatedBlock(nn.Module):
+    """`x + drop(W_out(norm(mixer(silu(v))) * silu(g)))`, `v, g = W_in norm(x)`: the depthwise separable block.
+
+    The mixer is the depthwise half; W_in and W_out are the pointwise halves around it. A dense mixer has W_out in it:
+    `x + drop(norm(mixer(silu(v))) * silu(g))`.
+    """
+
+    def __init__(self, config: ModelConfig, settings: LevelSettings) -> None:
+        super().__init__()
+        inner, width = settings.inner_width, config.width
+        mixer = _make_mixer(config, settings)
+        gate = width if isinstance(mixer, DenseMixer) else inner
+        self.branches = (inner, gate)
+        self.norm = make_norm(config.norm, width)
+        self.pointwise_in = nn.Linear(width, inner + gate)
+        self.mixer = mixer
+        self.mixed_norm = make_norm(config.norm, gate)
+        self.pointwise_out = None if isinstance(mixer, DenseMixer) else nn.Linear(inner, width)
+        self.dropout = Dropout(config.dropout_rate)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, past: Tensor | None, only_last: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """x: [B, L, D], mask: [B, L, 1] -> [B, L, D], or with only_last [B, 1, D], and the mixer's state after."""
+        value, gate = self.pointwise_in(self.norm(x, mask)).split(self.branches, dim=-1)
+        mixed, past = self.mixer(F.silu(value) * mask, past)
+        if only_last:  # the mixer alone reads the others
+            x, mask, gate, mixed = (last(part, 1) for part in (x, mask, gate, mixed))
+        out = self.mixed_norm(mixed, mask) * F.silu(gate)
+        if self.pointwise_out is not None:
+            out = self.pointwise_out(out)
+        return x + self.dropout(out), past
+
+
+def _make_mixer(config: ModelConfig, settings: LevelSettings) -> DepthwiseMixer | DenseMixer | DecayMixer:
+    inner, kind = settings.inner_width, settings.kind
+    if isinstance(kind, Decay):  # a filter without an end has no dense form
+        return DecayMixer(inner, kind.shortest, kind.longest)
+    if config.conv == "dense":
+        return DenseMixer(inner, config.width, settings.kernel, settings.dilation)
+    return DepthwiseMixer(inner, settings.kernel, settings.dilation)
+
+
+class GatedFeedForward(nn.Module):
+    """`x + drop(W_down(v * silu(g)))`, `v, g = W_up norm(x)`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        inner = config.feedforward * config.width
+        self.norm = make_norm(config.norm, config.width)
+        self.up = nn.Linear(config.width, 2 * inner)
+        self.down = nn.Linear(inner, config.width)
+        self.dropout = Dropout(config.dropout_rate)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        value, gate = self.up(self.norm(x, mask)).chunk(2, dim=-1)
+        return x + self.dropout(self.down(value * F.silu(gate)))
+
+
+class LevelState(NamedTuple):
+    """What a level needs of the events so far to go on with the next one; its size depends on the config alone."""
+
+    pool: States
+    mixers: States
+
+
+class Level(nn.Module):
+    """One granularity: a causal pooling of the level below over its span, then depthwise separable blocks."""
+
+    def __init__(self, config: ModelConfig, settings: LevelSettings) -> None:
+        super().__init__()
+        self.pool = make_pool(settings.kind, settings.pooling, config.width)
+        self.blocks = nn.ModuleList(GatedBlock(config, settings) for _ in range(settings.depth))
+        self.feedforward = GatedFeedForward(config) if config.feedforward else None
+
+    def initial_state(self, batch: int, device: torch.device) -> LevelState:
+        pool = () if self.pool is None else self.pool.initial_state(batch, device)
+        return LevelState(
+            pool, tuple(cast(GatedBlock, block).mixer.initial_state(batch, device) for block in self.blocks)
+        )
+
+    def forward(
+        self, x: Tensor, mask: Tensor, clock: Clock | None, state: LevelState | None, only_last: bool = False
+    ) -> tuple[Tensor, LevelState | None]:
+        """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D], or with only_last
+        [B, 1, D], and the state after if given one.
+        """
+        pool: States | None = None if state is None else state.pool
+        if self.pool is not None:
+            x, pool = self.pool(x, mask, clock, pool)
+        mixers: list[Tensor] = []
+        for number, block in enumerate(self.blocks):
+            is_end = only_last and number == len(self.blocks) - 1
+            x, past = block(x, mask, None if state is None else state.mixers[number], is_end)
+            if past is not None:
+                mixers.append(past)
+        if self.feedforward is not None:
+            x = self.feedforward(x, last(mask, x.shape[1]))  # which may be the last position's alone
+        return x, None if pool is None else LevelState(pool, tuple(mixers))

@@ -1,0 +1,61 @@
+"""A smaller model out of a trained one, without training: its first levels, as a model folder of its own."""
+
+import filecmp
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from mgray.errors import InputError
+from mgray.model.ensemble import Model
+from mgray.serve.model_folder import WEIGHTS_FILE, load_model, save_model
+
+
+class Size(NamedTuple):
+    levels: int
+    parameters: int
+    bytes: int  # of the weights on disk
+
+
+class Exported(NamedTuple):
+    was: Size
+    now: Size
+
+
+def export_cut(source: Path, num_levels: int, out: Path) -> Exported:
+    """Write the model of folder `source`, cut to its first `num_levels` levels, to folder `out`.
+
+    `out` appears in one step, when it is whole; where it is there already and holds the very same, it stays. Raises
+    InputError where it holds anything else, where the model has no so many levels, or where `source` is no model.
+    """
+    model, info, vocabulary = load_model(source, torch.device("cpu"))
+    try:
+        smaller = model.cut(num_levels)
+    except ValueError as error:
+        raise InputError(f"--levels: {error}") from error
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        draft = Path(temporary) / "model"
+        save_model(draft, smaller.state_dict(), info.model_copy(update={"config": smaller.config}), vocabulary)
+        if not out.exists():
+            draft.rename(out)
+        elif not _are_same(draft, out):
+            raise InputError(f"--out {out}: is there already, and is not this model; give a folder that is not")
+    return Exported(_size(source, model), _size(out, smaller))
+
+
+def _are_same(draft: Path, out: Path) -> bool:
+    names = sorted(path.name for path in draft.iterdir())
+    if not out.is_dir() or names != sorted(path.name for path in out.iterdir()):
+        return False
+    return not any(filecmp.cmpfiles(draft, out, names, shallow=False)[1:])
+
+
+def measure(folder: Path) -> Size:
+    """Size of the model of a folder. Raises InputError where it is none."""
+    return _size(folder, load_model(folder, torch.device("cpu"))[0])
+
+
+def _size(folder: Path, model: Model) -> Size:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Size(len(model.config.granularities), parameters, (folder / WEIGHTS_FILE).stat().st_size)

@@ -1,0 +1,208 @@
+"""Histories as a service gets them, raw item ids and lists beside them, to the columns that a model reads."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from numbers import Real
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+
+from mgray.config import ModelConfig
+from mgray.data.columns import LIST_NAMES, Columns
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import InputSpec, read_columns
+from mgray.data.moments import standardize
+from mgray.errors import InputError
+from mgray.ingest.spelling import id_spelling
+from mgray.schema import PAD
+
+# What the lists beside `history` hold, a value for each of its items.
+MEANINGS = {
+    "timestamps": "seconds since 1970, oldest first",
+    "event_types": "names of event types, none where an event has none",
+    "ratings": "ratings, none where an event has none",
+    "features": "lists of numbers in the order of the model's features, none where there is none",
+}
+
+Lists = Mapping[str, Sequence[Sequence[Any]]]  # raw name -> a list for each history
+SHOWN_CHARS = 60  # of a wrong value, in an error
+NO_NUMBER = (str, bytes, bool, np.bool_, list, tuple, np.ndarray)  # though float() would take some of them
+
+
+def id_text_of(value: Any, where: str) -> str:
+    """Raw id of what a client sends, by the rule of ids (`mgray.ingest.spelling`): 123, 123.0 and `123.0` are `123`.
+
+    Raises InputError, which begins with `where`, for null, a truth value, and whatever else is no id. Text without an
+    id in it is no error, but an item that no model knows.
+    """
+    if isinstance(value, str):
+        return id_spelling(str(value)) or ""
+    is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, (bool, np.bool_))
+    spelled = id_spelling(value) if isinstance(value, UUID) or (is_number and np.isfinite(float(value))) else None
+    if spelled is None:
+        raise InputError(f"{where}: {shown(value)} is neither text nor a whole number; leave out what has no id")
+    return spelled
+
+
+def shown(value: Any) -> str:
+    """A wrong value as an error shows it: `null` as JSON spells it, and not the whole of a long one."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    text = "null" if plain is None else repr(plain)
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
+
+
+def is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim > 0)
+
+
+def id_list(value: Any, where: str) -> list[str]:
+    """Raw ids of a list (or set, array, series) that a client sends; None is an empty one.
+
+    Raises InputError, which begins with `where`, for what is no list (text is none), and as `id_text_of` does.
+    """
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+        raise InputError(f"{where} must be a list of item ids, not {shown(value)}")
+    return [item if type(item) is str else id_text_of(item, where) for item in value]
+
+
+def number_list(values: Sequence[Any]) -> npt.NDArray[np.float64]:
+    """Numbers of a list that a client sends, NaN for null. Raises TypeError or ValueError for text, truth values."""
+    wrong = {kind for kind in set(map(type, values)) if issubclass(kind, NO_NUMBER)}
+    if wrong:
+        raise TypeError(f"{shown(next(value for value in values if type(value) in wrong))} is no number")
+    return np.asarray([np.nan if value is None else float(value) for value in values], dtype=np.float64)
+
+
+def raw_lists(histories: Sequence[Columns], dataset: Dataset, spec: InputSpec) -> dict[str, list[list[Any]]]:
+    """Histories of `dataset` as a service sends them: raw ids as `history`, and beside it what the columns hold.
+
+    spec: of the model that is asked; the dataset must have its features.
+    """
+    rows = [_raw_row(columns, dataset, spec) for columns in histories]
+    return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"history": []}
+
+
+def _raw_row(columns: Columns, dataset: Dataset, spec: InputSpec) -> dict[str, list[Any]]:
+    row: dict[str, list[Any]] = {"history": [dataset.item_ids[item - 1] for item in columns.items]}
+    if columns.times is not None:
+        row["timestamps"] = columns.times.tolist()
+    if columns.event_types is not None:
+        names = [None, *(kind.name for kind in dataset.manifest.event_types)]
+        row["event_types"] = [names[number] for number in columns.event_types]
+    if columns.ratings is not None:
+        row["ratings"] = [None if np.isnan(rating) else float(rating) for rating in columns.ratings]
+    if columns.features is not None:
+        place = {feature.name: i for i, feature in enumerate(dataset.manifest.features)}
+        mean, std = np.asarray([(feature.mean, feature.std) for feature in dataset.manifest.features]).T
+        raw = columns.features * std + mean
+        row["features"] = raw[:, [place[feature.name] for feature in spec.features]].tolist()
+    return row
+
+
+class HistoryEncoder:
+    """Raw item ids of a history, and lists beside them, to the model's numbers; unknown items are left out."""
+
+    def __init__(self, item_ids: Sequence[str], config: ModelConfig, spec: InputSpec) -> None:
+        self.spec = spec
+        self.names = tuple(LIST_NAMES[column] for column in sorted(read_columns(config)))  # needed beside `history`
+        self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
+        # a model of an earlier rule of ids may have spelled some in another way
+        self._spelled = {id_spelling(item_id): i for item_id, i in reversed(self.item_numbers.items())}
+        self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
+
+    def number(self, item: str) -> int:
+        """The number of a raw item id in any spelling of it; PAD: not known."""
+        found = self.item_numbers.get(item)
+        return self._spelled.get(id_spelling(item), PAD) if found is None else found
+
+    def check(self, num_histories: int, beside: Lists) -> None:
+        """Raises InputError where a list that the model needs is missing."""
+        for name in self.names:
+            if name not in beside:
+                raise InputError(
+                    f"the model reads {name}, which are not given: put a column {name} beside history, in each row a "
+                    f"list as long as the history's ({MEANINGS[name]})"
+                )
+            if len(beside[name]) != num_histories:
+                raise InputError(f"{name}: {len(beside[name])} lists for {num_histories} histories; give one for each")
+
+    def encode_all(self, histories: Sequence[Sequence[Any]], beside: Lists) -> list[tuple[Columns, int]]:
+        """Every history as `encode`; where all are empty, nothing is needed beside them.
+
+        Raises InputError as `check` and `encode` do.
+        """
+        if all(history is None or (is_list(history) and not len(history)) for history in histories):
+            beside = {**dict.fromkeys(self.names, [()] * len(histories)), **beside}
+        self.check(len(histories), beside)
+        return [self.encode(histories, beside, row) for row in range(len(histories))]
+
+    def numbers_of(self, items: Any, where: str) -> list[int]:
+        """Numbers of a list of raw ids, PAD for those that the model does not know. Raises InputError as `id_list`."""
+        return [self.number(item) for item in id_list(items, where)]
+
+    def encode(self, histories: Sequence[Sequence[Any]], beside: Lists, row: int) -> tuple[Columns, int]:
+        """History number `row` -> its events on known items, and how many were unknown.
+
+        Raises InputError for a history that is no list of ids, and a list beside it that has another length, or values
+        that are not what it holds.
+        """
+        numbers = np.asarray(self.numbers_of(histories[row], f"row {row}: history"), dtype=np.int32)
+        known = numbers != PAD
+        given: dict[str, npt.NDArray[Any]] = {}
+        for name in self.names:
+            values = beside[name][row]
+            values = [] if values is None else values
+            if not is_list(values):
+                raise InputError(
+                    f"row {row}: {name} must be a list, a value for each item of history, not {shown(values)}"
+                )
+            if len(values) != len(numbers):
+                raise InputError(
+                    f"row {row}: {name} has {len(values)} values for the {len(numbers)} items of history; give one for "
+                    "each"
+                )
+            given[name] = self._read(name, values, row)[known]
+        columns = {column: given[name] for column, name in LIST_NAMES.items() if name in given}
+        return Columns(numbers[known], **columns), int((~known).sum())
+
+    def _read(self, name: str, values: Sequence[Any], row: int) -> npt.NDArray[Any]:
+        try:
+            if name == "event_types":
+                return np.asarray([self._event_type_number(value, name) for value in values], dtype=np.int16)
+            if name == "features":
+                return self._features(values)
+            numbers = number_list(values)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"row {row}: {name} are not what they should be: {MEANINGS[name]} ({error})") from error
+        with np.errstate(over="ignore"):
+            ratings = numbers.astype(np.float32)
+        if np.isinf(ratings if name == "ratings" else numbers).any():
+            raise InputError(f"row {row}: {name} must be finite numbers ({MEANINGS[name]})")
+        if name == "ratings":
+            return ratings
+        if np.isnan(numbers).any() or (np.diff(numbers) < 0).any():
+            raise InputError(f"row {row}: timestamps must be {MEANINGS[name]}, one for each item of history")
+        return numbers
+
+    def _event_type_number(self, value: Any, where: str) -> int:
+        """0 for none, and for a type that the model does not know."""
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            return 0
+        return self._event_type.get(value if isinstance(value, str) else id_text_of(value, where), 0)
+
+    def _features(self, values: Sequence[Any]) -> npt.NDArray[np.float32]:
+        count = len(self.spec.features)
+        rows = [(None,) * count if value is None else value if is_list(value) else (value,) for value in values]
+        for row in rows:
+            if len(row) != count:
+                raise ValueError(f"{shown(row)} is not {count} numbers")
+        table = number_list([value for row in rows for value in row]).reshape(len(rows), count)
+        with np.errstate(over="ignore"):
+            standard = standardize(table, *np.asarray([(one.mean, one.std) for one in self.spec.features]).T)
+        if np.isinf(table).any() or np.isinf(standard).any():
+            raise ValueError("a feature is infinite")
+        return standard

@@ -1,0 +1,79 @@
+"""Scores of all items for a batch of histories, by a model or by a rule.
+
+Legend: `T` histories, `L` positions, `V` items (1..V; 0 is padding), `G` granularities.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mgray.data.columns import Columns
+from mgray.data.inputs import Inputs, read_columns
+from mgray.data.padding import left_pad
+from mgray.distributed import sum_over_ranks
+from mgray.model.ensemble import Model
+from mgray.model.fusion import AttentionFusion
+from mgray.schema import PAD
+
+MAX_SCORES = 2**25  # scores held at once: 128 MiB
+
+HistoryList = Sequence[Columns]
+Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
+
+
+class ModelScorer:
+    """Scores histories with a model; an empty history is ranked by popularity, [V + 1]."""
+
+    def __init__(self, model: Model, popularity: npt.NDArray[np.number], max_length: int, device: torch.device) -> None:
+        self.model, self.max_length, self.device = model, max_length, device
+        self.columns = read_columns(model.config)
+        self.popularity = popularity_row(popularity, device)
+        # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
+        self._share: Tensor | None = None
+        fusion = model.members[0].fusion
+        if isinstance(fusion, AttentionFusion):
+            shape = (len(model.config.granularities), len(model.members) * fusion.heads)
+            self._share = torch.zeros(shape, dtype=torch.float64, device=device)
+        self._num_shares = 0
+
+    @torch.no_grad()
+    def __call__(self, histories: HistoryList) -> Tensor:
+        """T histories, with the columns that the model reads -> scores [T, V + 1]; padding scores minus infinity."""
+        return self.score_padded(left_pad(histories, self.max_length, self.columns))
+
+    @torch.no_grad()
+    def score_padded(self, inputs: Inputs) -> Tensor:
+        """inputs: [T, L] -> scores [T, V + 1]; padding scores minus infinity."""
+        self.model.eval()
+        inputs = inputs.map(lambda tensor: tensor.to(self.device))
+        interest, share = self.model.fuse(inputs, only_last=True)
+        scores = self.model.score(interest[:, -1])
+        empty = inputs.items[:, -1] == PAD
+        scores[empty] = self.popularity
+        if share is not None and self._share is not None:
+            self._share += share[~empty, -1].double().sum(0)
+            self._num_shares += int((~empty).sum())
+        return scores
+
+    def attention_share(self) -> list[list[float]] | None:
+        """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention."""
+        if self._share is None:
+            return None
+        packed = sum_over_ranks(torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])]))
+        mean = (packed[:-1] / packed[-1].clamp(min=1)).view_as(self._share)
+        return [[float(value) for value in heads] for heads in mean]
+
+
+def max_score_rows(num_items: int) -> int:
+    """Histories that may be scored at once, for [rows, V + 1] scores to stay within MAX_SCORES."""
+    return max(1, MAX_SCORES // (num_items + 1))
+
+
+def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | None = None) -> Tensor:
+    """What an empty history is ranked by, [V + 1] the more the better -> scores [V + 1] float32, never of padding."""
+    row = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
+    row[PAD] = -torch.inf
+    return row

@@ -1,0 +1,1 @@
+"""How a model learns: the training loop, losses, optimizer, checkpoints."""

@@ -1,0 +1,88 @@
+"""Training checkpoints on disk: safetensors weights and JSON, nothing pickled.
+
+A checkpoint holds a model folder for the best model so far, and beside it weights, optimizer state and progress of the
+latest step: resume needs nothing else, since order, negatives and dropout are drawn from (seed, step).
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mgray.serve.model_folder import WEIGHTS_FILE
+from mgray.train.optim import WeightAverage
+from mgray.train.trainer import Progress
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+AVERAGE_FILE = "average.safetensors"  # only with train.ema_decay
+STATE_FILE = "state.json"
+BEST_FOLDER = "best"
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+
+
+def replace_folder(draft: Path, folder: Path) -> None:
+    """Puts a folder that is written whole in another's place; a kill leaves one that `recover_folder` finds.
+
+    draft: beside `folder`, under any name.
+    """
+    new, old = folder.with_name(f"{folder.name}.new"), folder.with_name(f"{folder.name}.old")
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    draft.rename(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Ends what `replace_folder` had begun when it was killed. The new folder was whole before the old one moved."""
+    new = folder.with_name(f"{folder.name}.new")
+    if new.is_dir() and not folder.exists():
+        new.rename(folder)
+
+
+def save_state(
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    curve: list[dict[str, Any]],
+    average: WeightAverage | None = None,
+) -> None:
+    """The latest step: weights, their average, optimizer state, progress, and the curve so far."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(_tensors(model), folder / WEIGHTS_FILE)
+    if average is not None:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in average.state.items()}, folder / AVERAGE_FILE)
+    moments = {
+        f"{index}.{name}": torch.as_tensor(value).cpu().contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    save_file(moments, folder / OPTIMIZER_FILE)
+    (folder / STATE_FILE).write_text(json.dumps({"progress": asdict(progress), "curve": curve}))
+
+
+def restore_state(
+    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+) -> tuple[Progress, list[Any]]:
+    """Fill model, optimizer and average in place; gives the progress and the curve so far."""
+    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    if average is not None:
+        average.load(load_file(folder / AVERAGE_FILE))
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    state = json.loads((folder / STATE_FILE).read_text())
+    return Progress(**state["progress"]), state["curve"]

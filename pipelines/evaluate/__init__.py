@@ -1,0 +1,1 @@
+"""The eval job, and the baselines of every report."""

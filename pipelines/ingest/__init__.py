@@ -1,0 +1,1 @@
+"""The ingest job: from a raw log to a dataset version."""

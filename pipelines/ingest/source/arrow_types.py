@@ -1,0 +1,60 @@
+"""Columns of Parquet whose types polars does not take, as ones that it does. Ids are spelled as mgray.ingest.spelling
+says.
+"""
+
+from collections.abc import Callable, Set
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from mgray.ingest.spelling import positional
+
+
+def plain_types(table: pa.Table, ids: Set[str]) -> pa.Table:
+    """The table with UUIDs as text, and wide decimals as text in the columns `ids`, as float64 in others."""
+    for place, name in enumerate(table.column_names):
+        column = table[name]
+        if isinstance(column.type, pa.UuidType):
+            table = table.set_column(place, name, uuid_text(column))
+        elif pa.types.is_decimal256(column.type):
+            plain = decimal_text(column) if name in ids else column.cast(pa.float64())
+            table = table.set_column(place, name, plain)
+    return table
+
+
+def uuid_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """UUIDs as a dictionary of their 36 characters."""
+    return _by_value(column.cast(column.type.storage_type), _uuid_text)
+
+
+def decimal_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
+    """Decimals of any width as a dictionary of text in its shortest form."""
+    return _by_value(column, _decimal_text)
+
+
+def _by_value(column: pa.Array | pa.ChunkedArray, spell: Callable[[pa.Array], pa.Array]) -> pa.ChunkedArray:
+    """The column as a dictionary of text, for which each distinct value is spelled once."""
+    encoded = column.dictionary_encode()
+    chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
+    spelled = [pa.DictionaryArray.from_arrays(chunk.indices, spell(chunk.dictionary)) for chunk in chunks]
+    return pa.chunked_array(spelled, pa.dictionary(pa.int32(), pa.string()))
+
+
+def _uuid_text(values: pa.FixedSizeBinaryArray) -> pa.Array:
+    """[D] of 16 bytes -> their 36 characters."""
+    count = len(values)
+    raw = np.frombuffer(values.buffers()[1], np.uint8)[16 * values.offset :][: 16 * count].reshape(count, 16)
+    text = np.full((count, 36), ord("-"), np.uint8)
+    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[np.stack([raw >> 4, raw & 15], 2).reshape(count, 32)]
+    text[:, [place for place in range(36) if place not in (8, 13, 18, 23)]] = digits
+    offsets = np.arange(count + 1, dtype=np.int32) * 36
+    return pa.StringArray.from_buffers(count, pa.py_buffer(offsets), pa.py_buffer(text.tobytes()))
+
+
+def _decimal_text(values: pa.Array) -> pa.Array:
+    """[D] in their shortest form: Arrow writes the zeros of the scale, and small numbers with an exponent."""
+    text = pl.Series(pl.from_arrow(values.cast(pa.string())))
+    odd = text.str.contains(r"E|\.")
+    spelled = text.scatter(odd.arg_true(), [positional(number) for number in text.filter(odd)]) if odd.any() else text
+    return spelled.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())

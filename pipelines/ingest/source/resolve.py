@@ -1,0 +1,298 @@
+"""Resolves `data.source` and `data.items` to log files with known formats and columns, and to item titles."""
+
+import fnmatch
+import gzip
+import hashlib
+import logging
+import os
+import re
+import socket
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from mgray.config import MOVIELENS_100K, DataConfig
+from mgray.errors import InputError
+from pipelines.ingest.source.filesystems import CREDENTIALS, Found, Listing, list_files, open_random, parse_uri
+from pipelines.ingest.source.presets import fetch_movielens, known_preset
+from pipelines.ingest.source.titles import read_item_ids, read_titles
+
+__all__ = [
+    "READ_ERRORS",
+    "SEPARATORS",
+    "Compression",
+    "Format",
+    "LogFile",
+    "Source",
+    "check_apart",
+    "fetch_movielens",
+    "log_format",
+    "open_random",
+    "open_stream",
+    "read_error",
+    "read_item_ids",
+    "read_titles",
+    "resolve",
+]
+
+Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat", "text"]
+Compression = Literal["gzip", "zstd", "bz2"]
+
+EXTENSIONS: dict[str, Format] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".inter": "inter",
+    ".dat": "dat",
+    ".txt": "text",
+    ".data": "text",
+}
+# taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
+DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
+COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
+SUPPORTED = (
+    ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .json, .inter (each also .gz, .zst, .bz2), .parquet, .pq; others "
+    "with --data.columns.format"
+)
+# of each format; a text file's is given or guessed
+SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
+
+STREAM_CHUNK_BYTES = 4 << 20
+LEFT_OUT_SHOWN = 5
+
+# what a folder of logs may hold that nobody takes for one, by names in small letters
+NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
+# of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
+READ_ERRORS = (
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    zlib.error,
+    gzip.BadGzipFile,
+    pa.ArrowInvalid,
+    pa.ArrowNotImplementedError,
+)
+# Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
+REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
+
+logger = logging.getLogger(__name__)
+
+
+class LogFile(NamedTuple):
+    path: str  # absolute; or s3://bucket/key, gs://bucket/key, with the options of data.source
+    name: str  # relative to the source's folder, with /: the same on every machine
+    bytes: int  # as stored, at least 1
+    format: Format
+    compression: Compression | None  # never of Parquet, which compresses within
+
+
+class Source(NamedTuple):
+    files: tuple[LogFile, ...]  # sorted by name: the order of the log
+    titles_file: Path | None
+
+
+def resolve(config: DataConfig, home: Path) -> Source:
+    """The log's files in order, and the file of titles. Opens no log file; warns of files whose names are no log's.
+
+    Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common, of
+    a glob the part before its first wildcard. A file that is there twice, by a link or an overlap, is listed once.
+    Raises InputError: what is missing, where, how to mend it.
+    """
+    sources = _sources(config)
+    if not sources:
+        raise InputError(f"--data.source: an empty list; give a log's path, or {MOVIELENS_100K} for the sample")
+    kind = config.columns.format
+
+    def is_log(name: str) -> bool:
+        return log_format(name, kind) is not None
+
+    titles, real_titles = _given_titles(config.items, home) if config.items else (None, None)
+    logs: list[Found] = []
+    left_out: list[Found] = []
+    bases: list[tuple[str, ...]] = []
+    own_titles: dict[str, None] = {}
+    for source in sources:
+        listing = list_files(str(fetch_movielens(home)) if source == MOVIELENS_100K else source, is_log)
+        found, others, own = _choose_logs(source, listing, real_titles, is_log)
+        logs += found
+        left_out += others
+        bases.append(listing.base)
+        own_titles |= dict.fromkeys([own] if own else [])
+    if titles is None and len(own_titles) > 1:
+        raise InputError(
+            f"--data.source: {len(own_titles)} of its folders bring titles of their own; name one file by --data.items"
+        )
+    by_real: dict[str, Found] = {}
+    for file in sorted(logs, key=lambda file: (file.linked, file.parts)):
+        by_real.setdefault(file.real, file)
+    # a writer with nothing to say leaves a file without even a header
+    filled = [file for file in by_real.values() if file.bytes]
+    if not filled:
+        raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
+    depth = _common_depth(bases)
+    _tell_left_out(sources, sorted({file.real: "/".join(file.parts[depth:]) for file in left_out}.values()))
+    files = (_log_file(file, "/".join(file.parts[depth:]), kind) for file in filled)
+    if titles is None and own_titles:
+        titles = _local_copy(next(iter(own_titles)), home)
+    return Source(tuple(sorted(files, key=lambda file: file.name)), titles)
+
+
+def check_apart(config: DataConfig, out: Path) -> None:
+    """Raises InputError where versions would lie in a folder of the log: the next ingest would read them as events."""
+    for source in _sources(config):
+        if source == MOVIELENS_100K or parse_uri(source) is not None:
+            continue
+        folder = os.path.abspath(os.path.expanduser(source))
+        if os.path.isdir(folder) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(folder)):
+            raise InputError(
+                f"--data.out {out}: lies in --data.source {source}, so its files would be read as events; "
+                "give a folder outside of it with --data.out (or --home)"
+            )
+
+
+def _sources(config: DataConfig) -> tuple[str, ...]:
+    return (config.source,) if isinstance(config.source, str) else config.source
+
+
+def _tell_left_out(sources: tuple[str, ...], names: list[str]) -> None:
+    if names:
+        logger.warning(
+            "--data.source %s: %d left out, as the name is no log's: %s (read are %s)",
+            _shown(sources),
+            len(names),
+            ", ".join(names[:LEFT_OUT_SHOWN]) + (", ..." if len(names) > LEFT_OUT_SHOWN else ""),
+            SUPPORTED,
+        )
+
+
+def _common_depth(bases: list[tuple[str, ...]]) -> int:
+    levels = enumerate(zip(*bases, strict=False))
+    return next((depth for depth, parts in levels if len(set(parts)) > 1), min(map(len, bases)))
+
+
+def _shown(sources: tuple[str, ...]) -> str:
+    return sources[0] if len(sources) == 1 else f"({len(sources)} paths)"
+
+
+def _given_titles(items: str, home: Path) -> tuple[Path, str]:
+    """A local file of titles, and what it is as a file of the log (Found.real)."""
+    remote = parse_uri(items)
+    if remote is not None:
+        return _local_copy(items, home), f"{remote.scheme}://{remote.key}"
+    path = Path(items).expanduser()
+    if not path.is_file():
+        raise InputError(f"--data.items {items}: no such file; give a CSV, TSV or Parquet file with item_id and title")
+    return path, os.path.realpath(path)
+
+
+def _local_copy(path: str, home: Path) -> Path:
+    """A file of titles as a local one: itself, or HOME/raw/titles/DIGEST/NAME with what s3:// or gs:// holds now."""
+    remote = parse_uri(path)
+    if remote is None:
+        return Path(path)
+    folder = home / "raw" / "titles" / hashlib.sha256(path.encode()).hexdigest()[:16]
+    target = folder / remote.key.rsplit("/", 1)[-1]
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open_random(path) as file:
+            draft.write_bytes(file.read())
+        os.replace(draft, target)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--data.items {path}: cannot be copied to {folder} ({error}); mend that") from error
+    return target
+
+
+def _choose_logs(
+    source: str, listing: Listing, titles: str | None, is_log: Callable[[str], bool]
+) -> tuple[list[Found], list[Found], str | None]:
+    """The logs among a listing's files, those that nobody would expect left out, the path of a known folder's titles.
+
+    In a known folder (presets) its companions are no logs; whatever else is named like a log is one, as in any folder.
+    """
+    if listing.kind == "file":
+        (file,) = listing.files
+        if not is_log(file.parts[-1]):
+            suffix = Path(file.parts[-1]).suffix
+            raise InputError(f"--data.source {source}: unsupported extension {suffix!r}; supported: {SUPPORTED}")
+        return [file], [], None
+    top = {file.parts[-1]: file for file in listing.files if len(file.parts) == len(listing.base) + 1}
+    preset = known_preset(set(top)) if listing.kind == "folder" else None
+    logs: list[Found] = []
+    left_out: list[Found] = []
+    for file in listing.files:
+        name = file.parts[-1]
+        is_companion = preset is not None and file is top.get(name) and preset.is_companion(name)
+        if file.real == titles or is_companion:
+            continue
+        if log_format(name) is not None and not _is_doubtful(name):
+            logs.append(file)
+        elif not any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in NO_LOGS):
+            left_out.append(file)
+    if not logs:
+        logs = [file for file in left_out if is_log(file.parts[-1])]
+        left_out = [file for file in left_out if not is_log(file.parts[-1])]
+    if not logs:
+        names = ", ".join(sorted(file.parts[-1] for file in listing.files)[:5]) or "nothing"
+        where = "the folder holds no log file" if listing.kind == "folder" else "no log file matches"
+        raise InputError(f"--data.source {source}: {where} (found: {names}); supported: {SUPPORTED}")
+    own = top.get(preset.titles) if preset is not None else None
+    return logs, left_out, own.path if own is not None else None
+
+
+def _log_file(file: Found, name: str, given: Format | None) -> LogFile:
+    try:
+        file.path.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"--data.source: the name {file.path!a} is not valid UTF-8; rename the file") from error
+    kind = log_format(file.parts[-1], given)
+    assert kind is not None
+    return LogFile(file.path, name, file.bytes, kind, _split_compression(file.parts[-1])[1])
+
+
+def log_format(path: str | Path, given: Format | None = None) -> Format | None:
+    """The format of a file: the one given, else what its name tells, or None."""
+    plain, compression = _split_compression(Path(path).name)
+    found = "u.data" if plain == "u.data" else EXTENSIONS.get(Path(plain).suffix.lower())
+    found = given or found
+    return None if found == "parquet" and compression else found
+
+
+def _is_doubtful(name: str) -> bool:
+    return log_format(name) != "u.data" and Path(_split_compression(name)[0]).suffix.lower() in DOUBTFUL
+
+
+def _split_compression(name: str) -> tuple[str, Compression | None]:
+    plain, dot, suffix = name.rpartition(".")
+    compression = COMPRESSIONS.get((dot + suffix).lower())
+    return (plain, compression) if compression else (name, None)
+
+
+def open_stream(file: LogFile, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.NativeFile:
+    """A file's decompressed bytes in order, through every gzip member and zstd frame.
+
+    Raises OSError here or on reading: bytes that are cut off or broken.
+    """
+    # from S3 and GCS each read is a request
+    raw = pa.BufferedInputStream(open_random(file.path), chunk_bytes)
+    return raw if file.compression is None else pa.CompressedInputStream(raw, file.compression)
+
+
+def read_error(file: LogFile, error: Exception, problem: str) -> InputError:
+    """What to mend: the file's bytes, whose `problem` it is; or the cluster, where this node does not get at them."""
+    if not isinstance(error, OSError) or (error.errno is None and not REQUEST_ERRORS.search(str(error))):
+        return InputError(f"{file.path}: {problem} ({error}); mend or remove the file")
+    remote = parse_uri(file.path)
+    storage = (
+        "the log must be on storage that every node sees under the same path, and may read"
+        if remote is None
+        else f"every node needs the network and credentials ({CREDENTIALS[remote.scheme]}) to read the log"
+    )
+    return InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {storage}")

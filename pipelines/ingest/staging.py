@@ -1,0 +1,357 @@
+"""Staged events: the parsed rows of a part of the log, dictionary-encoded and split by bucket of user, on disk.
+
+A unit is a part of the log that one task reads: a range of a file, or several small files. Its folder is named by what
+it is made from, so an ingest that was killed, or one that appends to the log, finds there what was read before:
+
+    staged/UNIT/done.json             rows, pieces, event types, ...; written last
+    staged/UNIT/rows-K.arrow          a record batch a bucket: user (of the bucket's list below), item, time, ...
+    staged/UNIT/users-K.arrow         a record batch a bucket: the distinct users, hash and id, and how ids are spelled
+    staged/UNIT/items-K.arrow         a record batch an item partition: the distinct items, likewise
+    staged/UNIT/bad.arrow             rows that cannot be read
+
+A piece K holds a block of the unit's text. Reading is by memory map: a task of a bucket touches its own batches alone.
+"""
+
+import hashlib
+import hmac
+import itertools
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mgray.errors import InputError
+from mgray.ingest.hashing import bucket_of, stable_hash
+from mgray.ingest.spelling import ODD_NUMBER, is_no_value
+from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
+from pipelines.ingest.source.readers import AS_IT_IS, Block, Respelled
+
+STAGED_FOLDER = ".staged"  # beside the versions
+DONE_FILE = "done.json"
+PIECE_BYTES = 64 << 20  # of decompressed text, about
+MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
+WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
+MAX_EVENT_TYPES = 32_767
+MAX_OPEN_FILES = 64
+MAX_ODD_IDS = 200  # of a unit that are looked at
+
+_ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
+_SPELLED_SCHEMA = _ID_SCHEMA.append(pa.field("spelled", pa.uint8()))  # bits: AS_IT_IS, RESPELLED
+
+
+class Layers(NamedTuple):
+    """How staged rows are split, and what was done to user ids."""
+
+    num_buckets: int
+    num_partitions: int  # of items
+    features: tuple[str, ...]
+    key: bytes | None  # of the pseudonyms
+    forgotten: tuple[str, ...]  # raw user ids, sorted
+
+
+class PieceWriter:
+    """Writes the pieces of one unit into `folder`, which exists."""
+
+    def __init__(self, folder: Path, layers: Layers) -> None:
+        self.folder, self.layers = folder, layers
+        self.pieces: list[int] = []  # rows of each
+        self.event_types: dict[str, int] = {}
+        self.good = self.bad = self.forgotten = 0
+        self.first_time, self.last_time = np.inf, -np.inf
+        self.has_ratings = False
+        self.first_bad: dict[str, Any] | None = None
+        self.found_forgotten = np.zeros(len(layers.forgotten), bool)
+        self.odd_ids: dict[str, set[str]] = {USER_ID: set(), ITEM_ID: set()}
+        self._waiting: list[pa.Table] = []
+        self._respelled: list[Respelled] = []
+        self._waiting_bytes = 0
+        self._bad: list[pl.DataFrame] = []
+
+    def add(self, block: Block, file_name: str) -> None:
+        if block.bad is not None:
+            bad = block.bad.with_columns(pl.lit(file_name).alias("file"), pl.col("raw").str.head(MAX_RAW_CHARS))
+            if self.layers.key is not None or self.layers.forgotten:
+                bad = bad.with_columns(pl.lit(WITHHELD).alias("raw"), pl.col("reason").str.replace(r"(?s)'.*'", "'…'"))
+            self._bad.append(bad)
+            self.bad += bad.height
+            self.first_bad = self.first_bad or bad.row(0, named=True)
+        if block.events.num_rows:
+            self._waiting.append(_common(block.events, self.layers.features))
+            self._respelled.append(block.respelled)
+            self._waiting_bytes += block.events.nbytes
+            if self._waiting_bytes >= PIECE_BYTES:
+                self._flush()
+
+    def close(self) -> dict[str, Any]:
+        self._flush()
+        if self._bad:
+            table = pl.concat([bad.select(QUARANTINE_SCHEMA.names) for bad in self._bad])
+            arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(QUARANTINE_SCHEMA)
+            write_batches(self.folder / "bad.arrow", QUARANTINE_SCHEMA, arrow.to_batches())
+        return {
+            "good": self.good,
+            "bad": self.bad,
+            "forgotten": self.forgotten,
+            "pieces": self.pieces,
+            "event_types": list(self.event_types),
+            "has_ratings": self.has_ratings,
+            "first_time": self.first_time if self.pieces else None,
+            "last_time": self.last_time if self.pieces else None,
+            "first_bad": self.first_bad,
+            "found_forgotten": pack_bits(self.found_forgotten),
+            "odd_ids": {role: sorted(ids)[:MAX_ODD_IDS] for role, ids in self.odd_ids.items()},
+        }
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        table = pa.concat_tables(self._waiting).unify_dictionaries()
+        spelled = {
+            role: _spelled(role, one_chunk(table[role]).dictionary, self._waiting, self._respelled)
+            for role in (USER_ID, ITEM_ID)
+        }
+        self._waiting, self._respelled, self._waiting_bytes = [], [], 0
+        self.good += table.num_rows
+        raw_users = one_chunk(table[USER_ID])
+        users = _private(raw_users, self.layers)
+        if self.layers.forgotten:
+            kept = pc.is_valid(users)
+            gone = raw_users.filter(pc.invert(kept))
+            here = gone.dictionary.take(gone.indices.unique())
+            asked = pa.array(self.layers.forgotten, pa.string())
+            self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
+            self.forgotten += table.num_rows - pc.sum(kept).as_py()
+            table, users = table.filter(kept), users.filter(kept)
+            if not table.num_rows:
+                return
+        number = len(self.pieces)
+        self.pieces.append(table.num_rows)
+        time = one_chunk(table[TIMESTAMP]).to_numpy()
+        self.first_time = min(self.first_time, float(time.min()))
+        self.last_time = max(self.last_time, float(time.max()))
+
+        row_user, row_bucket, user_bounds, id_batches = _split_ids(users, self.layers.num_buckets, spelled[USER_ID])
+        write_batches(self.folder / f"users-{number}.arrow", id_batches[0].schema, id_batches)
+        items = one_chunk(table[ITEM_ID])
+        row_item, _, _, id_batches = _split_ids(items, self.layers.num_partitions, spelled[ITEM_ID])
+        write_batches(self.folder / f"items-{number}.arrow", id_batches[0].schema, id_batches)
+        self._note_odd(ITEM_ID, items.dictionary)
+        if self.layers.key is None:
+            self._note_odd(USER_ID, raw_users.dictionary)
+
+        order = np.argsort(row_bucket, kind="stable")  # a radix sort: 16 bits
+        bucket = row_bucket[order]
+        columns = {
+            "user": row_user[order] - user_bounds[bucket].astype(np.int32),
+            "item": row_item[order],
+            "time": time[order],
+        }
+        if RATING in table.column_names:
+            rating = one_chunk(table[RATING]).to_numpy(zero_copy_only=False).astype(np.float32)
+            if not np.isnan(rating).all():
+                self.has_ratings = True
+                columns["rating"] = rating[order]
+        if EVENT_TYPE in table.column_names:
+            columns["event_type"] = self._type_numbers(one_chunk(table[EVENT_TYPE]))[order]
+        for place, name in enumerate(self.layers.features):
+            values = one_chunk(table[FEATURE + name]).to_numpy(zero_copy_only=False).astype(np.float64)
+            columns[f"feature_{place}"] = values[order]
+        rows = pa.record_batch(columns)
+        bounds = np.searchsorted(bucket, np.arange(self.layers.num_buckets + 1)).tolist()
+        slices = (rows.slice(low, high - low) for low, high in itertools.pairwise(bounds))
+        write_batches(self.folder / f"rows-{number}.arrow", rows.schema, slices)
+
+    def _note_odd(self, role: str, words: pa.Array) -> None:
+        """Keeps some ids that are numbers in an unusual spelling: another id may name the same thing."""
+        if len(self.odd_ids[role]) < MAX_ODD_IDS:
+            ids = pl.Series(pl.from_arrow(words), dtype=pl.String)
+            odd = ids.filter(ids.str.contains(ODD_NUMBER)).head(MAX_ODD_IDS + len(self.layers.forgotten))
+            self.odd_ids[role].update(odd if role == ITEM_ID else set(odd).difference(self.layers.forgotten))
+
+    def _type_numbers(self, column: pa.Array) -> npt.NDArray[np.int16]:
+        """Numbers of the unit's own list of event types; -1: blank."""
+        encoded = column.dictionary_encode()
+        numbers = [-1]
+        for name in encoded.dictionary.to_pylist():
+            is_none = name is None or is_no_value(name)
+            numbers.append(-1 if is_none else self.event_types.setdefault(name, len(self.event_types)))
+        check_event_types(len(self.event_types))
+        codes = encoded.indices.fill_null(-1).to_numpy()
+        return np.asarray(numbers, np.int16)[codes + 1]
+
+
+def check_event_types(count: int) -> None:
+    """Raises InputError where an int16 cannot number them."""
+    if count > MAX_EVENT_TYPES:
+        raise InputError(
+            f"data.columns.event_type: more than {MAX_EVENT_TYPES} kinds of event; is this the right column?"
+        )
+
+
+def _common(events: pa.Table, features: tuple[str, ...]) -> pa.Table:
+    """A block's columns in one form, whichever path read it."""
+    columns: dict[str, Any] = {}
+    for name in (USER_ID, ITEM_ID):
+        column = events[name]
+        if not pa.types.is_dictionary(column.type):
+            column = column.cast(pa.string()).dictionary_encode()
+        columns[name] = column.cast(pa.dictionary(pa.int32(), pa.string()))
+    columns[TIMESTAMP] = events[TIMESTAMP].cast(pa.float64())
+    missing = pa.nulls(events.num_rows)
+    for name, kind in (
+        (RATING, pa.float64()),
+        (EVENT_TYPE, pa.string()),
+        *((FEATURE + f, pa.float64()) for f in features),
+    ):
+        columns[name] = (events[name] if name in events.column_names else missing).cast(kind)
+    return pa.table(columns)
+
+
+def one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    combined = column.combine_chunks()
+    return combined.chunk(0) if isinstance(combined, pa.ChunkedArray) else combined
+
+
+def _spelled(
+    role: str, words: pa.Array, blocks: Sequence[pa.Table], respelled: Sequence[Respelled]
+) -> npt.NDArray[np.uint8] | None:
+    """How the blocks spell each of the words [D] that their dictionaries have in common: AS_IT_IS, RESPELLED or both.
+
+    None: all as they are.
+    """
+    if not any(role in one for one in respelled):
+        return None
+    found = np.zeros(len(words), np.uint8)
+    for block, one in zip(blocks, respelled, strict=True):
+        own = pc.index_in(one_chunk(block[role]).dictionary, words).to_numpy()
+        by = np.zeros(len(words), np.uint8)
+        by[own] = AS_IT_IS
+        if role in one:
+            places = pc.index_in(one[role]["id"], words).fill_null(-1).to_numpy()
+            there = places >= 0  # an id of rows that were set aside alone is no word
+            by[places[there]] = one[role]["by"].to_numpy()[there]
+        found |= by
+    return found
+
+
+def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
+    """Forgotten users become null, the others their pseudonyms where there is a key: once a distinct id."""
+    names = users.dictionary
+    if layers.forgotten:
+        gone = pc.is_in(names, pa.array(layers.forgotten, pa.string()))
+        indices = pc.if_else(gone.take(users.indices), pa.scalar(None, users.indices.type), users.indices)
+        users = pa.DictionaryArray.from_arrays(indices, names)
+    if layers.key is not None:
+        hidden = [hmac.digest(layers.key, name.encode(), "sha256").hex() for name in names.to_pylist()]
+        users = pa.DictionaryArray.from_arrays(users.indices, pa.array(hidden, pa.string()))
+    return users
+
+
+def _split_ids(
+    column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.uint8] | None = None
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.int64], list[pa.RecordBatch]]:
+    """Distinct ids by bucket -> (each row's place among them [E], its bucket [E], buckets' starts, their batches)."""
+    ids = column.dictionary
+    codes = column.indices.to_numpy()
+    used = np.zeros(len(ids), bool)
+    used[codes] = True
+    if not used.all():  # of rows that were taken out
+        ids = ids.filter(pa.array(used))
+        spelled = None if spelled is None else spelled[used]
+        codes = (np.cumsum(used) - 1)[codes]
+    hashes = stable_hash(ids)
+    bucket = bucket_of(hashes, count)
+    order = np.argsort(bucket, kind="stable")
+    place = np.empty(len(order), np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    bounds = np.searchsorted(bucket[order], np.arange(count + 1))
+    columns = {"hash": pa.array(hashes[order]), "id": ids.take(pa.array(order)).cast(pa.string())}
+    if spelled is None:
+        batch = pa.record_batch(columns, _ID_SCHEMA)
+    else:
+        batch = pa.record_batch(columns | {"spelled": pa.array(spelled[order])}, _SPELLED_SCHEMA)
+    slices = [batch.slice(low, high - low) for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
+    return place[codes], bucket[codes], bounds[:-1], slices
+
+
+def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    """An Arrow file, under a name of its own until it is whole: a task that runs again overwrites its own work."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    os.replace(draft, path)
+
+
+def read_batch(path: Path, number: int) -> pa.RecordBatch:
+    """A map of the file: its pages are read as they are touched."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_file(source).get_batch(number)
+
+
+def read_batch_again(path: Path, number: int) -> pa.RecordBatch:
+    """`read_batch` of a file that the process reads many batches of: its table of them is read once."""
+    status = path.stat()
+    return _open_batches(str(path), status.st_ino, status.st_mtime_ns).get_batch(number)
+
+
+@lru_cache(MAX_OPEN_FILES)
+def _open_batches(path: str, inode: int, time_ns: int) -> pa.ipc.RecordBatchFileReader:
+    """inode, time_ns: tell a file from another that was put in its place since."""
+    return pa.ipc.open_file(pa.memory_map(path))
+
+
+def read_done(folder: Path) -> dict[str, Any] | None:
+    """What a whole unit holds, None where it is not there or not whole."""
+    try:
+        found: dict[str, Any] = json.loads((folder / DONE_FILE).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def commit_unit(draft: Path, folder: Path, done: dict[str, Any]) -> dict[str, Any]:
+    """Puts a unit in place whole; the first of two writers wins, and both hold the same."""
+    # after a machine's end no done.json may speak of rows that never reached its disk; a unit has three files a piece
+    for path in draft.iterdir():
+        with path.open("rb") as written:
+            os.fsync(written.fileno())
+    with (draft / DONE_FILE).open("w") as file:
+        json.dump(done, file)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        draft.rename(folder)
+    except OSError:
+        found = read_done(folder)
+        if found is None:  # what lies there is not whole: a machine died as it was written
+            shutil.rmtree(folder)
+            draft.rename(folder)
+            return done
+        shutil.rmtree(draft)
+        return found
+    return done
+
+
+def pack_bits(values: npt.NDArray[np.bool_]) -> str:
+    """Booleans as text for a JSON file; unpack_bits has them back."""
+    return np.packbits(values).tobytes().hex()
+
+
+def unpack_bits(text: str, count: int) -> npt.NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
+
+
+def key_fingerprint(key: bytes) -> str:
+    """Tells two pseudonym keys apart and gives neither away."""
+    return hashlib.sha256(b"mgray pseudonym key: " + hmac.digest(key, b"fingerprint", "sha256")).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Models over time: retrain, promote, roll back, export."""

@@ -1,0 +1,125 @@
+"""A person's moves of the alias: promote a version through the gate, and put the former champion back."""
+
+from pathlib import Path
+from typing import Any
+
+from mgray.config import PromoteJobConfig, RollbackJobConfig, resolve_out
+from mgray.data.dataset import Dataset
+from mgray.data.manifest import Manifest
+from mgray.errors import InputError
+from mgray.eval.compare_models import Comparison, compare
+from mgray.serve.recommender import Recommender
+from pipelines import tracking
+from pipelines.ingest.job import obtain_dataset
+from pipelines.runtime import cluster
+from pipelines.runtime.console import Timer, console, say
+from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.versions import staging_folder
+from pipelines.tracking.registry import KEPT, PROMOTED, Registry, Version, dataset_folder
+
+
+def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
+    """Promote a version; gives the result line's fields. `action`: promoted, kept (refused), already_champion.
+
+    Raises InputError where the version does not exist or there is no data to compare on.
+    """
+    if config.version is None:
+        raise InputError("--version: which one to promote is not said; give --version N, a number of MLflow's registry")
+    if config.skip_gate and not config.reason:
+        raise InputError("--skip_gate true needs --reason TEXT, which the registry keeps")
+    home, out, timer = cluster.job_home(config), console(), Timer()
+    uri = tracking.open_tracking(config.tracking, home, runs=False)
+    registry = Registry(uri, config.tracking.model_name)
+    version, champion = registry.find(config.version), registry.champion()
+    result: dict[str, Any] = {
+        "tracking_uri": shown_uri(uri),
+        "champion": champion.label if champion else None,
+        "challenger": version.label,
+    }
+    given = [config.reason] if config.reason else []
+    if champion is not None and champion.version == version.version:
+        return result | {"action": "already_champion", "reasons": [f"version {version.version} is champion already"]}
+    if config.skip_gate:
+        reasons, passed = [*given, "the gate was skipped"], True
+    else:
+        models = [version] if champion is None else [version, champion]
+        known = [manifest for one in models if (manifest := registry.manifest(one)) is not None]
+        dataset = _window_dataset(config, home, version, known, timer)
+        with timer.phase("compare"), staging_folder(home, "promote", "--home") as scratch:
+            compared = _compare(config, dataset, registry, version, champion, known, scratch)
+        passed, reasons = compared.decision.passed, [*given, *compared.reasons]
+        result |= {
+            "metrics": {"champion": compared.champion, "challenger": compared.challenger},
+            "window": compared.window,
+            "cost": compared.cost._asdict(),
+            "dataset": {"path": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint},
+        }
+    for reason in reasons:
+        say(out, reason)
+    if passed:
+        registry.promote(version, expected=champion)
+    tags = {"decision_champion": champion.version if champion else "", "decision_gate": config.gate.model_dump_json()}
+    registry.record(version, PROMOTED if passed else KEPT, reasons, tags)
+    return result | {"action": PROMOTED if passed else KEPT, "reasons": reasons, "seconds": timer.seconds}
+
+
+def _compare(
+    config: PromoteJobConfig,
+    dataset: Dataset,
+    registry: Registry,
+    version: Version,
+    champion: Version | None,
+    trained_on: list[Manifest],
+    scratch: Path,
+) -> Comparison:
+    def fetch(wanted: Version, name: str) -> Recommender:
+        return Recommender(tracking.fetch_model(wanted.uri, registry.uri, scratch / name)[0])
+
+    challenger = fetch(version, "challenger")
+    return compare(
+        dataset,
+        fetch(champion, "champion") if champion else None,
+        challenger,
+        challenger.info.as_measured(config.evaluate),
+        config.gate,
+        trained_on,
+    )
+
+
+def _window_dataset(
+    config: PromoteJobConfig, home: Path, version: Version, known: list[Manifest], timer: Timer
+) -> Dataset:
+    """Whose test part is the window.
+
+    The dataset or log that the config names; else that of the two models' own datasets whose log ends later: the test
+    part of the newer one is behind what either was trained on.
+    """
+    if config.data.is_named:
+        cluster.connect()
+        return obtain_dataset(config.data, home, console(), timer)[0]
+    # logs without times all end at 0: of these the one ingested later
+    newest = max(known, key=lambda manifest: (manifest.last_timestamp, manifest.created), default=None)
+    out = resolve_out(config.data, home)
+    folder = dataset_folder(newest, out) if newest else None
+    if folder is None:
+        raise InputError(
+            f"version {version.version}: its dataset and champion's are not in {out}; "
+            "give the newest log with --data.source, or a dataset with --data.dataset"
+        )
+    return Dataset(folder)
+
+
+def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:
+    """Put the former champion back; gives the result line's fields. Raises InputError where none is on record."""
+    home = cluster.job_home(config)
+    uri = tracking.open_tracking(config.tracking, home, runs=False)
+    registry = Registry(uri, config.tracking.model_name)
+    was, now = registry.rollback(config.reason or "asked for with jobs/rollback.py")
+    console().print(f"{now.name}: champion was version {was.version}, is version {now.version}", highlight=False)
+    return {
+        "action": "rolled_back",
+        "tracking_uri": shown_uri(uri),
+        "champion": now.label,
+        "former": was.label,
+        "history": registry.history(),
+    }

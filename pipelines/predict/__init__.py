@@ -1,0 +1,1 @@
+"""The predict job: lists for every user of a log."""

@@ -1,0 +1,305 @@
+"""Batch scoring on Ray Data: every user of a dataset to a committed version of top-k lists (Parquet and a manifest).
+
+One row of the Ray Dataset is a part of a shard, one actor a loaded model. An actor reads its part, scores it and
+writes it; what comes back is a line of the manifest, so neither driver nor object store ever holds a user.
+"""
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import ray.data
+from ray.data import ActorPoolStrategy
+from rich.console import Console
+
+from mgray import __version__
+from mgray.config import DataConfig, PredictConfig, PredictJobConfig, ScaleConfig, local_folder
+from mgray.data.dataset import Dataset
+from mgray.data.manifest import (
+    PredictionManifest,
+    PredictionModel,
+    PredictionPart,
+    commit,
+    digest,
+    file_sha256,
+    read_predictions,
+)
+from mgray.errors import InputError, NoTrainingEventsError
+from mgray.ingest.spelling import id_spelling
+from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
+from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
+from mgray.serve.translation import check_items_known
+from pipelines import tracking
+from pipelines.ingest.job import IngestResult, Progress, describe, ingest
+from pipelines.ingest.source.resolve import read_item_ids
+from pipelines.predict.tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
+from pipelines.runtime import cluster
+from pipelines.runtime.console import PhaseProgress, Timer, console, say
+from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.versions import committed, put_in_place, staging_folder
+from pipelines.tracking.registry import Registry, own_data
+
+COUNTED = ("users", "users_fallback", "users_short", "users_empty", "predictions")
+TASKS_QUEUED_PER_ACTOR = 2  # the next part waits at its actor, so none idles while the driver wakes up
+
+
+class FetchedModel(NamedTuple):
+    folder: Path
+    record: PredictionModel
+    item_ids: list[str]
+
+
+class Scored(NamedTuple):
+    parts: list[PredictionPart]
+    started: float  # when the first part began, seconds since 1970
+    peak_rss_bytes: dict[int, int]  # by worker process
+
+
+def plan_scoring(config: PredictConfig) -> cluster.WorkerPlan:
+    """How many workers, and on what. Raises InputError where the cluster cannot hold them."""
+    needs: dict[str, float] = {"CPU": config.cpus_per_worker}
+    if config.use_gpu is True or (config.use_gpu == "auto" and cluster.room(needs | {"GPU": 1})):
+        needs["GPU"] = 1
+    scale = ScaleConfig(
+        num_workers=config.num_workers or max(1, cluster.room(needs)),
+        cpus_per_worker=config.cpus_per_worker,
+        use_gpu=config.use_gpu,
+    )
+    return cluster.plan_workers(scale, "predict")
+
+
+def fetch(config: PredictJobConfig, uri: str, target: Path) -> FetchedModel:
+    """The registered model in a folder below `target`. Raises InputError where there is no such model."""
+    folder, name, version = tracking.fetch_model(config.model, uri, target)
+    load_info(folder)  # says so where files are missing
+    vocabulary = json.loads((folder / VOCABULARY_FILE).read_bytes())
+    record = PredictionModel(
+        name=name,
+        version=version,
+        run_id=tracking.run_of_version(uri, name, version),
+        weights_sha256=file_sha256(folder / WEIGHTS_FILE),
+    )
+    return FetchedModel(folder, record, vocabulary["item_ids"])
+
+
+def block(
+    config: PredictConfig, ids: Sequence[str], model_ids: Sequence[str], dataset_ids: Sequence[str]
+) -> npt.NDArray[np.int64] | None:
+    """The model's item numbers of the blocked `ids` (as id_spelling has them), None where there are none.
+
+    Raises InputError for an id that neither model nor dataset knows (a typing error would recommend the item), and
+    where nothing would be left to recommend.
+    """
+    spelled = [id_spelling(item) for item in model_ids]  # those of a model of an earlier rule may be in another way
+    unknown = set(ids).difference(spelled, map(id_spelling, dataset_ids))
+    if unknown and not config.allow_unknown_blocked:
+        shown = ", ".join(sorted(unknown)[:3])
+        raise InputError(
+            f"--predict.blocked {config.blocked}: {len(unknown)} of {len(ids)} item ids are in neither model nor "
+            f"dataset ({shown}); mend them, or set --predict.allow_unknown_blocked true"
+        )
+    asked = set(ids)
+    numbers = np.asarray([number for number, item in enumerate(spelled, start=1) if item in asked], np.int64)
+    if len(numbers) == len(model_ids):
+        raise InputError(f"--predict.blocked {config.blocked}: blocks every item of the model; nothing is left")
+    return numbers if len(numbers) else None
+
+
+def score_parts(job: PredictJob, plan: cluster.WorkerPlan, users: int, out: Console) -> Scored:
+    """Runs every part on a pool of actors. Raises the first InputError met."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    rows = [{"index": index} for index in range(len(job.parts))]
+    # from_items and not range: its blocks need no read task, which would wait for a CPU that the actors hold
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        PartScorer,
+        fn_constructor_args=(job,),
+        batch_size=1,
+        compute=ActorPoolStrategy(
+            size=min(plan.num_workers, len(rows)), max_tasks_in_flight_per_actor=TASKS_QUEUED_PER_ACTOR
+        ),
+        num_cpus=plan.resources_per_worker["CPU"],
+        num_gpus=plan.resources_per_worker.get("GPU"),
+    )
+    parts: dict[int, PredictionPart] = {}
+    started, done, peaks = time.time(), 0, dict[int, int]()
+    with PhaseProgress(out) as progress:
+        for row in dataset.iter_rows():
+            result = json.loads(row["result"])
+            if "error" in result:
+                raise InputError(result["error"])
+            started = min(started, result["started"]) if parts else result["started"]
+            parts[row["index"]] = PredictionPart(**result["part"])
+            peaks[result["pid"]] = max(peaks.get(result["pid"], 0), result["peak_rss_bytes"] or 0)
+            done += parts[row["index"]].users
+            speed = done / max(1e-9, time.time() - started)
+            progress.update("score: users", done, users, f"{speed:,.0f} users/s")
+    return Scored([parts[index] for index in range(len(job.parts))], started, peaks)
+
+
+def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestResult:
+    """The dataset version of a log whose every user is to get a list.
+
+    The version that training on this log makes will do, for it holds short users too. Where the log is too small to
+    train on, each event trains in one that is made for this. A k-core is not asked for: it would take events out of the
+    histories that the model may know. Raises InputError as ingest does.
+    """
+    if data.dataset is None and data.clean.min_item_events > 1:
+        data = data.model_copy(update={"clean": data.clean.model_copy(update={"min_item_events": 1})})
+    try:
+        return ingest(data, home, progress)
+    except NoTrainingEventsError:
+        smallest = {"min_user_events": 1, "split": "leave_one_out", "valid_from": None, "test_from": None}
+        return ingest(data.model_copy(update=smallest), home, progress)
+
+
+def lost_events(dataset: Dataset, info: ModelInfo) -> list[str]:
+    """What to say of events that the model may know and the dataset does not hold."""
+    manifest = dataset.manifest
+    if manifest.fingerprint == info.dataset_fingerprint:
+        return []
+    notes = []
+    rarest = manifest.config.get("clean", {}).get("min_item_events", 1)
+    if rarest > 1:
+        notes.append(
+            f"{dataset.folder} was made with data.clean.min_item_events {rarest}: events on items with fewer than "
+            f"{rarest} are not in it, though the model may know them; give the log by --data.source for whole histories"
+        )
+    if manifest.schema_version == SCHEMA_WITHOUT_OUTSIDE:
+        notes.append(
+            f"{dataset.folder} was made by an older mgray: events on items outside its vocabulary, and users with "
+            "too few events, are not in it; ingest its log again for whole histories"
+        )
+    return notes
+
+
+def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
+    """The predict job; gives the result line's fields. Raises InputError where the user's input is wrong.
+
+    Then nothing is committed, what was written is removed, and versions committed before are as they were.
+    """
+    out, timer, settings = console(), Timer(), config.predict
+    home = cluster.job_home(config)
+    target = local_folder(settings.out, "--predict.out") if settings.out else home / "predictions"
+    cluster.check_writable(target, "--predict.out")
+    blocked_ids = read_item_ids(Path(settings.blocked).expanduser(), "--predict.blocked") if settings.blocked else []
+    uri = tracking.open_tracking(config.tracking, home, runs=False, writes=False)
+    with tempfile.TemporaryDirectory() as temporary:
+        with timer.phase("fetch_model"):
+            model = fetch(config, uri, Path(temporary))
+        info = load_info(model.folder)
+        if settings.remove_seen is None:
+            settings = settings.model_copy(update={"remove_seen": info.remove_seen})
+            config = config.model_copy(update={"predict": settings})
+        elif caution := info.caution(settings.remove_seen):
+            out.print(f"[yellow]{config.model}: {caution}[/]")
+        registry = Registry(uri, model.record.name)
+        data = own_data(config.data, home, registry, registry.find(model.record.version))
+        if data.dataset is None:
+            with timer.phase("ray_start"):
+                cluster.connect()
+        with timer.phase("dataset"), PhaseProgress(out) as progress:
+            found = ingest_to_score(data, home, progress.update)
+        say(out, describe(found))
+        dataset = Dataset(found.path.absolute())
+        check_items_known(dataset, model.item_ids, f"--model {config.model}")
+        for note in lost_events(dataset, info):
+            out.print(f"[yellow]{note}[/]", soft_wrap=True)
+        blocked = block(settings, blocked_ids, model.item_ids, dataset.all_item_ids)
+
+        shaping = {
+            "k": settings.k,
+            "remove_seen": settings.remove_seen,
+            "blocked_items": 0 if blocked is None else len(blocked),
+            "blocked_sha256": digest(sorted(set(blocked_ids))) if blocked_ids else None,
+        }
+        made_from = {"model": model.record.model_dump(), "settings": shaping, "schema_version": SCHEMA_VERSION}
+        key = digest(made_from | {"dataset": dataset.manifest.fingerprint})
+        folder = target / key[:16]
+        manifest = None if settings.overwrite else committed(folder, key, read_predictions)
+        reused = manifest is not None
+        measured: dict[str, Any] = {}
+        if manifest is None:
+            facts = made_from | {
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "mgray_version": __version__,
+                "prediction_key": key,
+                "dataset_path": str(dataset.folder),
+                "dataset_fingerprint": dataset.manifest.fingerprint,
+            }
+            with staging_folder(target, key, "--predict.out") as staging:
+                manifest, measured = _build(config, model, dataset, blocked, facts, staging, timer, out)
+                manifest = put_in_place(staging, folder, manifest, read_predictions, settings.overwrite)
+    verb = "reusing the predictions already committed at" if reused else "predictions committed at"
+    rows = manifest.rows
+    say(
+        out,
+        f"{verb} {folder} ({rows['users']:,} users, {rows['users_fallback']:,} of them by popularity, "
+        f"{rows['predictions']:,} rows, {model.record.name} version {model.record.version})",
+    )
+    return {
+        "model": {"name": model.record.name, "version": model.record.version, "run_id": model.record.run_id},
+        "tracking_uri": shown_uri(uri),
+        "dataset": {"path": str(found.path), "fingerprint": dataset.manifest.fingerprint, "reused": found.reused},
+        "path": str(folder),
+        "reused": reused,
+        "rows": rows,
+        **measured,
+        "seconds": timer.seconds,
+    }
+
+
+def _build(
+    config: PredictJobConfig,
+    model: FetchedModel,
+    dataset: Dataset,
+    blocked: npt.NDArray[np.int64] | None,
+    facts: dict[str, Any],
+    staging: Path,
+    timer: Timer,
+    out: Console,
+) -> tuple[PredictionManifest, dict[str, Any]]:
+    """Scores into the staging folder -> (its manifest, written; what the result line says of speed and memory)."""
+    if not ray.is_initialized():
+        with timer.phase("ray_start"):
+            cluster.connect()
+    settings = config.predict
+    plan = plan_scoring(settings)
+    shared_model = staging / "work" / "model"
+    shutil.copytree(model.folder, shared_model)
+    users = dataset.manifest.users + dataset.manifest.short_users
+    job = PredictJob(
+        dataset=dataset.folder,
+        model=shared_model,
+        folder=staging,
+        parts=plan_parts(dataset.manifest, settings.part_users),
+        k=settings.k,
+        remove_seen=bool(settings.remove_seen),  # resolved before
+        blocked=blocked,
+        batch_events=settings.batch_events,
+        threads=settings.cpus_per_worker,
+        use_gpu=plan.use_gpu,
+    )
+    launched = time.time()
+    scored = score_parts(job, plan, users, out)
+    ended = time.time()
+    timer.seconds["actors_start"] = round(max(0.0, scored.started - launched), 2)
+    timer.seconds["score"] = round(ended - max(launched, scored.started), 2)
+    with timer.phase("commit"):
+        shutil.rmtree(staging / "work")
+        rows = {name: sum(getattr(part, name) for part in scored.parts) for name in COUNTED}
+        rows = {"users": rows["users"], "users_by_history": rows["users"] - rows["users_fallback"]} | rows
+        manifest = PredictionManifest(**facts, rows=rows, parts=scored.parts)
+        manifest.check_conservation(users)
+        commit(manifest, staging)
+    return manifest, {
+        "workers": plan.label,
+        "users_s": round(users / max(0.01, ended - max(launched, scored.started)), 1),
+        "peak_rss_bytes": {"driver": peak_rss_bytes(), "workers": sorted(scored.peak_rss_bytes.values())},
+    }

@@ -1,0 +1,1 @@
+"""The train job: workers, and what it publishes."""

@@ -1,0 +1,251 @@
+"""The main job: log -> dataset -> DDP training on Ray Train -> test figures beside baselines -> MLflow's registry."""
+
+import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from mgray.config import ModelConfig, TrainJobConfig
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import named_inputs
+from mgray.errors import InputError
+from mgray.serve.model_folder import ModelInfo, load_info
+from mgray.train import checkpoint
+from mgray.train.resolve import resolve_model, resolve_train
+from mgray.train.warm_start import check_fits
+from pipelines import tracking
+from pipelines.evaluate.job import evaluate_baselines
+from pipelines.ingest.job import obtain_dataset
+from pipelines.runtime import cluster
+from pipelines.runtime.console import Timer, console, training_progress
+from pipelines.train.publish import REPORT_FILE, FinishedRun, publish
+from pipelines.train.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
+
+MODEL_FOLDER = "model"  # in a run's folder: the best one
+SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
+STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
+WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
+
+Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
+
+
+class _Trainer(TorchTrainer):
+    """TorchTrainer that leaves Ctrl-C to the job: Ray's own handler ends the run as if it had failed."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
+
+
+def fit(
+    given: RankInput,
+    config: TrainJobConfig,
+    plan: cluster.WorkerPlan,
+    runs: Path,
+    callbacks: Sequence[UserCallback] = (),
+) -> Fitted:
+    """Train by DDP on the cluster's workers; the run's storage is `runs`/run_id."""
+    trainer = _Trainer(
+        train_worker,
+        train_loop_config=given._asdict(),
+        torch_config=TorchConfig(
+            backend="nccl" if plan.use_gpu else "gloo", timeout_s=config.scale.collective_timeout_s
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=plan.resources_per_worker
+        ),
+        run_config=RunConfig(
+            name=given.run_id,
+            storage_path=str(runs),
+            # Without a limit a worker group that cannot be placed is tried again forever.
+            failure_config=FailureConfig(max_failures=config.scale.max_failures, controller_failure_limit=3),
+            checkpoint_config=CheckpointConfig(num_to_keep=1),
+            callbacks=list(callbacks),
+        ),
+    )
+    result = trainer.fit()
+    check_trained(result.return_value)
+    assert result.checkpoint is not None, "the last epoch always validates, and so checkpoints"
+    with result.checkpoint.as_directory() as folder:
+        return result.return_value, _keep_best(Path(folder), runs / given.run_id)
+
+
+def check_trained(result: dict[str, Any]) -> None:
+    """Raises InputError where a rank's result is a mistake of the user's."""
+    if INPUT_ERROR in result:
+        raise InputError(result[INPUT_ERROR])
+
+
+def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
+    """Raises InputError where there is nothing to learn from: a next item needs two training events of one user."""
+    if not any((lengths >= 2).any() for lengths in dataset.train_lengths(include_valid)):
+        raise InputError(
+            f"{dataset.folder}: no user has two events on known items to train on; give a longer log, or another "
+            "data.split"
+        )
+
+
+def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]], None]) -> Fitted:
+    """Train in this process, as a Tune trial of one worker does."""
+    session = LocalSession(runs / given.run_id / "checkpoint", on_report)
+    result = RankRun(given, session).run()
+    check_trained(result)
+    return result, _keep_best(session.folder, runs / given.run_id)
+
+
+def _keep_best(saved: Path, run_folder: Path) -> Path:
+    """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
+    # Copied and not moved: Ray's record of the run names the checkpoint, and another attempt would look for it.
+    shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / MODEL_FOLDER, dirs_exist_ok=True)
+    state = run_folder / STATE_FOLDER
+    state.mkdir(exist_ok=True)
+    for path in (*saved.glob("*.safetensors"), saved / checkpoint.STATE_FILE):
+        shutil.copy2(path, state / path.name)
+    return run_folder / MODEL_FOLDER
+
+
+def drop_all_but(kept: Collection[str], run_folder: Path) -> None:
+    """What an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
+    kept = (*kept, SPOOL_FILE, str(Path(SPOOL_FILE).with_suffix(tracking.SENDING_SUFFIX)))
+    for left in run_folder.glob("*") if run_folder.is_dir() else ():
+        if left.name not in kept:
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
+    """The config with what `train.warm_start` names now in place of an alias or a relative path, which may mean another
+    later, and what that model is; None for none. Raises InputError where it names no model: before a run is made, not
+    inside it.
+    """
+    source = config.train.warm_start
+    if source is None:
+        return config, None
+    if source.startswith("models:/"):
+        found = tracking.find_version(source, uri, "--train.warm_start")
+        pinned = f"models:/{found.name}/{found.version}"
+        info = tracking.fetch_info(pinned, uri)
+    else:  # a Tune trial works in a folder of its own
+        info, pinned = load_info(source), str(Path(source).absolute())
+    train = config.train.model_copy(update={"warm_start": pinned})
+    return config.model_copy(update={"train": train}), info
+
+
+def resolve_for(dataset: Dataset, config: ModelConfig, start: ModelInfo | None) -> ModelConfig:
+    """What the dataset, and the model that training starts from, make of the config.
+
+    Raises InputError where either does not fit.
+    """
+    resolved = resolve_model(config, dataset.manifest, start.config if start else None)
+    if start is not None:
+        check_fits(resolved, named_inputs(resolved, dataset.manifest), start.config, start.inputs)
+    return resolved
+
+
+def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str | None:
+    """The folder of the model that `train.warm_start` names, where every worker sees it; None for none."""
+    source = config.train.warm_start
+    if source is None:
+        return None
+    if source.startswith("models:/"):
+        return str(tracking.fetch_model(source, uri, run_folder / WARM_START_FOLDER)[0])
+    return source  # absolute, by find_warm_start
+
+
+def train_in_run(
+    config: TrainJobConfig,
+    dataset: Path,
+    run_id: str,
+    uri: str,
+    home: Path,
+    train: Callable[[RankInput], Fitted],
+    board: Any = None,
+) -> Fitted:
+    """Train for a run that MLflow has, and log what it cost: what a run of its own and a search's trial share."""
+    run_folder = home / "runs" / run_id
+    spool = run_folder / SPOOL_FILE
+    given = RankInput(
+        config=config.model_dump_json(),
+        dataset=str(dataset.absolute()),
+        run_id=run_id,
+        uri=uri,
+        spool=str(spool),
+        warm_start=fetch_warm_start(config, uri, run_folder),
+        board=board,
+    )
+    tracker = tracking.Tracker(uri, run_id, spool)
+    try:
+        trained, model_folder = train(given)
+        tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
+    finally:
+        shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
+        tracker.replay()  # the workers' too
+    return trained, model_folder
+
+
+def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong.
+
+    extra_tags: more tags of the MLflow run, such as the search that it belongs to.
+    """
+    out, timer = console(), Timer()
+    home = cluster.job_home(config)
+    uri = tracking.open_tracking(config.tracking, home)
+    config, start = find_warm_start(config, uri)
+    with timer.phase("ray_start"):
+        cluster.connect()
+    plan = cluster.plan_workers(config.scale)
+    dataset, reused = obtain_dataset(config.data, home, out, timer)
+    check_trainable(dataset, config.train.include_valid)
+    manifest = dataset.manifest
+    # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
+    resolved = {"model": resolve_for(dataset, config.model, start), "train": resolve_train(config.train, manifest)}
+    config = config.model_copy(update=resolved)
+    params = tracking.run_params(config, uri)
+    tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
+    with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
+        run_id = run.info.run_id
+        spool = home / "runs" / run_id / SPOOL_FILE
+        tracker = tracking.Tracker(uri, run_id, spool)
+        tracker.log({f"data/{name}_rows": count for name, count in manifest.rows.items()}, 0)
+        tracker.log({"data/users": manifest.users, "data/items": manifest.items}, 0)
+        try:
+            with timer.phase("train"), training_progress(out) as board:
+
+                def train(given: RankInput) -> Fitted:
+                    return fit(given, config, plan, home / "runs")
+
+                trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
+            state = str(model_folder.parent / STATE_FOLDER)
+            tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
+            with timer.phase("baselines"):
+                baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
+            for name, baseline in baselines.items():
+                values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
+                tracker.log(values, trained["steps"])
+            with timer.phase("publish"):
+                finished = FinishedRun(
+                    config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds
+                )
+                result = publish(finished, out)
+        finally:
+            unsent = tracker.replay()
+            if unsent:
+                out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
+    drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), model_folder.parent)
+    return {
+        **result,
+        "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},
+        "rows": manifest.result_rows(),
+        "seconds": {**timer.seconds, "training": round(trained["train_s"], 2)},
+        "unsent_metrics": unsent,
+    }
+
+
+def run_name(config: TrainJobConfig) -> str:
+    """What a row of MLflow's runs table says: the granularities, the width, how many members, the seed."""
+    levels = "-".join(str(g).replace("decay:", "d") for g in config.model.granularities)
+    members = "" if config.model.members == 1 else f"x{config.model.members}"
+    return f"g{levels}-w{config.model.width}{members}-s{config.train.seed}"

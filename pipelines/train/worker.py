@@ -1,0 +1,289 @@
+"""One rank of a training run: trains, checkpoints at each validation, tests the best. Run by Ray Train, or in place.
+
+What a rank needs of its surroundings is a `Session`: Ray Train's, or that of a process inside a Tune trial, where a
+nested Train run would cost 13-20 s, or inside a benchmark.
+"""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mgray.config import TrainJobConfig
+from mgray.data.dataset import Dataset, Part
+from mgray.distributed import rank_and_world
+from mgray.errors import InputError
+from mgray.eval.part_metrics import PartEvaluation
+from mgray.model.ensemble import make_model
+from mgray.serve.model_folder import Vocabulary, load_model, save_model
+from mgray.train import checkpoint
+from mgray.train.checkpoint import recover_folder, replace_folder
+from mgray.train.item_init import start_items_
+from mgray.train.objective import Objective
+from mgray.train.resolve import model_info
+from mgray.train.trainer import Logged, Trainer, Validated
+from mgray.train.warm_start import warm_start_
+from pipelines import tracking
+
+INPUT_ERROR = "input_error"  # key of a rank's result that is a mistake of the user's
+
+
+class RankInput(NamedTuple):
+    """What the driver tells every rank; plain values, so that it travels to any node."""
+
+    config: str  # a TrainJobConfig as JSON
+    dataset: str  # folder of the dataset version
+    run_id: str = ""
+    uri: str | None = None  # of MLflow; None: nothing is tracked
+    spool: str = ""  # file that keeps what MLflow did not take
+    warm_start: str | None = None  # folder of the model to start from
+    board: Any = None  # actor that shows progress, or None
+
+
+class Session(Protocol):
+    rank: int
+    device: torch.device
+    resumes: bool  # whether there is a checkpoint to go on from
+
+    def prepare(self, objective: nn.Module) -> nn.Module: ...
+
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        """Called on every rank at every validation; `save` fills a checkpoint folder, once, for rank 0."""
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        """Calls `load` with the latest checkpoint's folder, if there is one."""
+
+
+class RaySession:
+    """Ray Train's: DDP over the worker group, checkpoints in the run's storage."""
+
+    def __init__(self) -> None:
+        self.rank = ray.train.get_context().get_world_rank()
+        self.device = ray.train.torch.get_device()
+        self.resumes = ray.train.get_checkpoint() is not None
+
+    def prepare(self, objective: nn.Module) -> nn.Module:
+        prepared: nn.Module = ray.train.torch.prepare_model(objective)
+        return prepared
+
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        # Every rank reports, for Ray Train's report is a barrier; rank 0's carries the checkpoint.
+        if self.rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            save(Path(folder))
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        latest = ray.train.get_checkpoint()
+        if latest is not None:
+            with latest.as_directory() as folder:
+                load(Path(folder))
+
+
+class LocalSession:
+    """A single process, or a rank of the process group that it is in: one checkpoint folder, replaced at each
+    validation. `on_report`, called by rank 0, may raise to stop the run.
+    """
+
+    def __init__(
+        self, folder: Path, on_report: Callable[[dict[str, float]], None], device: torch.device | None = None
+    ) -> None:
+        self.rank, self.world_size = rank_and_world()
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.folder = folder
+        self.on_report = on_report
+        if self.rank == 0:
+            recover_folder(folder)
+        if self.world_size > 1:
+            dist.barrier()
+        self.resumes = folder.exists()
+
+    def prepare(self, objective: nn.Module) -> nn.Module:
+        return DistributedDataParallel(objective) if self.world_size > 1 else objective
+
+    def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
+        if self.rank != 0:
+            return
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".draft-"))
+        save(draft)
+        replace_folder(draft, self.folder)
+        self.on_report(metrics)
+
+    def restore(self, load: Callable[[Path], None]) -> None:
+        if self.resumes:
+            load(self.folder)
+
+
+class RankRun:
+    """A rank's whole run over a session."""
+
+    def __init__(self, given: RankInput, session: Session) -> None:
+        self.config = TrainJobConfig.model_validate_json(given.config)
+        self.dataset = Dataset(given.dataset)
+        self.session, self.board = session, given.board
+        self.tracker = None
+        if session.rank == 0 and given.uri is not None:
+            self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool))
+        self.curve: list[dict[str, Any]] = []
+        self.logged: Logged | None = None
+        self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)
+        self.info = model_info(self.dataset, self.config)
+        # Drawn alike on every rank, and the same by one process.
+        torch.manual_seed(self.config.train.seed)
+        self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
+        if given.warm_start is None:
+            if session.rank == 0 and not session.resumes:  # DDP gives them to the others
+                start_items_(self.model, self.dataset, self.config.train)
+        else:
+            source, _, vocabulary = load_model(given.warm_start, torch.device("cpu"))
+            warm_start_(
+                self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep
+            )
+        self.model.to(session.device)
+        objective = session.prepare(
+            Objective(self.model, self.config.train, session.device, exclude_seen=self.info.exclude_seen)
+        )
+        self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)
+        self.best = self.trainer.weights()
+        self.valid = self._evaluation("valid")
+        session.restore(self._load)
+
+    def _load(self, folder: Path) -> None:
+        self.trainer.progress, self.curve = checkpoint.restore_state(
+            folder, self.model, self.trainer.optimizer, self.trainer.average
+        )
+        best, _, _ = load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
+        self.best = best.state_dict()
+
+    def _save(self, folder: Path) -> None:
+        checkpoint.save_state(
+            folder, self.model, self.trainer.optimizer, self.trainer.progress, self.curve, self.trainer.average
+        )
+        save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
+
+    def _evaluation(self, part: Part) -> PartEvaluation:
+        config, popularity = self.config, self.vocabulary.popularity
+        return PartEvaluation(
+            self.model,
+            self.dataset,
+            part,
+            config.train.max_length,
+            self.session.device,
+            config.evaluate,
+            popularity,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end and test the best -> plain figures; those of rank 0 are the run's.
+
+        A mistake that shows only in training is returned under INPUT_ERROR: Ray Train would take an exception for a
+        failed worker, and train up to the same place again.
+        """
+        try:
+            self._train()
+        except InputError as error:
+            return {INPUT_ERROR: str(error)}
+        return self._tested()
+
+    def _train(self) -> None:
+
+        def validate() -> dict[str, float]:
+            return self.valid.run().compute()
+
+        for event in self.trainer.run(validate, self.valid.chief_metric, self.config.tracking.log_every_steps):
+            if isinstance(event, Logged):
+                self._on_logged(event)
+            else:
+                self._on_validated(event)
+            self._show_progress()
+
+    def _on_logged(self, event: Logged) -> None:
+        self.logged = event
+        if self.tracker:
+            figures = {
+                "train/loss": event.loss,
+                "train/learning_rate": event.learning_rate,
+                "train/positions_s": event.events_s,
+                "epoch": event.epoch,
+            }
+            self.tracker.log(figures, event.step)
+
+    def _on_validated(self, event: Validated) -> None:
+        if event.is_best:
+            self.best = self.trainer.weights()
+        self.curve.append(
+            {
+                "step": event.step,
+                "epoch": event.epoch,
+                "train_loss": self.logged.loss if self.logged else None,
+                "learning_rate": self.logged.learning_rate if self.logged else None,
+                "valid": event.metrics,
+                "seconds": event.elapsed_s,
+            }
+        )
+        if self.tracker:
+            figures = {f"valid/{name}": value for name, value in event.metrics.items()}
+            self.tracker.log(figures | {"epoch": event.epoch}, event.step)
+            self.tracker.flush()
+        best = {f"best_{name}": value for name, value in self.trainer.progress.best_valid.items()}
+        figures = {"step": event.step, "epoch": event.epoch, "seconds": event.elapsed_s, **event.metrics, **best}
+        self.session.report(figures, self._save)
+
+    def _show_progress(self) -> None:
+        if self.session.rank != 0 or self.board is None or self.logged is None:
+            return
+        state = {
+            "epoch": max(self.logged.epoch, self.curve[-1]["epoch"] if self.curve else 0.0),
+            "epochs": self.trainer.progress.horizon_epochs,
+            "step": self.logged.step,
+            "loss": self.logged.loss,
+            "events_s": self.logged.events_s,
+            "remaining_s": self.logged.remaining_s,
+            "metric": self.valid.chief_metric,
+            "valid": self.curve[-1]["valid"].get(self.valid.chief_metric) if self.curve else None,
+        }
+        self.board.post.remote(state)
+
+    def _tested(self) -> dict[str, Any]:
+        self.model.load_state_dict(self.best)
+        test, progress = self._evaluation("test"), self.trainer.progress
+        metrics = test.run()
+        share = None if test.scorer is None else test.scorer.attention_share()
+        if self.tracker:
+            self.tracker.log({f"test/{name}": value for name, value in metrics.compute().items()}, progress.step)
+            self.tracker.flush()
+        return {
+            "metrics": metrics.compute(),
+            "num_targets": metrics.num_targets,
+            "slices": metrics.slices(),
+            "attention": share,
+            "curve": self.curve,
+            "best_valid": progress.best_valid,
+            "best_epoch": progress.best_epoch,
+            "epochs": progress.horizon_epochs,
+            "steps": progress.step,
+            "positions": progress.events,
+            "train_s": progress.elapsed_s,
+            "device": str(self.session.device),
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+        }
+
+
+def train_worker(given: dict[str, Any]) -> dict[str, Any]:
+    """A rank as Ray Train calls it; given: RankInput's fields."""
+    try:
+        run = RankRun(RankInput(**given), RaySession())
+    except InputError as error:  # the same on every rank, for all read the same; see RankRun.run
+        return {INPUT_ERROR: str(error)}
+    return run.run()

@@ -1,0 +1,1 @@
+"""The tune job: a search on Ray Tune."""

@@ -1,0 +1,166 @@
+"""What a search found, for MLflow, for people and for the result line."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+import mlflow
+import torch
+from rich.console import Console
+
+from mgray.config import TrainJobConfig
+from mgray.config import search_space as spaces
+from mgray.data.dataset import Dataset
+from mgray.data.inputs import named_inputs
+from mgray.data.manifest import Manifest
+from mgray.errors import InputError
+from mgray.model.ensemble import make_model
+from mgray.report.search_report import SearchReport, TrialRow, render_search, summary
+from mgray.train.resolve import resolve_model
+from pipelines import tracking
+from pipelines.runtime.console import say
+from pipelines.runtime.redact import command_line
+from pipelines.tune.search_folder import SearchFolder
+from pipelines.tune.study import TrialRecord, importance
+
+BEST_FILE, REPORT_FILE, TRIALS_FILE = "best.yaml", "search.html", "trials.json"
+
+
+def best_of(trials: list[TrialRecord]) -> TrialRecord | None:
+    """The highest score among those that trained to their end; among the stopped where none did."""
+    for outcome in ("finished", "stopped"):
+        found = [trial for trial in trials if trial.outcome == outcome and trial.curve]
+        if found:
+            return max(found, key=lambda trial: (trial.score, -trial.number))
+    return None
+
+
+def as_it_stands(trial: TrialRecord) -> TrialRecord:
+    """A trial that the end of the search's time cut short counts as stopped, until a resume goes on with it."""
+    if trial.outcome != "running" or not trial.curve:
+        return trial
+    return replace(trial, outcome="stopped", reason="unfinished when the search's time was up")
+
+
+def no_best(trials: list[TrialRecord]) -> NoReturn:
+    """The job fails with the first trial's reason."""
+    failed = [trial for trial in trials if trial.outcome == "failed"]
+    if not failed:
+        raise InputError("search.max_time_s: no trial came to its first validation; give more time, or smaller trials")
+    all_of_them = "the only trial failed" if len(failed) == 1 else f"all {len(failed)} trials failed; the first"
+    text = f"{all_of_them} (trial {failed[0].number}): {failed[0].reason}"
+    if failed[0].attrs.get("wrong_input"):
+        raise InputError(text)
+    raise RuntimeError(text)
+
+
+def rungs(search: SearchFolder) -> list[float]:
+    """Epochs at which ASHA may stop a trial."""
+    config = search.config.search
+    found, rung = [], float(config.grace_epochs)
+    while config.scheduler == "asha" and rung <= search.config.trial_epochs:
+        found.append(rung)
+        rung *= config.reduction_factor
+    return found
+
+
+def count_parameters(config: TrainJobConfig, manifest: Manifest) -> int:
+    resolved = resolve_model(config.model, manifest)
+    with torch.device("meta"):  # shapes alone
+        model = make_model(resolved, manifest.items, named_inputs(resolved, manifest))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def trial_row(trial: TrialRecord, search: SearchFolder, base: TrainJobConfig, manifest: Manifest) -> TrialRow:
+    values = spaces.decode(search.space, trial.point)
+    try:
+        config = spaces.apply(base, values)
+        parameters = count_parameters(config, manifest)
+    except InputError:  # it failed by that
+        config, parameters = base, 0
+    levels = values.get("model.granularities", config.model.granularities)
+    return TrialRow(
+        number=trial.number,
+        outcome=trial.outcome,
+        reason=trial.reason,
+        run_id=trial.run_id,
+        curve=trial.curve,
+        values=values,
+        granularities=[str(level) for level in levels],
+        parameters=parameters,
+        seconds=trial.attrs.get("seconds"),
+        steps=trial.attrs.get("step"),
+    )
+
+
+def log_summary(
+    search: SearchFolder,
+    trials: list[TrialRecord],
+    best: TrialRecord,
+    base: TrainJobConfig,
+    dataset: Dataset,
+    metric: str,
+    out: Console,
+) -> dict[str, Any]:
+    """Best configuration, table of trials and report into the search's folder and its MLflow run, the active one."""
+    config = search.config
+    values = spaces.decode(search.space, best.point)
+    heading = [
+        f"The best of search {search.name}: trial {best.number}, validation {metric} {best.score:.4f}.",
+        f"python jobs/train.py --config {BEST_FILE}",
+    ]
+    best_yaml = spaces.best_yaml(spaces.apply(base, values, "best"), heading)
+    rows = [trial_row(trial, search, base, dataset.manifest) for trial in trials if trial.outcome != "running"]
+    counts = {name: sum(row.outcome == name for row in rows) for name in ("finished", "stopped", "failed")}
+    marks = rungs(search)
+    epoch = int(marks[0]) if marks else config.trial_epochs
+    asha = f"grace {config.search.grace_epochs} epochs, factor {config.search.reduction_factor:g}"
+    report = SearchReport(
+        title=f"mgray search: {search.name}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command_line(),
+        facts={
+            "algorithm": config.search.algorithm,
+            "scheduler": f"asha ({asha})" if marks else "none",
+            "epochs of a trial": str(config.trial_epochs),
+            "workers of a trial": str(config.scale.num_workers),
+            "dataset": dataset.manifest.fingerprint[:16],
+            "users, items": f"{dataset.manifest.users:,}, {dataset.manifest.items:,}",
+            "training seconds": f"{sum(row.seconds or 0 for row in rows):,.0f}",
+            "seed": str(config.search.seed),
+            "first trial": "the configuration given" if config.search.start_from_config else "drawn",
+        },
+        metric=metric,
+        trial_epochs=config.trial_epochs,
+        rungs=marks,
+        trials=rows,
+        best=best.number,
+        importance=importance(trials, search.space, epoch),
+        importance_epoch=epoch,
+        space=spaces.describe(search.space),
+        best_yaml=best_yaml,
+    )
+    files = {BEST_FILE: best_yaml, REPORT_FILE: render_search(report), TRIALS_FILE: report.model_dump_json(indent=1)}
+    for name, text in files.items():
+        (search.path / name).write_text(text, encoding="utf-8")
+
+    def log() -> None:
+        for name in files:
+            mlflow.log_artifact(str(search.path / name))
+        mlflow.log_metrics(
+            {f"search/{name}": count for name, count in counts.items()}
+            | {tracking.metric_key(f"best_valid/{metric}"): best.score}
+        )
+        mlflow.set_tag("search.best_trial", str(best.number))
+
+    tracking.try_to_log("the search's summary", log)
+    say(out, summary(report))
+    say(out, f"report: {search.path / REPORT_FILE}")
+    return {
+        "search": str(search.path),
+        "metric": metric,
+        "best": {"trial": best.number, metric: best.score, **values},
+        "best_config": str(search.path / BEST_FILE),
+        "trials": counts,
+        "search_report": str(search.path / REPORT_FILE),
+    }
