@@ -20,6 +20,7 @@ def number_map(from_ids: Sequence[str], to_ids: Sequence[str]) -> npt.NDArray[np
     numbers = [number.get(item_id, UNKNOWN) for item_id in from_ids]
     if UNKNOWN in numbers:
         spelled = {id_spelling(item_id): i for item_id, i in reversed(number.items())}
+        spelled.pop(None, None)  # what is no id is nobody else's
         for place, item_id in enumerate(from_ids):
             if numbers[place] == UNKNOWN:
                 numbers[place] = spelled.get(id_spelling(item_id), UNKNOWN)

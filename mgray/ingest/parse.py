@@ -99,6 +99,11 @@ def epoch_seconds(column: pl.Series, unit: str = "s", form: str | None = None) -
 
 def check_time_format(form: str) -> None:
     """Raises InputError where times written in this format cannot be read back."""
+    if "%Z" in form:
+        raise InputError(
+            f"data.columns.timestamp_format: {form!r} has %Z, the name of a zone, which tells no offset; use %z, or "
+            "cut it off"
+        )
     moment = pl.Series([datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)])
     try:
         found = _formed_seconds(moment.dt.strftime(_chrono(form)), form)
@@ -117,16 +122,31 @@ def _chrono(form: str) -> str:
 
 
 def _formed_seconds(column: pl.Series, form: str) -> pl.Series:
+    """Float64 of times in a format; null where one is not of it. A year of %Y has four digits."""
     text = column.cast(pl.String).str.strip_chars().str.replace(r"^(\d+)\.0+$", "${1}")
-    return _divide(text.str.to_datetime(_chrono(form), strict=False, time_unit="us").dt.timestamp("us"), 1e6)
+    width = _digits(form)
+    if width is not None:  # a number loses its zeros in front, and the digits that are left would be read as others
+        text = text.str.zfill(width)
+    parsed = text.str.to_datetime(_chrono(form), strict=False, time_unit="us")
+    if "%Y" in form:  # polars reads a year of two digits as one of the first century
+        parsed = pl.select(pl.when(parsed.dt.year() >= 1000).then(parsed)).to_series()
+    return _divide(parsed.dt.timestamp("us"), 1e6)
+
+
+def _digits(form: str) -> int | None:
+    """How many digits a time of this format has; None where it has other letters."""
+    shown = datetime(2001, 2, 3, 4, 5, 6).strftime(form)
+    return len(shown) if shown.isdigit() and "%f" not in form else None
 
 
 def date_format(column: pl.Series) -> str | None:
     """The format of dates, of DATE_FORMATS, that all numbers of a column are of; None where there is another number.
 
-    No clock tells seconds since 1970 that are all such dates: 20191001 seconds are 1970-08-22.
+    What is not above 0 stands for no date, and does not count. No clock tells seconds since 1970 that are all such
+    dates: 20191001 seconds are 1970-08-22.
     """
     numbers = _numbers(column).drop_nulls().drop_nans()
+    numbers = numbers.filter(numbers > 0)
     if not len(numbers):
         return None
     for form, (first, last) in DATE_FORMATS.items():

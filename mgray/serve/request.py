@@ -112,6 +112,7 @@ class HistoryEncoder:
         self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
         # a model of an earlier rule of ids may have spelled some in another way
         self._spelled = {id_spelling(item_id): i for item_id, i in reversed(self.item_numbers.items())}
+        self._spelled.pop(None, None)  # what is no id is nobody else's
         self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
 
     def number(self, item: str) -> int:

@@ -25,7 +25,7 @@ def check_items_known(dataset: Dataset, item_ids: Sequence[str], asked: str) -> 
     item_ids: the model's.
     """
     own = dataset.all_item_ids
-    if set(map(id_spelling, item_ids)).isdisjoint(map(id_spelling, own)):
+    if (set(map(id_spelling, item_ids)) - {None}).isdisjoint(map(id_spelling, own)):
         raise InputError(
             f"{asked}: knows none of the dataset's {len(own)} item ids, so it was trained on other ids (such "
             f"as {item_ids[0]!r}; the dataset has {own[0]!r}); choose another"

@@ -20,6 +20,7 @@ from mgray.schema import ITEM_ID, USER_ID
 from pipelines.ingest.staging import read_done, unpack_bits
 
 IDS_SHOWN = 5
+UNMATCHED_SHOWN = 50  # of a list of ids to forget, which is a person's
 MAX_ODD_NUMBERS = 2000  # of a log that are looked at
 NAMES = {USER_ID: "users", ITEM_ID: "items"}
 
@@ -49,7 +50,9 @@ def tell_unmatched(file: str | None, forgotten: tuple[str, ...], manifest: Manif
         return
     read = [done for done in (read_done(staged / key) for key in manifest.staged) if done is not None]
     names = unmatched(forgotten, read) if len(read) == len(manifest.staged) else []
-    shown = ", ".join(repr(name) for name in names[:IDS_SHOWN]) + (", ..." if len(names) > IDS_SHOWN else "")
+    shown = ", ".join(repr(name) for name in names[:UNMATCHED_SHOWN]) + (
+        ", ..." if len(names) > UNMATCHED_SHOWN else ""
+    )
     logger.warning(
         "data.privacy.forget %s: %d of %d ids name no user of the log, so nothing was dropped for them%s; an id must "
         "be spelled as in the log (white space and .0 aside): mend the list where that is not meant",

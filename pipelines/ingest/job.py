@@ -348,7 +348,7 @@ def _with_cuts(job: tasks.IngestJob, run: _Run) -> tasks.IngestJob:
     times = [tasks.read_batch(job.work("times", piece), 0)["time"].to_numpy() for piece in pieces]
     valid_from, test_from = parse.temporal_cuts(times, rules.valid_from, rules.test_from)
     if valid_from >= test_from:
-        raise InputError(
+        raise (InputError if given else NoTrainingEventsError)(
             f"temporal split: valid_from ({valid_from}) is not before test_from ({test_from}); "
             "set both --data.valid_from and --data.test_from"
         )

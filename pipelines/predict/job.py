@@ -46,6 +46,8 @@ from pipelines.runtime.redact import shown_uri
 from pipelines.runtime.versions import committed, put_in_place, staging_folder
 from pipelines.tracking.registry import Registry, own_data
 
+# Rules of data.clean that take events out of a history that is scored.
+HISTORY_RULES = ("timestamps", "ratings", "duplicates", "bots", "repeats")
 COUNTED = ("users", "users_fallback", "users_short", "users_empty", "predictions")
 TASKS_QUEUED_PER_ACTOR = 2  # the next part waits at its actor, so none idles while the driver wakes up
 
@@ -146,12 +148,13 @@ def score_parts(job: PredictJob, plan: cluster.WorkerPlan, users: int, out: Cons
 def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestResult:
     """The dataset version of a log whose every user is to get a list.
 
-    The version that training on this log makes will do, for it holds short users too. Where the log is too small to
-    train on, each event trains in one that is made for this. A k-core is not asked for: it would take events out of the
-    histories that the model may know. Raises InputError as ingest does.
+    Histories are whole: no k-core is asked for, nor that exact duplicates go, unless data.clean.duplicates says so.
+    Where the log is too small to train on or to split, each event trains, for nothing but scoring comes of it. Raises
+    InputError as ingest does.
     """
-    if data.dataset is None and data.clean.min_item_events > 1:
-        data = data.model_copy(update={"clean": data.clean.model_copy(update={"min_item_events": 1})})
+    if data.dataset is None:
+        whole = {"min_item_events": 1} | ({} if "duplicates" in data.clean.model_fields_set else {"duplicates": False})
+        data = data.model_copy(update={"clean": data.clean.model_copy(update=whole)})
     try:
         return ingest(data, home, progress)
     except NoTrainingEventsError:
@@ -165,6 +168,10 @@ def lost_events(dataset: Dataset, info: ModelInfo) -> list[str]:
     if manifest.fingerprint == info.dataset_fingerprint:
         return []
     notes = []
+    dropped = {rule: manifest.rows.get(f"dropped_{rule}", 0) for rule in HISTORY_RULES}
+    if any(dropped.values()):
+        told = ", ".join(f"{count:,} by {rule}" for rule, count in dropped.items() if count)
+        notes.append(f"data.clean took events out of the histories that are scored: {told}")
     rarest = manifest.config.get("clean", {}).get("min_item_events", 1)
     if rarest > 1:
         notes.append(

@@ -164,6 +164,34 @@ def test_seconds_that_are_no_dates_or_are_said_to_be_seconds_are_seconds(tmp_pat
     assert read(write(tmp_path / "log.csv", text), timestamp_unit="s").good[0][2] == 20191001.0
 
 
+def test_a_format_reads_what_it_says_or_sets_it_aside(tmp_path: Path) -> None:
+    """Not a year of two digits as one of the first century; a number without its zero in front has all its digits."""
+    text = "user_id,item_id,timestamp\na,x,01/02/2019\nb,y,01/02/19\n"
+    good, bad = read(write(tmp_path / "log.csv", text), timestamp_format="%d/%m/%Y")
+    assert [row[2] for row in good] == [1548979200.0]
+    assert [(line, reason) for line, reason, _ in bad] == [(3, "timestamp '01/02/19' is not of the format %d/%m/%Y")]
+    frame = pl.DataFrame({"user_id": ["a", "b"], "item_id": ["x", "y"], "timestamp": [1012019, 11012019]})
+    frame.write_parquet(tmp_path / "ints.parquet")
+    for path in (write(tmp_path / "ints.csv", frame.write_csv()), tmp_path / "ints.parquet"):
+        good, bad = read(path, timestamp_format="%d%m%Y")
+        assert ([row[2] for row in good], bad) == ([1546300800.0, 1547164800.0], []), path.name
+
+
+def test_a_value_that_stands_for_no_date_hides_no_dates(tmp_path: Path) -> None:
+    for blank in ("0", "-1"):
+        text = f"user_id,item_id,timestamp\na,x,{blank}\nb,y,20191001\n"
+        with pytest.raises(InputError, match=r"give --data\.columns\.timestamp_format %Y%m%d,"):
+            read(write(tmp_path / "log.csv", text))
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %Z"])
+def test_a_zone_by_name_is_refused(form: str) -> None:
+    from mgray.ingest.parse import check_time_format
+
+    with pytest.raises(InputError, match=r"has %Z, the name of a zone, which tells no offset; use %z"):
+        check_time_format(form)
+
+
 @pytest.mark.parametrize("form", ["%Q", "%H:%M", "soon", "%", "%d/%m/%Y %H"])
 def test_a_format_that_tells_no_day_is_refused(form: str) -> None:
     from mgray.ingest.parse import check_time_format
@@ -436,6 +464,25 @@ def test_otto_lists_of_structs(tmp_path: Path) -> None:
     for path in (jsonl, tmp_path / "otto.parquet"):
         for range_bytes in (1, WHOLE):
             assert read(path, range_bytes, **OTTO_COLUMNS) == Rows(OTTO_ROWS, [])
+
+
+def test_numbers_of_json_are_ids_alike_in_rows_and_in_lists(tmp_path: Path) -> None:
+    numbers, ids = "[12.50, 1e3, 1e-7, 12.0, 7]", ["12.5", "1000", "0.0000001", "12", "7"]
+    lists = write(tmp_path / "lists.jsonl", f'{{"user_id": "u", "item_id": {numbers}}}\n')
+    rows = "".join(f'{{"user_id": "u", "item_id": {one}}}\n' for one in numbers.strip("[]").split(", "))
+    for path in (lists, write(tmp_path / "rows.jsonl", rows)):
+        assert [row[1] for row in read(path, timestamp=None).good] == ids, path.name
+    bomb = write(tmp_path / "bomb.jsonl", '{"user_id": "u", "item_id": ["a"], "rating": [1e999999999]}\n')
+    assert not read(bomb, timestamp=None).good
+
+
+@pytest.mark.parametrize("separator", ["→", "¦"])
+def test_quotes_and_a_separator_of_another_alphabet(tmp_path: Path, separator: str) -> None:
+    header, row = (
+        separator.join(names) for names in (("timestamp", "user_id", "item_id"), ("1", "u", f'"a{separator}b"'))
+    )
+    log = write(tmp_path / "log.csv", f"{header}\n{row}\n")
+    assert read(log, separator=separator).good == [("u", f"a{separator}b", 1.0, None, None)]
 
 
 def test_lists_beside_lists(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def test_numbers_of_another_vocabulary() -> None:
 
 def test_a_vocabulary_of_an_earlier_rule_of_ids_is_known() -> None:
     """The id as it stands first, then as it is spelled now."""
+    assert number_map(["NULL", ""], ["\\N", "x"]).tolist() == [UNKNOWN] * 4, "what is no id is nobody else's"
     older = ["7.0", "7", " x", "9.00"]
     assert number_map(["7", "x", "9", "8"], older).tolist() == [UNKNOWN, 2, 3, 4, UNKNOWN, UNKNOWN]
     assert number_map(older, ["9", "x", "7"]).tolist() == [UNKNOWN, 3, 3, 2, 1, UNKNOWN]

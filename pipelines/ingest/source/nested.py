@@ -5,6 +5,7 @@ A path such as `events.aid` names a field of a struct, or that field of each str
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mgray.ingest.spelling import positional
 from mgray.schema import FEATURE, ITEM_ID
 from pipelines.ingest.source.arrow_types import decimal_text, uuid_text
 
 Ints = npt.NDArray[np.int64]
+MAX_EXPONENT = 400  # of a number of JSON that is written without one: beyond any float's
 MAX_RAW_CHARS = 10_000  # of a row set aside: a history may be long
 
 
@@ -161,12 +164,16 @@ def json_histories(records: pl.DataFrame, roles: Mapping[str, str]) -> tuple[dic
 
 
 def _json_row(raw: str) -> tuple[dict[str, Any] | None, str | None]:
-    """(the object, None), or (None, why the row is none). Numbers are text, as they are written."""
+    """(the object, None), or (None, why the row is none). Numbers are text, in the form of the rule of ids."""
     try:
-        found = json.loads(raw, parse_int=str, parse_float=str, parse_constant=str)
+        found = json.loads(raw, parse_int=str, parse_float=_number_text, parse_constant=str)
     except (ValueError, RecursionError):
         return None, "the row is not JSON"
     return (found, None) if isinstance(found, dict) else (None, "the row is not a JSON object")
+
+
+def _number_text(number: str) -> str:
+    return positional(number) if abs(Decimal(number).adjusted()) <= MAX_EXPONENT else number
 
 
 def _json_at(value: Any, path: str) -> Any:

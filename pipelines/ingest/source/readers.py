@@ -377,7 +377,7 @@ def _read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block |
     if data.startswith(BOM):  # the first row's own text, as the file's mark is gone by now: Arrow would take it out
         return None
     has_quotes = quoted and b'"' in data
-    if has_quotes and not _is_well_quoted(data, separator):
+    if has_quotes and not (separator.isascii() and _is_well_quoted(data, separator)):
         return None
     if len(separator) > 1 or separator == BLANKS or not separator.isascii():
         tabbed = to_tabs(data, separator)

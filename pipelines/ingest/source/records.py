@@ -6,10 +6,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from mgray.ingest.spelling import positional
 from mgray.schema import ITEM_ID, TIMESTAMP, USER_ID
 from pipelines.ingest.source.dialects import BLANKS
 
 TORN = "its quotes do not match"
+IDS = (USER_ID, ITEM_ID)
 
 
 def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
@@ -116,6 +118,12 @@ def _json_path(keys: list[str]) -> str:
     return "$" + "".join(f"['{key}']" for key in quoted)
 
 
+def _without_exponents(ids: pl.Series) -> pl.Series:
+    """The ids, small numbers as the rule of ids writes them: 1e-7 is 0.0000001."""
+    small = ids.str.contains(r"^-?\d(\.\d+)?e-\d{1,3}$").fill_null(False)
+    return ids.scatter(small.arg_true(), [positional(one) for one in ids.filter(small)]) if small.any() else ids
+
+
 def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
     """JSON Lines to `line`, `raw`, `problem` and a column of text a role."""
     raw = records["raw"]
@@ -126,7 +134,7 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
             value = pl.select(pl.coalesce(value, raw.str.json_path_match(_json_path(name.split("."))))).to_series()
         value = value.rename(role)
         # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
-        found[role] = value.str.replace(r"^(-?[0-9]+)\.0+$", "${1}") if role in (USER_ID, ITEM_ID) else value
+        found[role] = _without_exponents(value).str.replace(r"^(-?[0-9]+)\.0+$", "${1}") if role in IDS else value
     frame = records.with_columns(*found.values())
     needed = [role for role in (USER_ID, ITEM_ID, TIMESTAMP) if role in found]
     missing = frame.select(pl.any_horizontal(pl.col(needed).is_null())).to_series()
