@@ -24,7 +24,7 @@ POLL_S = 0.005
 LAUNCHER = """
 import functools, sys
 from mgray.config import IngestJobConfig
-from pipelines import ingest
+from pipelines.ingest import job as ingest
 from pipelines.runtime.job import run_job
 ingest.ingest = functools.partial(ingest.ingest, range_bytes=int(sys.argv[1]))
 sys.exit(run_job("ingest", IngestJobConfig, ingest.run_ingest, sys.argv[2:]))

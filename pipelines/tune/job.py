@@ -188,6 +188,7 @@ class _Run:
                 for record in self.records():
                     if record.outcome == "running" and record.run_id:
                         self.runs.update(record.run_id, "KILLED", {"search.outcome": "interrupted; --resume goes on"})
+                self.runs.end_leftovers(set())  # one that was made as a signal came is on no record yet
             trials = [as_it_stands(record) for record in self.records()]
             best = best_of(trials) or no_best(trials)
             summary = log_summary(self.search, trials, best, self.base, self.dataset, self.metric, self.out)

@@ -216,7 +216,7 @@ def test_ray_start_takes_its_options_and_memory_suffices(target: str) -> None:
 
 def known_variables() -> set[str]:
     """Environment variables that something reads: the code's, MLflow's and its server's, the programs' of the image."""
-    code = "".join(path.read_text() for folder in ("mgray", "pipelines") for path in (ROOT / folder).glob("*.py"))
+    code = "".join(path.read_text() for folder in ("mgray", "pipelines") for path in (ROOT / folder).rglob("*.py"))
     known = set(re.findall(r"\"((?:MGRAY|MLFLOW|RAY)_[A-Z0-9_]+)\"", code))
     known |= {name for name in vars(mlflow.environment_variables) if name.startswith("MLFLOW_")}
     known |= {str(option.envvar) for option in mlflow.cli.server.params if getattr(option, "envvar", None)}
