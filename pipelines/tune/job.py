@@ -46,6 +46,7 @@ from pipelines.tune.trial import TrialInput, run_trial
 from pipelines.tune.trial_runs import TrialRuns
 
 SECONDS_FOR_THE_STATE_API = 40.0
+INTERRUPTED = "interrupted; --resume goes on"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
@@ -187,8 +188,9 @@ class _Run:
             finally:
                 for record in self.records():
                     if record.outcome == "running" and record.run_id:
-                        self.runs.update(record.run_id, "KILLED", {"search.outcome": "interrupted; --resume goes on"})
-                self.runs.end_leftovers(set())  # one that was made as a signal came is on no record yet
+                        self.runs.update(record.run_id, "KILLED", {"search.outcome": INTERRUPTED})
+                # One that was made as a signal came is on no record yet.
+                self.runs.end_leftovers(set(), INTERRUPTED)
             trials = [as_it_stands(record) for record in self.records()]
             best = best_of(trials) or no_best(trials)
             summary = log_summary(self.search, trials, best, self.base, self.dataset, self.metric, self.out)

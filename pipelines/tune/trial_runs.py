@@ -55,7 +55,7 @@ class TrialRuns:
         except Exception as error:  # as above
             logger.warning("MLflow did not take that run %s is %s: %s", run_id, status, error)
 
-    def end_leftovers(self, but: set[str]) -> None:
+    def end_leftovers(self, but: set[str], outcome: str = "killed with its driver") -> None:
         """KILLED for the runs under the search that a killed driver left RUNNING, `but` for those that go on."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{self.parent}' and attributes.status = 'RUNNING'"
         try:
@@ -65,4 +65,4 @@ class TrialRuns:
             return
         for run in left:
             if run.info.run_id not in but:
-                self.update(run.info.run_id, "KILLED", {"search.outcome": "killed with its driver"})
+                self.update(run.info.run_id, "KILLED", {"search.outcome": outcome})
