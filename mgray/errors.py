@@ -1,4 +1,6 @@
-"""The one error type that means: the user's input or configuration is wrong."""
+"""The one error type that means: the user's input or configuration is wrong. And how its line lists names."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
@@ -10,3 +12,8 @@ class InputError(ValueError):
 
 class NoTrainingEventsError(InputError):
     """A log that the rules or the split leave without a training event; it may still be scored."""
+
+
+def first_few(names: Sequence[str], limit: int) -> str:
+    """The first `limit` names, and `, ...` where there are more."""
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")

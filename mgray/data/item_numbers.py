@@ -9,6 +9,17 @@ from mgray.ingest.spelling import id_spelling
 from mgray.schema import UNKNOWN
 
 
+def by_spelling(numbers: dict[str, int]) -> dict[str | None, int]:
+    """Item id as the rule of ids (`mgray.ingest.spelling`) spells it -> its number.
+
+    An older mgray may have spelled ids in another way. Of two that are one by the rule, the first counts; what is no id
+    is left out.
+    """
+    found = {id_spelling(item_id): number for item_id, number in reversed(numbers.items())}
+    found.pop(None, None)
+    return found
+
+
 def number_map(from_ids: Sequence[str], to_ids: Sequence[str]) -> npt.NDArray[np.int32]:
     """Item numbers of one vocabulary in another, by raw id: [len(from_ids) + 2], to be indexed by item number.
 
@@ -19,8 +30,7 @@ def number_map(from_ids: Sequence[str], to_ids: Sequence[str]) -> npt.NDArray[np
     number = {item_id: i for i, item_id in enumerate(to_ids, start=1)}
     numbers = [number.get(item_id, UNKNOWN) for item_id in from_ids]
     if UNKNOWN in numbers:
-        spelled = {id_spelling(item_id): i for item_id, i in reversed(number.items())}
-        spelled.pop(None, None)  # what is no id is nobody else's
+        spelled = by_spelling(number)
         for place, item_id in enumerate(from_ids):
             if numbers[place] == UNKNOWN:
                 numbers[place] = spelled.get(id_spelling(item_id), UNKNOWN)

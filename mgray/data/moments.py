@@ -62,8 +62,7 @@ def unscale(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> Floats:
 
 def fill(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> npt.NDArray[np.float32]:
     """What a model reads of scaled values [E, F]: a missing number is 0, the mean, and a constant column all 0."""
-    filled = np.where(np.isnan(scaled), np.float32(0), scaled)
-    return np.where(is_constant(mean, std), np.float32(0), filled)
+    return np.where(np.isnan(scaled) | is_constant(mean, std), np.float32(0), scaled)
 
 
 def standardize(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:

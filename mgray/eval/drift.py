@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from mgray.data.dataset import Dataset
 from mgray.data.item_numbers import number_map
 from mgray.eval.slices import LENGTH_EDGES
-from mgray.ingest.spelling import id_spelling
 from mgray.schema import PAD, UNKNOWN
 
 SHIFTED_FROM, DRIFTED_FROM = 0.1, 0.25
@@ -130,11 +129,9 @@ def known_share(item_ids: Sequence[str], current: LogSummary, past: LogSummary |
 
     past: an earlier dataset, whose events do not count.
     """
-    known = set(map(id_spelling, item_ids))
 
     def count(log: LogSummary) -> int:
-        pairs = zip(log.item_ids, log.item_events[1:], strict=True)
-        return sum(int(events) for item, events in pairs if id_spelling(item) in known)
+        return int(log.item_events[1:][number_map(log.item_ids, item_ids)[1:-1] != UNKNOWN].sum())
 
     total = _total(current) - (_total(past) if past else 0)
     return (count(current) - (count(past) if past else 0)) / total if total > 0 else math.nan

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import cached_property
 from numbers import Real
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,8 @@ from mgray.config import ModelConfig
 from mgray.data.columns import LIST_NAMES, Columns
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec, read_columns
-from mgray.data.moments import standardize
+from mgray.data.item_numbers import by_spelling
+from mgray.data.moments import standardize, unscale
 from mgray.errors import InputError
 from mgray.ingest.spelling import id_spelling
 from mgray.schema import PAD
@@ -97,8 +99,7 @@ def _raw_row(columns: Columns, dataset: Dataset, spec: InputSpec) -> dict[str, l
         row["ratings"] = [None if np.isnan(rating) else float(rating) for rating in columns.ratings]
     if columns.features is not None:
         place = {feature.name: i for i, feature in enumerate(dataset.manifest.features)}
-        mean, std = np.asarray([(feature.mean, feature.std) for feature in dataset.manifest.features]).T
-        raw = columns.features * std + mean
+        raw = unscale(columns.features, *np.asarray([(one.mean, one.std) for one in dataset.manifest.features]).T)
         row["features"] = raw[:, [place[feature.name] for feature in spec.features]].tolist()
     return row
 
@@ -110,10 +111,11 @@ class HistoryEncoder:
         self.spec = spec
         self.names = tuple(LIST_NAMES[column] for column in sorted(read_columns(config)))  # needed beside `history`
         self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
-        # a model of an earlier rule of ids may have spelled some in another way
-        self._spelled = {id_spelling(item_id): i for item_id, i in reversed(self.item_numbers.items())}
-        self._spelled.pop(None, None)  # what is no id is nobody else's
         self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
+
+    @cached_property
+    def _spelled(self) -> dict[str | None, int]:
+        return by_spelling(self.item_numbers)
 
     def number(self, item: str) -> int:
         """The number of a raw item id in any spelling of it; PAD: not known."""

@@ -13,7 +13,6 @@ from mgray.data.item_numbers import number_map
 from mgray.data.manifest import Feature
 from mgray.data.moments import fill, scale, unscale
 from mgray.errors import InputError
-from mgray.ingest.spelling import id_spelling
 from mgray.schema import UNKNOWN
 from mgray.serve.model_folder import ModelInfo
 from mgray.serve.rater import RatingQuery
@@ -25,7 +24,7 @@ def check_items_known(dataset: Dataset, item_ids: Sequence[str], asked: str) -> 
     item_ids: the model's.
     """
     own = dataset.all_item_ids
-    if (set(map(id_spelling, item_ids)) - {None}).isdisjoint(map(id_spelling, own)):
+    if (number_map(own, item_ids) == UNKNOWN).all():
         raise InputError(
             f"{asked}: knows none of the dataset's {len(own)} item ids, so it was trained on other ids (such "
             f"as {item_ids[0]!r}; the dataset has {own[0]!r}); choose another"

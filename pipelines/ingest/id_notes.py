@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray.data.manifest import Manifest
-from mgray.errors import InputError
+from mgray.errors import InputError, first_few
 from mgray.ingest.spelling import id_lines, plain_number
 from mgray.schema import ITEM_ID, USER_ID
 from pipelines.ingest.staging import read_done, unpack_bits
@@ -50,9 +50,7 @@ def tell_unmatched(file: str | None, forgotten: tuple[str, ...], manifest: Manif
         return
     read = [done for done in (read_done(staged / key) for key in manifest.staged) if done is not None]
     names = unmatched(forgotten, read) if len(read) == len(manifest.staged) else []
-    shown = ", ".join(repr(name) for name in names[:UNMATCHED_SHOWN]) + (
-        ", ..." if len(names) > UNMATCHED_SHOWN else ""
-    )
+    shown = first_few([repr(name) for name in names], UNMATCHED_SHOWN)
     logger.warning(
         "data.privacy.forget %s: %d of %d ids name no user of the log, so nothing was dropped for them%s; an id must "
         "be spelled as in the log (white space and .0 aside): mend the list where that is not meant",
@@ -100,7 +98,7 @@ def tell_kept(file: str | None, forgotten: tuple[str, ...], odd: OddNumbers) -> 
             "(of %s, such as 007 is of 7); they were kept: add their spelling to the list where it is meant",
             file,
             len(asked),
-            ", ".join(map(repr, asked[:IDS_SHOWN])) + (", ..." if len(asked) > IDS_SHOWN else ""),
+            first_few([repr(name) for name in asked], IDS_SHOWN),
         )
 
 

@@ -184,14 +184,12 @@ def _register_whole(config: ExportJobConfig, name: str, uri: str, source: _Sourc
             tracking.Tracker(uri, run_id, run_folder / SPOOL_FILE).replay()
             if (run_folder / REPORT_FILE).is_file():
                 mlflow.log_artifact(str(run_folder / REPORT_FILE))
-        named = source.folder if source.folder.name == "model" else _copy(source.folder, Path(temporary) / "model")
+        named = source.folder
+        if named.name != "model":
+            named = shutil.copytree(named, Path(temporary) / "model")
         version = tracking.register(target, named, request, tags | {"run_id": run_id}, card)
     assert version is not None, "registering is on"
     return {"name": name, "version": version}
-
-
-def _copy(folder: Path, target: Path) -> Path:
-    return Path(shutil.copytree(folder, target))
 
 
 def _run_of(folder: Path, uri: str) -> Run | None:

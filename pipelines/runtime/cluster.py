@@ -4,7 +4,6 @@ import logging
 import os
 import socket
 import tempfile
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from mgray.config import HOME_VARIABLE, JobConfig, ScaleConfig, resolve_home
 from mgray.errors import InputError
 from pipelines.runtime.interrupt import kept_handlers
+from pipelines.runtime.versions import try_to_write
 
 API_SERVER_VARIABLE = "RAY_API_SERVER_ADDRESS"
 # Their notices (progress bars are off, a token is in use) are no news to the user of a job; errors still show.
@@ -88,11 +88,9 @@ def job_home(config: JobConfig) -> Path:
 
 def check_writable(folder: Path, option: str) -> None:
     """Raises InputError, naming the option to change, where `folder` cannot be made or written."""
-    probe = folder / f".write-test-{uuid.uuid4().hex}"  # by no other job, on whatever node
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        try_to_write(folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); give another place with {option}") from error
 

@@ -29,6 +29,13 @@ class VersionManifest(Protocol):
 AnyManifest = TypeVar("AnyManifest", bound=VersionManifest)
 
 
+def try_to_write(folder: Path) -> None:
+    """Raises OSError where no file can be made in the folder."""
+    probe = folder / f".write-test-{uuid.uuid4().hex}"  # by no other job, on whatever node
+    probe.touch()
+    probe.unlink()
+
+
 def place_error(error: OSError, option: str = "--data.out") -> InputError | None:
     """What the user can mend about the output place (full, read-only, not theirs), else None."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):

@@ -21,6 +21,8 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.engine import make_url
 from sqlalchemy.pool import NullPool
 
+from pipelines.runtime.versions import try_to_write
+
 ANSWER_TIMEOUT_S = 12.0  # for all that a store is asked before it counts as out of reach
 CONNECT_TIMEOUT_S = 10  # for one connection or one HTTP request of these
 OPENING_TIMEOUT_S = 300.0  # for another job's first opening, which takes seconds
@@ -111,9 +113,7 @@ def _check_file(path: Path, writes: bool) -> None:
         ) as opened:
             opened.execute("PRAGMA schema_version").fetchall()
     if writes or not path.exists():
-        probe = path.with_name(f".write-test-{uuid.uuid4().hex}")  # SQLite's journal lies beside the database
-        probe.touch()
-        probe.unlink()
+        try_to_write(path.parent)  # SQLite's journal lies beside the database
         if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(f"{path} cannot be written")
 

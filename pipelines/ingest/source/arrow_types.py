@@ -2,25 +2,13 @@
 says.
 """
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from mgray.ingest.spelling import positional
-
-
-def plain_types(table: pa.Table, ids: Set[str]) -> pa.Table:
-    """The table with UUIDs as text, and wide decimals as text in the columns `ids`, as float64 in others."""
-    for place, name in enumerate(table.column_names):
-        column = table[name]
-        if isinstance(column.type, pa.UuidType):
-            table = table.set_column(place, name, uuid_text(column))
-        elif pa.types.is_decimal256(column.type):
-            plain = decimal_text(column) if name in ids else column.cast(pa.float64())
-            table = table.set_column(place, name, plain)
-    return table
 
 
 def uuid_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgray.config import ColumnsConfig
-from mgray.errors import InputError
+from mgray.errors import InputError, first_few
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from pipelines.ingest.source import dialects, nested
 from pipelines.ingest.source.dialects import BLANKS, SAMPLE_LINES
@@ -227,10 +227,7 @@ def _text_of_histories(
                 "--data.columns.separator"
             )
         (separator,) = fit
-        notes = [
-            *notes,
-            f"read as separated by {dialects.shown(separator)} (--data.columns.separator would say otherwise)",
-        ]
+        notes = [*notes, _guessed(separator)]
     roles = {USER_ID: columns.user_id, ITEM_ID: columns.item_id}
     return Layout(roles, [], 0, 1, separator, encoding, True, has_times=False, notes=tuple(notes))
 
@@ -427,7 +424,7 @@ def _map_columns(
 def _missing(
     file: LogFile, found: list[str], columns: ColumnsConfig, role: str, name: str, separator: str | None
 ) -> str:
-    names = ", ".join(found[:NAMES_SHOWN]) + (", ..." if len(found) > NAMES_SHOWN else "")
+    names = first_few(found, NAMES_SHOWN)
     mend = _mend(role)
     if separator is not None and file.format not in ("inter", "u.data") and columns.header is None:
         mend += ", or all columns in data.columns.header if the log has no header line"

@@ -108,9 +108,12 @@ def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
 
 def json_ids(frame: pl.DataFrame) -> list[pl.Series]:
     """Ids of JSON as text, by the rule of `json_columns`."""
-    return [
-        frame[role].str.replace(r"^(-?[0-9]+)\.0+$", "${1}") for role in (USER_ID, ITEM_ID) if role in frame.columns
-    ]
+    return [_whole(frame[role]) for role in IDS if role in frame.columns]
+
+
+def _whole(ids: pl.Series) -> pl.Series:
+    """Whole numbers without their fraction: JSON's path does not tell the number 12.0 from the text "12.0"."""
+    return ids.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
 
 
 def _json_path(keys: list[str]) -> str:
@@ -133,8 +136,7 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
         if "." in name:  # a key that has the dot itself comes first
             value = pl.select(pl.coalesce(value, raw.str.json_path_match(_json_path(name.split("."))))).to_series()
         value = value.rename(role)
-        # a path's answer does not tell the number 12.0 from the text "12.0": both are the id 12
-        found[role] = _without_exponents(value).str.replace(r"^(-?[0-9]+)\.0+$", "${1}") if role in IDS else value
+        found[role] = _whole(_without_exponents(value)) if role in IDS else value
     frame = records.with_columns(*found.values())
     needed = [role for role in (USER_ID, ITEM_ID, TIMESTAMP) if role in found]
     missing = frame.select(pl.any_horizontal(pl.col(needed).is_null())).to_series()

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 
 from mgray.config import MOVIELENS_100K, DataConfig
-from mgray.errors import InputError
+from mgray.errors import InputError, first_few
 from pipelines.ingest.source.filesystems import CREDENTIALS, Found, Listing, list_files, open_random, parse_uri
 from pipelines.ingest.source.presets import fetch_movielens, known_preset
 from pipelines.ingest.source.titles import read_item_ids, read_titles
@@ -167,7 +167,7 @@ def _tell_left_out(sources: tuple[str, ...], names: list[str]) -> None:
             "--data.source %s: %d left out, as the name is no log's: %s (read are %s)",
             _shown(sources),
             len(names),
-            ", ".join(names[:LEFT_OUT_SHOWN]) + (", ..." if len(names) > LEFT_OUT_SHOWN else ""),
+            first_few(names, LEFT_OUT_SHOWN),
             SUPPORTED,
         )
 

@@ -15,7 +15,7 @@ from mgray.errors import InputError
 from mgray.ingest.parse import id_text
 from mgray.ingest.spelling import id_lines
 from mgray.schema import ITEM_ID
-from pipelines.ingest.source.arrow_types import plain_types
+from pipelines.ingest.source.nested import readable
 
 TABLES = ".csv, .tsv, .jsonl, .ndjson (each also .gz, .zst), .parquet"
 _READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError)
@@ -55,7 +55,7 @@ def _read_table(path: Path, keys: tuple[str, ...]) -> pl.DataFrame | None:
     if kind == ".parquet" and packing is None:
         names = pq.read_schema(path).names
         table = pq.read_table(path, columns=[name for name in names if name in keys], partitioning=None)
-        frame = pl.DataFrame(pl.from_arrow(plain_types(table, {ITEM_ID, _MOVIE_ID})))
+        frame = pl.DataFrame({name: pl.from_arrow(readable(table[name])) for name in table.column_names})
         return frame.with_columns(pl.lit(None).alias(name) for name in names if name not in keys)  # not read
     if kind not in (".csv", ".tsv", ".jsonl", ".ndjson"):
         return None
