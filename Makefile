@@ -53,7 +53,7 @@ bench: install  ## benchmarks that take minutes; others by BENCH=rating, with op
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet $(PIP_TOOLS)
-	build/lock/bin/pip-compile --quiet --extra dev --extra server --generate-hashes --strip-extras --no-annotate --no-header \
+	build/lock/bin/pip-compile --quiet --extra pipelines --extra server --extra dev --generate-hashes --strip-extras --no-annotate --no-header \
 		--unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 
 clean:  ## remove caches and build leftovers; .venv and var stay

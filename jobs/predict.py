@@ -8,11 +8,16 @@ from pipelines.runtime.job import run_job
 
 
 def run(config: PredictJobConfig) -> dict[str, Any]:
-    """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
+    """Import the pipeline here, not at the top: a Ctrl-C during the import then ends the job like any other."""
     from pipelines.predict.job import run_prediction
 
     return run_prediction(config)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the job with these options (none given: the process's) and give the exit code."""
+    return run_job("predict", PredictJobConfig, run, argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run_job("predict", PredictJobConfig, run))
+    sys.exit(main())

@@ -8,12 +8,18 @@ from pipelines.runtime.job import run_job
 
 
 def run(config: RetrainJobConfig) -> dict[str, Any]:
-    """The pipeline, loaded here, so that a Ctrl-C meanwhile ends the job like one later."""
+    """Import the pipeline here, not at the top: a Ctrl-C during the import then ends the job like any other."""
     from pipelines.lifecycle.retrain import run_retrain
 
     return run_retrain(config)
 
 
+def main(argv: list[str] | None = None) -> int:
+    """Run the job with these options (none given: the process's) and give the exit code."""
+    given = sys.argv[1:] if argv is None else argv
+    options = ["--retrain.dry_run=true" if option == "--dry-run" else option for option in given]
+    return run_job("retrain", RetrainJobConfig, run, options)
+
+
 if __name__ == "__main__":
-    arguments = ["--retrain.dry_run=true" if argument == "--dry-run" else argument for argument in sys.argv[1:]]
-    sys.exit(run_job("retrain", RetrainJobConfig, run, arguments))
+    sys.exit(main())

@@ -4,6 +4,7 @@ import argparse
 import sys
 import types
 import typing
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import yaml
@@ -15,6 +16,12 @@ from mgray.config.settings_file import FileValues, read_config_file
 from mgray.errors import InputError
 
 Config = TypeVar("Config", bound=JobConfig)
+
+
+def job_command(name: str) -> str:
+    """How this process's user calls a job: `mgray NAME` where the installed command runs, else `jobs/NAME.py`."""
+    is_installed = Path(sys.argv[0]).stem in ("mgray", "__main__")
+    return f"mgray {name}" if is_installed else f"jobs/{name}.py"
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mgray.config import JobConfig
-from mgray.config.command_line import parse_args
+from mgray.config.command_line import job_command, parse_args
 from mgray.errors import InputError
 from pipelines.runtime.interrupt import Signals
 
@@ -53,7 +53,7 @@ def run_job(
     started = time.perf_counter()
     with Signals() as signals:
         try:
-            config = parse_args(schema, f"jobs/{name}.py", sys.argv[1:] if argv is None else argv)
+            config = parse_args(schema, job_command(name), sys.argv[1:] if argv is None else argv)
             result = pipeline(config)
         except BaseException as error:  # the last stop before the shell: whatever it is, it is told
             # Libraries turn a KeyboardInterrupt into errors of their own, and make one of a SIGINT that they see.
@@ -75,7 +75,7 @@ def run_job(
 
 def _interrupted(name: str, received: signal.Signals) -> int:
     print(
-        f"interrupted: {received.name} ended jobs/{name}.py; {LEFT.get(name, 'run the same again')}",
+        f"interrupted: {received.name} ended {job_command(name)}; {LEFT.get(name, 'run the same again')}",
         file=sys.stderr,
         flush=True,
     )
