@@ -6,7 +6,7 @@ from mgray import config
 from mgray.config.keys import leaves
 from tests.jobs.processes import ROOT, run_job_process
 
-JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("*.py"))
+JOBS = sorted(path.stem for path in (ROOT / "jobs").glob("[a-z]*.py"))
 
 
 def squeezed(text: str) -> str:
