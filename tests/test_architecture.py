@@ -25,6 +25,7 @@ ORDER = {
         "ingest",
         "config",
         "schema",
+        "record",
         "errors",
         "distributed",
     ],

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from mgray.errors import InputError
+from mgray.record import Record
 from mgray.schema import READABLE_VERSIONS
 
 MANIFEST_FILE = "manifest.json"
@@ -16,17 +17,13 @@ MANIFEST_FILE = "manifest.json"
 UNSEALED = {"created", "staged", "report_file", "forget_unmatched", "fingerprint"}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class SourceFile(_Record):
+class SourceFile(Record):
     path: str
     bytes: int
     sha256: str
 
 
-class Shard(_Record):
+class Shard(Record):
     file: str  # relative to the manifest's folder, as every file below
     users: int
     events: int
@@ -34,18 +31,18 @@ class Shard(_Record):
     sha256: str
 
 
-class Vocabulary(_Record):
+class Vocabulary(Record):
     file: str
     items: int
     sha256: str
 
 
-class EventType(_Record):
+class EventType(Record):
     name: str
     events: int  # of all parts
 
 
-class Feature(_Record):
+class Feature(Record):
     """A numeric column, standardized by the moments of the training part."""
 
     name: str
@@ -53,13 +50,13 @@ class Feature(_Record):
     std: float
 
 
-class Split(_Record):
+class Split(Record):
     kind: str
     valid_from: float | None  # seconds since 1970; none for leave_one_out
     test_from: float | None
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """What a dataset version holds. `rows` keeps the law `read = written + every dropped_* + quarantined`."""
 
     schema_version: int
@@ -123,7 +120,7 @@ class Manifest(_Record):
         assert lost == 0, f"row conservation: {lost} of {self.rows['read']} rows are unaccounted for: {self.rows}"
 
 
-class PredictionPart(_Record):
+class PredictionPart(Record):
     file: str  # relative to the manifest's folder
     users: int
     predictions: int  # rows of the file
@@ -134,14 +131,14 @@ class PredictionPart(_Record):
     sha256: str
 
 
-class PredictionModel(_Record):
+class PredictionModel(Record):
     name: str
     version: str
     run_id: str | None
     weights_sha256: str
 
 
-class PredictionManifest(_Record):
+class PredictionManifest(Record):
     """What a prediction version holds: each user's best items, as the parts' rows (PREDICTION_SCHEMA)."""
 
     schema_version: int
@@ -192,7 +189,7 @@ def seal(fields: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def commit(manifest: BaseModel, folder: Path) -> None:
+def commit(manifest: Record, folder: Path) -> None:
     """Write manifest.json in one step: it is there whole, or not at all."""
     draft = folder / f".{MANIFEST_FILE}.{os.getpid()}"
     with draft.open("w") as file:

@@ -4,19 +4,18 @@ Like mgray/report/run_report.py: every text is escaped, and nothing is requested
 """
 
 import math
-import re
-from importlib import resources
 from itertools import pairwise
 from typing import Annotated, NamedTuple
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 from rich import box
 from rich.table import Table
 
+from mgray.record import Record
 from mgray.report import ingest_plots as plots
 from mgray.report.ingest_plots import compact, moment, percent
+from mgray.report.page import render_page
 from mgray.report.report_data import DASH, Number, shorten
 from mgray.report.terminal import cell
 
@@ -40,11 +39,7 @@ _RULES = {
 Count = Annotated[int, Field(ge=0)]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class IngestSummary(_Record):
+class IngestSummary(Record):
     """The shape of the dataset. Its size is bounded, whatever the log's: one pass over the histories fills it."""
 
     time_edges: list[FiniteFloat] = Field(
@@ -72,7 +67,7 @@ class IngestSummary(_Record):
         return self
 
 
-class IngestReport(_Record):
+class IngestReport(Record):
     """Everything that the page and the table show. `model_dump_json` and `model_validate_json` carry it."""
 
     title: str
@@ -237,27 +232,21 @@ def draw_ingest(summary: IngestSummary, rows: dict[str, int]) -> Pictures:
 
 def render_ingest(report: IngestReport, pictures: Pictures) -> str:
     """One HTML page with everything inside. Write it as UTF-8."""
-    package = resources.files("mgray.report").joinpath("templates")
-    # The style is the training report's, so that the two look alike and there is one to keep.
-    style = re.search(r"<style>.*?</style>", package.joinpath("report.html.j2").read_text(encoding="utf-8"), re.DOTALL)
-    assert style is not None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    filters = {
         "compact": compact,
         "duration": duration,
         "file_size": file_size,
         "reason": lambda text: shorten(text, REASON_LENGTH),
         "figure": lambda value: f"{value:.4g}" if math.isfinite(value) else DASH,
     }
-    template = environment.from_string(package.joinpath("ingest_report.html.j2").read_text(encoding="utf-8"))
     summary = report.summary
     types = sorted(report.event_types, key=lambda row: -row[1])
     other_types = types[MAX_EVENT_TYPES_SHOWN:]
-    return template.render(
-        style=style[0],
+    return render_page(
+        "ingest_report.html.j2",
+        filters,
         report=report,
         summary=summary,
-        dash=DASH,
         headline=headline(report),
         span=span(report),
         concentration=concentration(report),

@@ -7,9 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from mgray.eval.metrics import lower_is_better
+from mgray.record import Record
 
 MODEL = "mg-dsc"  # the model's name among the systems that a report compares
 DASH = "–"  # noqa: RUF001 - what stands for a figure that was not measured
@@ -19,11 +20,7 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 Metrics = dict[str, Number]  # metric key (`hr@10`) -> value
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CurvePoint(_Record):
+class CurvePoint(Record):
     step: int = Field(ge=0, description="optimizer steps taken")
     epoch: float = Field(ge=0, description="passes over the training part, 0.5 is half a pass")
     train_loss: Number | None = Field(default=None, description="loss per target; none: not logged at this step")
@@ -32,19 +29,19 @@ class CurvePoint(_Record):
     seconds: float = Field(default=0.0, ge=0, description="training time so far, seconds")
 
 
-class SliceRow(_Record):
+class SliceRow(Record):
     label: str = Field(description="the bucket, such as 10-19")
     count: int = Field(ge=0, description="test targets in the bucket")
     metrics: dict[str, Metrics] = Field(description="system (`mg-dsc` or a baseline) -> metrics in the bucket")
 
 
-class GranularityShare(_Record):
+class GranularityShare(Record):
     label: str = Field(description="a granularity as the config spells it: 1, 4, decay:1..400")
     share: Number = Field(description="share of the fusion's attention, 0..1, mean over targets and heads")
     heads: list[Number] | None = Field(default=None, description="the same share head by head; none: not known")
 
 
-class Why(_Record):
+class Why(Record):
     """What the score of the first recommended item comes from, in units of the score."""
 
     granularities: list[tuple[str, Number]] = Field(
@@ -55,7 +52,7 @@ class Why(_Record):
     )
 
 
-class Example(_Record):
+class Example(Record):
     user_id: str
     last: list[str] = Field(description="titles of the user's last items, oldest first")
     recommended: list[tuple[str, Number]] = Field(description="(title, score), best first")
@@ -63,7 +60,7 @@ class Example(_Record):
     why: Why | None = Field(default=None, description="of the first recommended; none: not explained")
 
 
-class ReportData(_Record):
+class ReportData(Record):
     """Everything that a report shows. `model_dump_json` and `model_validate_json` carry it through a file."""
 
     title: str

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
-from importlib import resources
 from typing import Any, NamedTuple
-
-from jinja2 import Environment, StrictUndefined
 
 from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY
 from mgray.report import plots
+from mgray.report.page import render_page
 from mgray.report.report_data import (
     DASH,
     MODEL,
@@ -135,17 +133,12 @@ def render_html(data: ReportData) -> str:
     or says so. Plots set matplotlib's parameters while they draw, so two threads must not render at the same time.
     Write it as UTF-8.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     filters: dict[str, Callable[..., str]] = {
         "number": format_number,
         "signed": _signed,
         "config_text": config_text,
         "granularity": plots.granularity_name,
     }
-    environment.filters |= filters
-    template = environment.from_string(
-        resources.files("mgray.report").joinpath("templates").joinpath("report.html.j2").read_text(encoding="utf-8")
-    )
     results = [compare(metric, value, data.baselines) for metric, value in data.metrics.items()]
     systems = {MODEL: data.metrics, **data.baselines}
     slices = []
@@ -154,10 +147,11 @@ def render_html(data: ReportData) -> str:
             title, meaning = _SLICE_TITLES.get(kind, (f"By {kind.replace('_', ' ')}", ""))
             names = list(dict.fromkeys(m for row in rows for values in row.metrics.values() for m in values))
             slices.append((title, meaning, plots.plot_slices(kind, rows), rows, plots.slice_systems(rows), names))
-    return template.render(
+    return render_page(
+        "report.html.j2",
+        filters,
         data=data,
         model=MODEL,
-        dash=DASH,
         nan=math.nan,
         summary=_summary(results, len(data.baselines)),
         uncertainty=_uncertainty(data),

@@ -3,23 +3,18 @@ executed.
 """
 
 import math
-import re
-from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from mgray.record import Record
 from mgray.report import search_plots
-from mgray.report.report_data import DASH, Number, format_number
+from mgray.report.page import render_page
+from mgray.report.report_data import Number, format_number
 from mgray.report.run_report import config_text
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TrialRow(_Record):
+class TrialRow(Record):
     number: int
     outcome: str = Field(description="finished, stopped, failed or running")
     reason: str | None = Field(default=None, description="why it was stopped or failed")
@@ -44,7 +39,7 @@ class TrialRow(_Record):
         return 1000 * self.seconds / self.steps if self.seconds and self.steps else math.nan
 
 
-class SearchReport(_Record):
+class SearchReport(Record):
     """Everything that the page shows."""
 
     title: str
@@ -83,13 +78,6 @@ def summary(report: SearchReport) -> str:
 
 def render_search(report: SearchReport) -> str:
     """One HTML page with everything inside. Write it as UTF-8."""
-    package = resources.files("mgray.report").joinpath("templates")
-    # The style is the training report's, so that the two look alike and there is one to keep.
-    style = re.search(r"<style>.*?</style>", package.joinpath("report.html.j2").read_text(encoding="utf-8"), re.DOTALL)
-    assert style is not None
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"number": format_number, "config_text": config_text}
-    template = environment.from_string(package.joinpath("search_report.html.j2").read_text(encoding="utf-8"))
     plotted = [
         search_plots.PlottedTrial(
             number=trial.number,
@@ -105,10 +93,10 @@ def render_search(report: SearchReport) -> str:
     ]
     best = next(trial for trial in report.trials if trial.number == report.best)
     ranked = sorted(report.trials, key=lambda t: (t.outcome != "finished", -t.score if t.curve else math.inf, t.number))
-    return template.render(
-        style=style[0],
+    return render_page(
+        "search_report.html.j2",
+        {"number": format_number, "config_text": config_text},
         report=report,
-        dash=DASH,
         summary=summary(report),
         best=best,
         ranked=ranked,
