@@ -37,8 +37,9 @@ def padded_length(longest: int) -> int:
     return max(1, longest) if longest <= LENGTH_STEP else -(-longest // LENGTH_STEP) * LENGTH_STEP
 
 
-def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterator[IntArray]:
+def plan_batches(lengths: IntArray, batch_events: int, max_rows: int | None = None) -> Iterator[IntArray]:
     """Rows [B] of like lengths together, longest first: at most `batch_events` padded events and `max_rows` rows."""
+    max_rows = len(lengths) if max_rows is None else max_rows
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < len(order):
