@@ -52,9 +52,9 @@ def valid_share(config: EvaluateConfig, train: TrainConfig, model: Model, datase
 
 
 def body_weights(model: Model) -> int:
-    """Weights that each position goes through: all but the item tables."""
-    every = sum(parameter.numel() for parameter in model.parameters())
-    return every - sum(member.embedding.weight.numel() for member in model.members)
+    """Weights that each position goes through: all but those that are an item's own."""
+    rows = model.num_items + 1
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.shape[:1] != (rows,))
 
 
 def training_cost(train: TrainConfig, model: Model, dataset: Dataset) -> float:
