@@ -24,6 +24,7 @@ from mgray.data.padding import left_pad
 from mgray.distributed import rank_and_world
 from mgray.eval.ranking import part_queries
 from mgray.serve.scorer import ModelScorer
+from mgray.train.resolve import resolve_job
 from pipelines.train.job import check_trained
 from pipelines.train.worker import LocalSession, RankInput, RankRun
 
@@ -50,7 +51,8 @@ class Run(RankRun):
     def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path, use_gpu: bool = False) -> None:
         device = torch.device("cuda", rank_and_world()[0]) if use_gpu else torch.device("cpu")
         session = LocalSession(folder / STATE_FOLDER, self._show_validated, device)
-        super().__init__(RankInput(config.model_dump_json(), str(dataset.folder)), session)
+        resolved = resolve_job(config, dataset.manifest)
+        super().__init__(RankInput(resolved.model_dump_json(), str(dataset.folder)), session)
         self.shown = 0.0
 
     def _show_validated(self, figures: dict[str, float]) -> None:

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from mgray.config import TrainJobConfig, granularity
-from mgray.data.inputs import resolve_inputs
+from mgray.config import ResolvedTrainJobConfig, granularity
 from mgray.data.manifest import Manifest
 from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY
 from mgray.report.report_data import MODEL
-from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION
-from mgray.train.resolve import resolve_exclude_seen
+from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION, ModelInfo
 
 MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card
 SLICE_TITLES = {HISTORY_LENGTH: "length of the history, events", ITEM_POPULARITY: "training events of the item"}
@@ -25,7 +23,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
+def _trained_on(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     split = manifest.split
     include_valid = config.train.include_valid
     trained = f"{manifest.train_events:,}"
@@ -54,19 +52,19 @@ def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
     )
 
 
-def _reads(config: TrainJobConfig, manifest: Manifest) -> str:
+def _reads(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
-    inputs = resolve_inputs(config.model, manifest).inputs
-    named = [given.get(name, name.replace("_", " ")) for name in inputs]
+    named = [given.get(name, name.replace("_", " ")) for name in config.model.inputs]
     if any(granularity.reads_times(level) for level in config.model.granularities):
         named.append("times of the events")
-    if config.model.outputs != "next_item" and "rating" not in inputs:
+    if config.model.outputs != "next_item" and "rating" not in config.model.inputs:
         named.append("rating")
     return f"{', '.join(['item', *named])}, nothing else"
 
 
 def model_card(
-    config: TrainJobConfig,
+    config: ResolvedTrainJobConfig,
+    info: ModelInfo,
     manifest: Manifest,
     trained: Mapping[str, Any],
     baselines: Mapping[str, Mapping[str, float]],
@@ -84,9 +82,7 @@ def model_card(
     )
     levels = ", ".join(str(granularity) for granularity in config.model.granularities)
     seen = "items the user already has are never recommended" if config.evaluate.remove_seen else "seen items stay in"
-    likeness = ""
-    if resolve_exclude_seen(config.train, config.evaluate.remove_seen):
-        likeness = f"- {SEEN_CAUTION}.\n"
+    caution = f"- {SEEN_CAUTION}.\n" if info.exclude_seen else ""
     members = "" if config.model.members == 1 else f" ({config.model.members} models, whose scores are averaged)"
     card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}{members}, \
 {trained["parameters"]:,} parameters.
@@ -109,7 +105,7 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
 - A user without any known item gets what was popular among the newest {POPULAR_SHARE:.0%} of the events.
 - It reads at most the last {config.train.max_length:,} events, and of each {_reads(config, manifest)}.
 - Scores rank items within one user; they are no probabilities and do not compare between users.
-{likeness}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
+{caution}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
 """
     return card if len(card) <= MAX_CHARS else card.replace(slices, "By slice: see the run's report.html.")[:MAX_CHARS]
 

@@ -9,13 +9,13 @@ import mlflow
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.errors import InputError
 from mgray.serve.model_folder import ModelInfo, load_info
 from mgray.train import checkpoint
-from mgray.train.resolve import resolve_model, resolve_train
+from mgray.train.resolve import resolve_job
 from mgray.train.warm_start import check_fits
 from pipelines import tracking
 from pipelines.evaluate.job import evaluate_baselines
@@ -133,14 +133,17 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
     return config.model_copy(update={"train": train}), info
 
 
-def resolve_for(dataset: Dataset, config: ModelConfig, start: ModelInfo | None) -> ModelConfig:
-    """What the dataset, and the model that training starts from, make of the config.
+def resolve_for(dataset: Dataset, config: TrainJobConfig, start: ModelInfo | None) -> ResolvedTrainJobConfig:
+    """Resolve the config by the dataset and by `start`, the model that training starts from.
 
-    Raises InputError where either does not fit.
+    A config that the calling job has resolved stays as it is. Raises InputError where dataset or `start` does not fit.
     """
-    resolved = resolve_model(config, dataset.manifest, start.config if start else None)
+    if isinstance(config, ResolvedTrainJobConfig):
+        resolved = config
+    else:
+        resolved = resolve_job(config, dataset.manifest, start.config if start else None)
     if start is not None:
-        check_fits(resolved, named_inputs(resolved, dataset.manifest), start.config, start.inputs)
+        check_fits(resolved.model, named_inputs(resolved.model, dataset.manifest), start.config, start.inputs)
     return resolved
 
 
@@ -155,7 +158,7 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
 
 
 def train_in_run(
-    config: TrainJobConfig,
+    config: ResolvedTrainJobConfig,
     dataset: Path,
     run_id: str,
     uri: str,
@@ -185,24 +188,23 @@ def train_in_run(
     return trained, model_folder
 
 
-def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run_training(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong.
 
     extra_tags: more tags of the MLflow run, such as the search that it belongs to.
     """
     out, timer = console(), Timer()
-    home = cluster.job_home(config)
-    uri = tracking.open_tracking(config.tracking, home)
-    config, start = find_warm_start(config, uri)
+    home = cluster.job_home(asked)
+    uri = tracking.open_tracking(asked.tracking, home)
+    asked, start = find_warm_start(asked, uri)
     with timer.phase("ray_start"):
         cluster.connect()
-    plan = cluster.plan_workers(config.scale)
-    dataset, reused = obtain_dataset(config.data, home, out, timer)
-    check_trainable(dataset, config.train.include_valid)
+    plan = cluster.plan_workers(asked.scale)
+    dataset, reused = obtain_dataset(asked.data, home, out, timer)
+    check_trainable(dataset, asked.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
-    resolved = {"model": resolve_for(dataset, config.model, start), "train": resolve_train(config.train, manifest)}
-    config = config.model_copy(update=resolved)
+    config = resolve_for(dataset, asked, start)
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:

@@ -10,7 +10,7 @@ import mlflow
 import numpy as np
 from rich.console import Console
 
-from mgray.config import TrainConfig, TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query
 from mgray.data.manifest import MANIFEST_FILE, Manifest
@@ -19,6 +19,7 @@ from mgray.report import report_data as report
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
 from mgray.schema import UNKNOWN
+from mgray.serve.model_folder import ModelInfo
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
 from pipelines import tracking
@@ -37,7 +38,7 @@ EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
 class FinishedRun(NamedTuple):
     """A training that has ended, and where it ran."""
 
-    config: TrainJobConfig
+    config: ResolvedTrainJobConfig
     dataset: Dataset
     trained: dict[str, Any]  # rank 0's result
     baselines: dict[str, PartMetrics]
@@ -70,7 +71,7 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     example = make_example(run.dataset, query, recommender) if query is not None else None
     version = failure = None
     if run.ranks:
-        registration = _registration(run, example_request(run.dataset, query, recommender))
+        registration = _registration(run, recommender.info, example_request(run.dataset, query, recommender))
         try:
             version = tracking.register(
                 run.config.tracking, run.model_folder, registration.request, registration.tags, registration.card
@@ -106,13 +107,13 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     }
 
 
-def _registration(run: FinishedRun, request: dict[str, list[list[Any]]]) -> Registration:
+def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[list[Any]]]) -> Registration:
     """What goes to the registry with the model. request: an example for it."""
     fingerprint = run.dataset.manifest.fingerprint
     tags = {"dataset_fingerprint": fingerprint, "run_id": run.run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained["metrics"].items()}
     tags |= {TRAINING_KEY_TAG: training_key(run.config, fingerprint)}
-    card = model_card(run.config, run.dataset.manifest, run.trained, run.figures)
+    card = model_card(run.config, info, run.dataset.manifest, run.trained, run.figures)
     return Registration(request=request, tags=tags, card=card, manifest=run.dataset.manifest)
 
 

@@ -17,7 +17,7 @@ from ray.train import Checkpoint
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mgray.config import TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig
 from mgray.data.dataset import Dataset, Part
 from mgray.distributed import rank_and_world
 from mgray.errors import InputError
@@ -39,7 +39,7 @@ INPUT_ERROR = "input_error"  # key of a rank's result that is a mistake of the u
 class RankInput(NamedTuple):
     """What the driver tells every rank; plain values, so that it travels to any node."""
 
-    config: str  # a TrainJobConfig as JSON
+    config: str  # a ResolvedTrainJobConfig as JSON
     dataset: str  # folder of the dataset version
     run_id: str = ""
     uri: str | None = None  # of MLflow; None: nothing is tracked
@@ -129,7 +129,7 @@ class RankRun:
     """A rank's whole run over a session."""
 
     def __init__(self, given: RankInput, session: Session) -> None:
-        self.config = TrainJobConfig.model_validate_json(given.config)
+        self.config = ResolvedTrainJobConfig.model_validate_json(given.config)
         self.dataset = Dataset(given.dataset)
         self.session, self.board = session, given.board
         self.tracker = None

@@ -9,6 +9,7 @@ from mgray.config import TrainJobConfig
 from mgray.report.report_data import CurvePoint
 from mgray.serve.model_folder import load_info
 from mgray.testing.synthetic import make_log
+from mgray.train.resolve import resolve_job
 from pipelines import tracking
 from pipelines.train.job import Fitted, fit_here
 from pipelines.train.worker import RankInput
@@ -42,7 +43,8 @@ def rank(tmp_path: Path, mlflow_apart: None) -> RankInput:
     with tracking.start_run(config.tracking, {}, {}, "include-valid") as run:
         run_id = run.info.run_id
     spool = tmp_path / "runs" / run_id / "unsent.jsonl"
-    return RankInput(config.model_dump_json(), str(dataset.folder), run_id, uri, str(spool), None, None)
+    resolved = resolve_job(config, dataset.manifest)
+    return RankInput(resolved.model_dump_json(), str(dataset.folder), run_id, uri, str(spool), None, None)
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, rank: RankInput) -> None:
