@@ -139,8 +139,7 @@ def _train_rank(
 ) -> None:
     """Leaves the result file, written by rank 0."""
     run = Run(dataset, config, folder, use_gpu)
-    trained = run.run()
-    check_trained(trained)
+    trained = check_trained(run.run())
     # It has the best weights now, which were tested.
     scorer = ModelScorer(run.model, run.vocabulary.popularity, config.train.max_length, run.session.device)
     settings = {
@@ -153,13 +152,17 @@ def _train_rank(
         "workers": rank_and_world()[1],
         "threads": torch.get_num_threads(),  # of the last sitting
         "device": run.session.device.type,
-        "test": trained["metrics"],
-        "valid": trained["best_valid"],
-        **{key: trained[key] for key in ("best_epoch", "epochs", "steps", "parameters", "slices")},
-        "seconds": trained["train_s"],
-        "positions_s": trained["positions"] / trained["train_s"],
+        "test": trained.metrics,
+        "valid": trained.best_valid,
+        "best_epoch": trained.best_epoch,
+        "epochs": trained.epochs,
+        "steps": trained.steps,
+        "parameters": trained.parameters,
+        "slices": {kind: [row.as_json() for row in rows] for kind, rows in trained.slices.items()},
+        "seconds": trained.train_s,
+        "positions_s": trained.positions / trained.train_s,
         "body_flops_a_position": body_flops(scorer, dataset),
-        "curve": [{"epoch": at["epoch"], "seconds": at["seconds"], **at["valid"]} for at in run.curve],
+        "curve": [{"epoch": at.epoch, "seconds": at.seconds, **at.valid} for at in run.curve],
         "config": settings,
     }
     if measure is not None:

@@ -148,13 +148,13 @@ class Loop:
             warm_start=str(warm_start) if warm_start else None,
             board=None,
         )
-        result, _ = fit_here(given, runs, on_report)
+        result = fit_here(given, runs, on_report).trained
         return {
             "curve": curve,
-            "valid": result["best_valid"][METRIC],
-            "test": result["metrics"][METRIC],
+            "valid": result.best_valid[METRIC],
+            "test": result.metrics[METRIC],
             "cpu_s": curve[-1]["cpu_s"],
-            "steps": result["steps"],
+            "steps": result.steps,
         }
 
 

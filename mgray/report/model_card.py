@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from mgray.config import ResolvedTrainJobConfig, granularity
 from mgray.data.manifest import Manifest
-from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY
+from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, SliceFigures
 from mgray.report.report_data import MODEL
 from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION, ModelInfo
+from mgray.train.run_result import RankResult
 
 MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card
 SLICE_TITLES = {HISTORY_LENGTH: "length of the history, events", ITEM_POPULARITY: "training events of the item"}
@@ -66,11 +66,11 @@ def model_card(
     config: ResolvedTrainJobConfig,
     info: ModelInfo,
     manifest: Manifest,
-    trained: Mapping[str, Any],
+    trained: RankResult,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """trained: the fields of rank 0's result (metrics, num_targets, slices, parameters); at most MAX_CHARS long."""
-    metrics = trained["metrics"]
+    """Write the card, at most MAX_CHARS long. trained: rank 0's result; baselines: name -> metrics."""
+    metrics = trained.metrics
     ndcg = f"ndcg@{config.evaluate.k}"
     systems = {MODEL: metrics, **baselines}
     quality = _table(
@@ -78,20 +78,20 @@ def model_card(
     )
     slices = "\n\n".join(
         _table([SLICE_TITLES.get(kind, kind), "queries", ndcg], [_slice_row(row, ndcg) for row in rows])
-        for kind, rows in trained["slices"].items()
+        for kind, rows in trained.slices.items()
     )
     levels = ", ".join(str(granularity) for granularity in config.model.granularities)
     seen = "items the user already has are never recommended" if config.evaluate.remove_seen else "seen items stay in"
     caution = f"- {SEEN_CAUTION}.\n" if info.exclude_seen else ""
     members = "" if config.model.members == 1 else f" ({config.model.members} models, whose scores are averaged)"
     card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}{members}, \
-{trained["parameters"]:,} parameters.
+{trained.parameters:,} parameters.
 
 ## Trained on
 {_trained_on(config, manifest)}
 
 ## Quality
-Test part, {trained["num_targets"]:,} targets, full catalogue; {seen}; ties count against the model.
+Test part, {trained.num_targets:,} targets, full catalogue; {seen}; ties count against the model.
 
 {quality}
 
@@ -110,5 +110,5 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
     return card if len(card) <= MAX_CHARS else card.replace(slices, "By slice: see the run's report.html.")[:MAX_CHARS]
 
 
-def _slice_row(row: Mapping[str, Any], metric: str) -> list[str]:
-    return [str(row["slice"]), f"{row['count']:,}", f"{row[metric]:.4f}"]
+def _slice_row(row: SliceFigures, metric: str) -> list[str]:
+    return [row.label, f"{row.num_targets:,}", f"{row.metrics[metric]:.4f}"]

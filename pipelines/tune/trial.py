@@ -55,16 +55,16 @@ def run_trial(settings: dict[str, Any]) -> None:
     try:
         if given.wrong_input:
             raise InputError(given.wrong_input)
-        trained, _ = _train(given)
+        trained = _train(given).trained
     except Exception as error:  # whatever it is, it ends this trial and not the search
         cause = _cause(error)
         wrong_input = isinstance(cause, InputError)
         reason = str(cause) if wrong_input else f"{type(cause).__name__}: {cause}"
         tune.report({FAILED: reason[:2000], "wrong_input": wrong_input})
         return
-    last = trained["curve"][-1]
-    figures = {EPOCH: last["epoch"], "step": last["step"], "seconds": last["seconds"]}
-    tune.report({SCORE: trained["best_valid"][given.metric], FINISHED: True, **figures})
+    last = trained.curve[-1]
+    figures = {EPOCH: last.epoch, "step": last.step, "seconds": last.seconds}
+    tune.report({SCORE: trained.best_valid[given.metric], FINISHED: True, **figures})
 
 
 def _train(given: TrialInput) -> Fitted:

@@ -23,6 +23,7 @@ from mgray.train.checkpoint import restore_state, save_state
 from mgray.train.objective import Objective
 from mgray.train.optim import WeightAverage, learning_rate
 from mgray.train.resolve import model_info, resolve_job
+from mgray.train.run_result import CurvePoint
 from mgray.train.trainer import Logged, Trainer, Validated
 from tests.datasets import write_dataset
 from tests.models import model_config
@@ -346,7 +347,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_progress_survives_json(dataset: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 1}))
     run(trainer)
-    save_state(tmp_path, trainer.model, trainer.optimizer, trainer.progress, [{"step": 1}])
+    save_state(tmp_path, trainer.model, trainer.optimizer, trainer.progress, [CurvePoint(step=1, epoch=0.5)])
     progress, curve = restore_state(tmp_path, trainer.model, trainer.optimizer)
     assert asdict(progress) == asdict(trainer.progress)
-    assert curve == [{"step": 1}]
+    assert curve == [CurvePoint(step=1, epoch=0.5)]
