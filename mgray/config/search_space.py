@@ -225,7 +225,7 @@ def apply(base: TrainJobConfig, values: Mapping[str, Any], where: str = "search"
     return validate(TrainJobConfig, changed, where)
 
 
-def describe(space: Space) -> dict[str, str]:
+def space_text(space: Space) -> dict[str, str]:
     """Dotted key -> the values it may take, in words; what makes two searches the same search."""
     words = {}
     for key, dimension in space.items():

@@ -21,6 +21,7 @@ from mgray.config import DataConfig, TrainJobConfig, resolve_out
 from mgray.data.manifest import MANIFEST_FILE, Manifest, digest
 from mgray.errors import InputError
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import VersionLabel
 from pipelines.tracking import CHAMPION
 
 HISTORY_TAG = "champion_history"
@@ -44,9 +45,9 @@ class Version(NamedTuple):
         return f"models:/{self.name}/{self.version}"
 
     @property
-    def label(self) -> dict[str, str]:
-        """As a result line names it."""
-        return {"name": self.name, "version": self.version}
+    def label(self) -> VersionLabel:
+        """The version as a result line names it."""
+        return VersionLabel(name=self.name, version=self.version)
 
 
 def _version(found: ModelVersion) -> Version:
