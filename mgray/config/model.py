@@ -31,7 +31,7 @@ PER_LEVEL = ("kernel", "depth", "width_multiplier", "dilation", "pooling")
 
 @dataclass(frozen=True)
 class LevelSettings:
-    """What ModelConfig says of one level."""
+    """Settings of one level."""
 
     kind: granularity.Kind
     kernel: int

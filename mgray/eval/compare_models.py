@@ -31,7 +31,7 @@ LATENCY_HISTORIES = 30
 
 
 class TestPeriod(NamedTuple):
-    """What the models were compared on."""
+    """The queries that the models were compared on."""
 
     split: str
     start: str | None  # ISO 8601, UTC; None: the dataset is not split in time
@@ -64,7 +64,7 @@ class Comparison(NamedTuple):
 
 
 class _Answers:
-    """What the gate wants to know of each query and of the models' answers to it, gathered batch by batch.
+    """Columns that the gate needs of each query and of the models' answers, gathered batch by batch.
 
     Queries are of a whole read; lengths and popularity count the events on items of the dataset's vocabulary.
     """
@@ -88,7 +88,7 @@ class _Answers:
             self._columns[model].append(rank.cpu().numpy())
 
     def __getitem__(self, name: str) -> IntArray:
-        """Of all queries, [T]."""
+        """The column over all queries, [T]."""
         return np.concatenate([np.zeros(0, np.int64), *self._columns[name]])
 
 

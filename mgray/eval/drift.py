@@ -27,7 +27,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class LogSummary(NamedTuple):
-    """What drift needs of a dataset version."""
+    """Histograms of a dataset version, which drift compares."""
 
     item_ids: list[str]  # of item i at index i - 1
     item_events: Counts  # [V + 1] events of each item in all parts; index 0 is unused

@@ -48,7 +48,7 @@ def valid_share(config: EvaluateConfig, num_users: int) -> float:
 
 
 class PartEvaluation:
-    """What answers the queries of a part. `run` is called on every rank of a process group.
+    """Evaluation of a model on a part. `run` is collective: call it on every rank.
 
     Queries are read from the shards as they are asked; those of validation, which are few, are kept from the first
     time on.
@@ -90,5 +90,5 @@ class PartEvaluation:
 
     @property
     def chief_metric(self) -> str:
-        """What the best model is chosen by."""
+        """Metric that the best model is chosen by."""
         return RMSE if self.scorer is None else f"ndcg@{self.config.k}"

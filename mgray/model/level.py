@@ -148,7 +148,7 @@ class GatedFeedForward(nn.Module):
 
 
 class LevelState(NamedTuple):
-    """What a level needs of the events so far to go on with the next one; its size depends on the config alone."""
+    """Memory of a level, from which it goes on with the next event. Its size depends on the config alone."""
 
     pool: States
     mixers: States

@@ -1,4 +1,4 @@
-"""What a report shows: figures, curves, slices and an example, and how the model compares with the baselines.
+"""Contents of a report: figures, curves, slices and an example, and how the model compares with the baselines.
 
 A figure that is NaN was not measured: it is shown as a dash, never as a zero, and never wins or loses a comparison.
 """
@@ -33,7 +33,7 @@ class GranularityShare(_Record):
 
 
 class Why(_Record):
-    """What the score of the first recommended item comes from, in units of the score."""
+    """Parts of the first recommended item's score, in units of the score."""
 
     granularities: list[tuple[str, Number]] = Field(
         description="(granularity as the config spells it, what it adds), finest first; biases add the rest"

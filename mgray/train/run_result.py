@@ -22,7 +22,7 @@ class CurvePoint(BaseModel):
 
 
 class RankResult(NamedTuple):
-    """What a rank hands back to the driver. The run's result is that of rank 0."""
+    """Result that a rank hands back to the driver. Rank 0's is the run's."""
 
     metrics: dict[str, float]  # of the test part
     num_targets: int
@@ -40,6 +40,6 @@ class RankResult(NamedTuple):
 
 
 class RankMistake(NamedTuple):
-    """What a rank hands back in place of a result where the user's input is wrong."""
+    """Message that a rank hands back in place of a result where the user's input is wrong."""
 
     message: str

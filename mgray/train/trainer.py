@@ -43,7 +43,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass
 class Progress:
-    """Where a run stands. With weights and optimizer state, all that a resume needs."""
+    """Position of a run. With weights and optimizer state, all that a resume needs."""
 
     epoch: int = 0
     batch: int = 0  # global batches of this epoch already trained on

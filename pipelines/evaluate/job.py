@@ -68,7 +68,7 @@ def print_result(
 
 
 def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
-    """What to say of a part whose targets are often what the user has; baselines: the first to rank knows all items."""
+    """Note for a part whose targets are often items that the user has. baselines: the first to rank knows all items."""
     ranking = next((baseline.ranking for baseline in baselines.values() if baseline.ranking is not None), None)
     if ranking is None or ranking.num_removed < max(1, MIN_REPEAT_SHARE * ranking.num_targets):
         return []
@@ -80,7 +80,7 @@ def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
 
 
 class Asked(NamedTuple):
-    """What the queries of an evaluation held that the model does not know."""
+    """Counts of what the queries held that the model does not know."""
 
     unknown_targets: int  # they count as misses
     history_events: int
@@ -124,7 +124,7 @@ class ForeignPart:
         return counts
 
     def queries(self) -> Iterator[list[Query]]:
-        """In batches to be scored together; counts what is asked."""
+        """Yield the queries in batches to be scored together, and count what they hold."""
 
         def ask(shard: int, turn: Turn) -> Iterator[Query]:
             for query in self.dataset.queries(self.part, self.translation.columns, [shard], turn=turn, whole=True):
@@ -144,7 +144,7 @@ class ForeignPart:
         )
 
     def rating_queries(self) -> Iterator[list[RatingQuery]]:
-        """In batches to be rated together."""
+        """Yield the queries in batches to be rated together."""
 
         def ask(shard: int, turn: Turn) -> Iterator[RatingQuery]:
             asked = rating_queries(self.dataset, self.part, self.translation.columns, [shard], turn=turn, whole=True)
@@ -173,7 +173,7 @@ def evaluate_foreign(
 
 
 def _baseline_notes(dataset: Dataset, recommender: Recommender) -> list[str]:
-    """What to say where the baselines rank other items than the model does."""
+    """Note where the baselines rank other items than the model does."""
     own, known = set(dataset.item_ids), set(recommender.vocabulary.item_ids)
     if own == known:
         return []

@@ -1,4 +1,4 @@
-"""A model as it is, or cut to fewer levels: as a model folder, and as a registered version where that is asked for.
+"""The export job: a model as it is or cut to fewer levels, as a model folder and, if asked for, a registered version.
 
 The model is a registered one, or a folder that a training left: that of a run whose registration failed, above all.
 """

@@ -204,7 +204,7 @@ class _Retraining:
         )
 
     def _start(self, champion: _Champion) -> Start | None:
-        """What training starts from; None: from scratch."""
+        """Model that training starts from; None: from scratch."""
         if self.config.retrain.start != "champion":
             return None
         return Start(champion.version.uri, champion.model.info.config)
@@ -294,7 +294,7 @@ class _Retraining:
         return _Challenger(registry.find(result.model.version), folder, result.run_id, result.report), result
 
     def _first(self, result: RetrainResult, registry: Registry | None, dataset: Dataset) -> RetrainResult:
-        """No champion: train from scratch; the version becomes champion as it is registered."""
+        """Train from scratch where there is no champion; the version becomes champion as it is registered."""
         first, trained = self._train(registry, training_config(self.config, self.home, dataset), None)
         reasons = ["no champion yet: the first version becomes champion"]
         if first.version is not None:
@@ -315,7 +315,7 @@ class _Retraining:
         return result.more(action=NOTHING_NEW, reasons=reasons, seconds=self.timer.seconds)
 
     def _decision_tags(self, champion: _Champion) -> dict[str, str]:
-        """What a decision depends on beside the version itself: the same tags, the same decision."""
+        """Tags of what a decision depends on beside the version itself: the same tags, the same decision."""
         return {"decision_champion": champion.version.version, "decision_gate": self.config.gate.model_dump_json()}
 
     def _is_decided(self, found: Version, champion: _Champion) -> bool:

@@ -166,7 +166,7 @@ def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestR
 
 
 def lost_events(dataset: Dataset, info: ModelInfo) -> list[str]:
-    """What to say of events that the model may know and the dataset does not hold."""
+    """Notes on events that the model may know and the dataset does not hold."""
     manifest = dataset.manifest
     if manifest.fingerprint == info.dataset_fingerprint:
         return []
@@ -220,7 +220,7 @@ class PredictionResult(JobResult):
 
 
 class _Speed(NamedTuple):
-    """What a scoring took."""
+    """Time and memory that a scoring took."""
 
     workers: str
     users_s: float
@@ -228,7 +228,7 @@ class _Speed(NamedTuple):
 
 
 class _Given(NamedTuple):
-    """What the lists are made from."""
+    """Model, dataset and settings that the lists are made from."""
 
     settings: PredictConfig  # remove_seen as it is to be
     model: FetchedModel
@@ -238,7 +238,7 @@ class _Given(NamedTuple):
     blocked_ids: list[str]
 
     def identity(self) -> dict[str, Any]:
-        """What makes these lists these: the same identity and dataset, the same lists. Goes into the manifest."""
+        """Fields of the manifest that, with the dataset, decide the lists."""
         shaping = {
             "k": self.settings.k,
             "remove_seen": self.settings.remove_seen,

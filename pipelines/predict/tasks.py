@@ -1,4 +1,4 @@
-"""What a scoring worker runs: an actor that loads the model once, then scores parts and writes each as Parquet.
+"""The scoring worker: an actor that loads the model once, then scores parts and writes each as Parquet.
 
 A part is a run of row groups of one shard. As in ingest, the user's mistakes come back as a record, and a part that
 Ray runs again overwrites its own file and nothing else.
@@ -53,7 +53,7 @@ def plan_parts(manifest: Manifest, part_users: int) -> tuple[Part, ...]:
 
 
 class PredictJob(NamedTuple):
-    """What every worker of one prediction knows; plain values, so that it travels to any node."""
+    """Input of every worker of one prediction; plain values, so that it travels to any node."""
 
     dataset: Path
     model: Path  # model folder, below the staging folder, which is on storage that every node sees
@@ -68,7 +68,7 @@ class PredictJob(NamedTuple):
 
 
 class ScoredPart(BaseModel):
-    """What an actor sends back of a part that it wrote; JSON, for a Ray Dataset holds text."""
+    """Answer of an actor that wrote a part; JSON, for a Ray Dataset holds text."""
 
     part: PredictionPart
     started: float  # seconds since 1970
@@ -77,7 +77,7 @@ class ScoredPart(BaseModel):
 
 
 class Mistake(BaseModel):
-    """What an actor sends back where the user's input is wrong."""
+    """Answer of an actor where the user's input is wrong."""
 
     error: str
 

@@ -45,7 +45,7 @@ class _Trainer(TorchTrainer):
     """TorchTrainer that leaves Ctrl-C to the job: Ray's own handler ends the run as if it had failed."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
+        """Do nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
 
 
 def fit(
@@ -105,7 +105,7 @@ def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]
 
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
-    """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
+    """Copy the best model and the latest training state out of a checkpoint into the run's folder."""
     # Copied and not moved: Ray's record of the run names the checkpoint, and another attempt would look for it.
     shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / MODEL_FOLDER, dirs_exist_ok=True)
     state = run_folder / STATE_FOLDER
@@ -116,7 +116,7 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
 
 
 def drop_all_but(kept: Collection[str], run_folder: Path) -> None:
-    """What an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
+    """Remove what an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
     kept = (*kept, SPOOL_FILE, str(Path(SPOOL_FILE).with_suffix(tracking.SENDING_SUFFIX)))
     for left in run_folder.glob("*") if run_folder.is_dir() else ():
         if left.name not in kept:

@@ -1,4 +1,4 @@
-"""What a run leaves: the registered model, the report, and what a person reads at its end."""
+"""Results of a training run: the registered model, the report, and what a person reads at its end."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -63,7 +63,7 @@ class FinishedRun(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What a person must know beside the figures."""
+        """Notes that a person must read beside the figures."""
         return time_notes(self.config.train, self.trained.epochs) + repeat_notes(self.baselines)
 
 
@@ -129,7 +129,7 @@ def publish(run: FinishedRun, out: Console) -> TrainResult:
 
 
 def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[list[Any]]]) -> Registration:
-    """What goes to the registry with the model. request: an example for it."""
+    """Gather what goes to the registry with the model. request: the model's input example."""
     fingerprint = run.dataset.manifest.fingerprint
     tags = {"dataset_fingerprint": fingerprint, "run_id": run.run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained.metrics.items()}
@@ -175,7 +175,7 @@ def _log_files(dataset: Dataset, report_path: Path) -> None:
 def run_facts(
     dataset: Dataset, trained: RankResult, plan: cluster.WorkerPlan, seconds: dict[str, float]
 ) -> dict[str, str]:
-    """What the report says of the data and the training, by label."""
+    """Facts on the data and the training for the report, by label."""
     manifest = dataset.manifest
     return {
         "dataset": manifest.fingerprint[:16],
@@ -270,7 +270,7 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
 
 
 def time_notes(config: TrainConfig, epochs: float) -> list[str]:
-    """What to say of a training that came to `epochs`: that more time would train on, where time is what ended it."""
+    """Note that more time would train on, where time is what ended the training at `epochs`."""
     if config.max_time_s is None or epochs >= config.epochs:
         return []
     return [

@@ -36,7 +36,7 @@ NOT_COMPARED = ("home", "resume", "search.name", "search.space", *BUDGET)
 
 
 class Memo(BaseModel):
-    """What a search keeps for a resume. A field that was never set is not known yet."""
+    """Facts that a search keeps for a resume. A field that was never set is not known yet."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""What a search found, for MLflow, for people and for the result line."""
+"""Figures of an ended search, for MLflow, for people and for the result line."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -109,7 +109,7 @@ class EndedSearch(NamedTuple):
 
 
 class SearchFigures(JobResult):
-    """What a search found; part of the tune job's result."""
+    """Figures of an ended search; part of the tune job's result."""
 
     search: str  # its folder
     metric: str
@@ -178,7 +178,7 @@ def _report(ended: EndedSearch) -> SearchReport:
 
 
 def _facts(config: TuneJobConfig, manifest: Manifest, rows: list[TrialRow], is_stopping: bool) -> dict[str, str]:
-    """What the report says of the search, by label. is_stopping: whether ASHA may stop trials."""
+    """Facts on the search for the report, by label. is_stopping: whether ASHA may stop trials."""
     asha = f"grace {config.search.grace_epochs} epochs, factor {config.search.reduction_factor:g}"
     return {
         "algorithm": config.search.algorithm,

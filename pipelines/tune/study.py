@@ -252,13 +252,13 @@ class StudySearcher(Searcher):
         self.ended(next(record for record in trial_records(self.study, self.space) if record.number == number))
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the state, on disk already."""
+        """Do nothing: the journal is the state, on disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as above: Tune pickles what it is given, for a `Tuner.restore` that is not used."""
+        """Give nothing, as above: Tune pickles what it is given, for a `Tuner.restore` that is not used."""
         return {}
 
 
