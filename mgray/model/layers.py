@@ -36,7 +36,7 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Over the channels of each position, so the mask is not looked at; BatchNorm is called alike."""
+    """Normalization over the channels of each position. The mask is unused: it is there to be called like BatchNorm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, EPSILON)
 
     def part(self, summand: Tensor, total: Tensor) -> Tensor:
-        """What a summand of `total` adds to its normalized value, bias aside, at the deviation of `total`. [..., D]."""
+        """Share of a summand of `total` in its normalized value, bias aside, at the deviation of `total`. [..., D]."""
         deviation = torch.sqrt(total.var(-1, unbiased=False, keepdim=True) + EPSILON)
         return (summand - summand.mean(-1, keepdim=True)) / deviation * self.weight
 
@@ -78,7 +78,7 @@ class BatchNorm(nn.Module):
         return x * scale + (self.bias - mean * scale)
 
     def part(self, summand: Tensor, total: Tensor) -> Tensor:
-        """As LayerNorm's, of the trained model: the statistics are not of `total`, and the mean is of no summand."""
+        """Share of a summand, as LayerNorm's, by the trained statistics, not those of `total`; the mean is of none."""
         return summand * self.weight * torch.rsqrt(self.running_variance + EPSILON)
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,6 +124,5 @@ def _over_ranks(x: Tensor) -> Tensor:
 Norm = LayerNorm | BatchNorm
 
 
-def make_norm(kind: Literal["layer", "batch", "auto"], width: int) -> Norm:
-    assert kind != "auto", "mgray.train.resolve resolves it by a dataset before a model is made"
+def make_norm(kind: Literal["layer", "batch"], width: int) -> Norm:
     return BatchNorm(width) if kind == "batch" else LayerNorm(width)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs, InputSpec, read_columns
 from mgray.errors import InputError
 from mgray.model.convolution import last
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What the levels made of a batch."""
+    """Outputs of the levels for a batch."""
 
     outputs: list[Tensor]  # G x [B, L, D], finest first
     mask: Tensor  # [B, L, 1] in {0, 1}, 1 where there is an event
@@ -56,7 +56,7 @@ def _owned(part: Any) -> Any:
 class MGDSC(nn.Module):
     """History of item numbers to user interest at every position, scored against the item embedding itself."""
 
-    def __init__(self, config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
+    def __init__(self, config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
         """spec: what the extra inputs of the config stand for; none: there are none."""
         super().__init__()
         assert config.members == 1, "mgray.model.ensemble makes a model of several"
@@ -70,27 +70,27 @@ class MGDSC(nn.Module):
             self.embedding.weight[PAD].zero_()
         # The table is small enough to score with; the blocks want inputs of unit variance.
         self.input_norm = make_norm(config.norm, config.width)
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(Level(config, settings) for settings in config.levels)
         self.fusion = make_fusion(config)
         self.output_norm = make_norm(config.norm, config.width)
         self.input_encoder = InputEncoder(config, self.spec) if config.inputs else None
-        rate = config.dropout_rate
+        rate = config.dropout
         self.rating_head = (
             RatingHead(num_items, config.width, rate, self.spec) if config.outputs != "next_item" else None
         )
 
     @property
     def members(self) -> Sequence["MGDSC"]:
-        """As an ensemble's: itself."""
+        """The model itself, as an ensemble of one."""
         return [self]
 
     def each(self, interest: Tensor) -> list[tuple["MGDSC", Tensor]]:
-        """As an ensemble's: itself with the whole interest."""
+        """The model itself with the whole interest, as an ensemble of one."""
         return [(self, interest)]
 
     def read(self, inputs: Inputs, state: State | None = None, only_last: bool = False) -> Read:
-        """What each level makes of the histories; with a state, of histories that go on from it.
+        """Run each level over the histories; with a state, over histories that go on from it.
 
         only_last: in evaluation, give outputs and mask of the last position alone, L = 1: above the last mixer no other
         position is read, so none is worked out.
@@ -178,7 +178,7 @@ class MGDSC(nn.Module):
         return State(last_time, levels, None if self.rating_head is None else self.rating_head.no_sums(batch))
 
     def last_time(self, state: State) -> Tensor:
-        """Of each user's events so far, [B] float64; NaN where there was none, or the model reads no times."""
+        """Time of each user's latest event, [B] float64; NaN: there was none, or the model reads no times."""
         return state.last_time
 
     def extend(self, state: State, inputs: Inputs, only_last: bool = False) -> tuple[State, Tensor]:
@@ -202,7 +202,7 @@ class MGDSC(nn.Module):
         return state, interest[:, -1]
 
     def rate(self, state: State, interest: Tensor, items: Tensor) -> Tensor:
-        """What each user would give items next, in the log's units, by a model with a rating head.
+        """Predict the ratings that each user would give items next, in the log's units. Needs a rating head.
 
         state, interest: as `step` gives them, interest [B, D]; items: [B, N] int64 in 1..V -> [B, N].
         """

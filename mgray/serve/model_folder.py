@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mgray import __version__
-from mgray.config import EvaluateConfig, ModelConfig
+from mgray.config import EvaluateConfig, ResolvedModelConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec
 from mgray.distributed import rank_and_world
@@ -37,11 +37,11 @@ SEEN_CAUTION = (
 
 
 class ModelInfo(BaseModel):
-    """What a model is and what it was trained on."""
+    """Description of a model and of its training; the content of MODEL_FILE."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: ModelConfig
+    config: ResolvedModelConfig
     num_items: int
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
@@ -58,7 +58,7 @@ class ModelInfo(BaseModel):
         return config.model_copy(update={"remove_seen": self.remove_seen})
 
     def caution(self, remove_seen: bool) -> str | None:
-        """What to say where the model's lists are to be made with this `remove_seen`; None: nothing."""
+        """Warning for lists that are made with this `remove_seen`; None: no warning is needed."""
         if remove_seen or not self.exclude_seen:
             return None
         return SEEN_CAUTION
@@ -66,7 +66,7 @@ class ModelInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the model knows of each item; item `i` is at index `i - 1` of each list."""
+    """The model's items; item `i` is at index `i - 1` of each list."""
 
     item_ids: list[str]
     titles: list[str]
@@ -86,7 +86,7 @@ class Vocabulary:
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """What an empty history is ranked by, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
+        """Scores for an empty history, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
         counts = np.asarray([0, *self.num_train_events], dtype=np.float64)
         if self.num_newest_events is None:
             return counts
@@ -101,7 +101,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
 
 
 def load_info(folder: str | Path) -> ModelInfo:
-    """What the model of a folder is. Raises InputError where a file of it is missing, or of another version."""
+    """Read the description of a folder's model. Raises InputError where a file is missing, or of another version."""
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
@@ -109,18 +109,14 @@ def load_info(folder: str | Path) -> ModelInfo:
 
 
 def parse_info(content: bytes, source: str | Path) -> ModelInfo:
-    """Of a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
+    """Parse a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
     try:
-        info = ModelInfo.model_validate_json(content)
+        return ModelInfo.model_validate_json(content)
     except ValidationError as error:
         raise InputError(
             f"{source}: {MODEL_FILE} is not of a model that mgray {__version__} reads ({error.error_count()} errors, "
             f"the first: {error.errors()[0]['msg']}); train it anew, or use the version that wrote it"
         ) from error
-    if info.config.norm != "auto":
-        return info
-    # Of a version that had layer normalization alone and did not name it.
-    return info.model_copy(update={"config": info.config.model_copy(update={"norm": "layer"})})
 
 
 def load_model(folder: str | Path, device: torch.device) -> tuple[Model, ModelInfo, Vocabulary]:
