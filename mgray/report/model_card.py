@@ -58,7 +58,7 @@ def _reads(config: TrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
     inputs = resolve_inputs(config.model, manifest).inputs
     named = [given.get(name, name.replace("_", " ")) for name in inputs]
-    if any(granularity.reads_times(level) for level in config.model.granularities):
+    if any(granularity.parse(level).reads_times for level in config.model.granularities):
         named.append("times of the events")
     if config.model.outputs != "next_item" and "rating" not in inputs:
         named.append("rating")

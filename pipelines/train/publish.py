@@ -11,14 +11,13 @@ import numpy as np
 from rich.console import Console
 
 from mgray.config import TrainConfig, TrainJobConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query
 from mgray.data.manifest import MANIFEST_FILE, Manifest
 from mgray.eval.part_metrics import PartMetrics, valid_share
 from mgray.report import report_data as report
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
-from mgray.schema import UNKNOWN
+from mgray.schema import UNKNOWN, OptionalColumn
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
 from pipelines import tracking
