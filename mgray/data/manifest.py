@@ -4,13 +4,13 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
 from mgray.errors import InputError
 from mgray.record import Record
-from mgray.schema import READABLE_VERSIONS
+from mgray.schema import READABLE_VERSIONS, OptionalColumn
 
 MANIFEST_FILE = "manifest.json"
 # true of this making of the version only
@@ -97,6 +97,20 @@ class Manifest(Record):
     @property
     def version_key(self) -> str:
         return self.ingest_key
+
+    def has(self, column: OptionalColumn) -> bool:
+        """Whether the log has values in this event column."""
+        match column:
+            case "times":
+                return self.has_times
+            case "ratings":
+                return self.has_ratings
+            case "event_types":
+                return self.has_event_types
+            case "features":
+                return bool(self.features)
+            case _:
+                assert_never(column)
 
     def files(self) -> dict[str, int | None]:
         """Every file of the version, with its bytes where they are on record."""

@@ -15,13 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from mgray.config import EvaluateConfig, GateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query, Turn
 from mgray.data.manifest import Manifest
 from mgray.errors import InputError
 from mgray.eval.gate import Cost, GateDecision, IntArray, PeriodQueries, decide, rank_metrics
 from mgray.eval.ranking import own_batches, rank_batch
-from mgray.schema import PAD, UNKNOWN
+from mgray.schema import PAD, UNKNOWN, OptionalColumn
 from mgray.serve.recommender import Recommender
 from mgray.serve.request import raw_lists
 from mgray.serve.scorer import max_score_rows

@@ -9,13 +9,13 @@ import numpy.typing as npt
 import torch
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Part
 from mgray.eval.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.eval.ranking import evaluate_batches, part_batches
 from mgray.eval.rating import evaluate_ratings, rating_batches
 from mgray.eval.slices import SliceFigures
 from mgray.model.ensemble import Model
+from mgray.schema import OptionalColumn
 from mgray.serve.rater import ModelRater
 from mgray.serve.scorer import ModelScorer
 

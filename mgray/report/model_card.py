@@ -55,7 +55,7 @@ def _trained_on(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
 def _reads(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
     named = [given.get(name, name.replace("_", " ")) for name in config.model.inputs]
-    if any(granularity.reads_times(level) for level in config.model.granularities):
+    if any(granularity.parse(level).reads_times for level in config.model.granularities):
         named.append("times of the events")
     if config.model.outputs != "next_item" and "rating" not in config.model.inputs:
         named.append("rating")

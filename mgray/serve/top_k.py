@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from mgray.data.columns import Columns, OptionalColumn
+from mgray.data.columns import Columns
 from mgray.data.inputs import Inputs
 from mgray.data.padding import flat_places, pad_spans, plan_batches
 from mgray.errors import InputError
-from mgray.schema import PAD, PREDICTION_SCHEMA
+from mgray.schema import PAD, PREDICTION_SCHEMA, OptionalColumn
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.translation import Translation
 

@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 
 from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query
 from mgray.data.manifest import MANIFEST_FILE, Manifest
 from mgray.eval.part_metrics import PartMetrics, valid_share
@@ -19,7 +18,7 @@ from mgray.eval.slices import SliceFigures
 from mgray.report import report_data
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
-from mgray.schema import UNKNOWN
+from mgray.schema import UNKNOWN, OptionalColumn
 from mgray.serve.model_folder import ModelInfo
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
