@@ -1,31 +1,21 @@
-"""Pure functions from a log's raw columns to typed events, cut times, and the vocabulary.
+"""Parses a log's raw columns into typed events, and finds the times at which a temporal split cuts.
 
 Every function takes whole columns and returns whole columns; none reads a file, and none loops over rows in Python.
-Legend: `E` events, `V` items. Timestamps are seconds since 1970-01-01 UTC throughout.
+Legend: `E` events. Timestamps are seconds since 1970-01-01 UTC throughout.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray.errors import InputError
 from mgray.ingest.spelling import EXACT, NO_VALUE, WHOLE, positional
-from mgray.schema import (
-    EVENT_TYPE,
-    FEATURE,
-    ITEM_ID,
-    OUTSIDE_SCHEMA,
-    RATING,
-    TIMESTAMP,
-    USER_ID,
-    VOCABULARY_SCHEMA,
-)
+from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
 # A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
@@ -222,63 +212,98 @@ def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -
         rows = rows.with_columns(pl.lit(None, pl.String).alias("problem"))
     finer = finer_unit(rows[TIMESTAMP], unit)
     if form is not None and not _is_moment(rows[TIMESTAMP]):  # its numbers are no seconds
-        finer = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
+        finer = _nulls(rows.height)
     if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, for no calendar can spell them
         rows, unit = rows.with_columns(_typed_seconds(rows[TIMESTAMP]).alias(TIMESTAMP)), "s"
-    nothing = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
+    features = [name for name in rows.columns if name.startswith(FEATURE)]
+    typed = _typed_columns(rows, features, unit, form)
+    checks = [
+        rows["problem"],
+        *_id_reasons(),
+        *_time_reasons(rows[TIMESTAMP], finer, unit, form),
+        *_number_reasons(rows, features),
+    ]
+    reason = typed.select(pl.coalesce(*checks).alias("reason")).to_series()
+    good = reason.is_null()
+    return Parsed(typed.filter(good).drop("has_rating"), _set_aside(rows, reason, features))
+
+
+def _nulls(count: int) -> pl.Series:
+    """Text [count], all null."""
+    return pl.repeat(None, count, dtype=pl.String, eager=True)
+
+
+def _stripped(column: pl.Series) -> pl.Series:
+    return column.cast(pl.String).str.strip_chars()
+
+
+def _typed_columns(rows: pl.DataFrame, features: list[str], unit: str, form: str | None) -> pl.DataFrame:
+    """The columns of `Parsed.events`, null where a value cannot be read, and `has_rating`: whether one is given."""
+    nothing = _nulls(rows.height)
     rating = rows[RATING] if RATING in rows.columns else nothing
-    rating_text = rating.cast(pl.String).str.strip_chars()
     kind = rows[EVENT_TYPE].cast(pl.String) if EVENT_TYPE in rows.columns else nothing
-    names = [name for name in rows.columns if name.startswith(FEATURE)]
-    feature_text = {name: rows[name].cast(pl.String).str.strip_chars() for name in names}
-    parsed = pl.DataFrame(
+    return pl.DataFrame(
         {
             USER_ID: id_text(rows[USER_ID]),
             ITEM_ID: id_text(rows[ITEM_ID]),
             TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit, form),
             RATING: _numbers(rating),
             EVENT_TYPE: pl.select(pl.when(~is_none(kind.str.strip_chars())).then(kind)).to_series(),
-            "has_rating": ~is_none(rating_text).fill_null(True),
-            **{name: _numbers(rows[name]).fill_nan(None) for name in names},
+            "has_rating": ~is_none(_stripped(rating)).fill_null(True),
+            **{name: _numbers(rows[name]).fill_nan(None) for name in features},
         }
     )
-    no_numbers = [
-        pl.when(~is_none(feature_text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
-            pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name])
-        )
-        for name in names
+
+
+def _id_reasons() -> list[pl.Expr]:
+    """What is wrong with the ids, over the typed columns; null: nothing."""
+    empty = ((USER_ID, "user_id is empty"), (ITEM_ID, "item_id is empty"))
+    return [pl.when(pl.col(name).is_null()).then(pl.lit(reason)) for name, reason in empty]
+
+
+def _time_reasons(times: pl.Series, finer: pl.Series, unit: str, form: str | None) -> list[pl.Expr]:
+    """What is wrong with the times, over the typed columns; null: nothing. finer: as `finer_unit` finds it."""
+    given = times.cast(pl.String)
+    far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given)
+    looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given, finer)
+    unreadable = (
+        pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given)
+        if form is None
+        else pl.format("timestamp '{}' is not of the format {}", given, pl.lit(form))
+    )
+    is_empty = is_none(given.str.strip_chars()).fill_null(True)
+    return [
+        pl.when(finer == "").then(far).when(finer.is_not_null()).then(looks),
+        pl.when(pl.col(TIMESTAMP).is_null()).then(
+            pl.when(is_empty).then(pl.lit("timestamp is empty")).otherwise(unreadable)
+        ),
     ]
-    given_time = rows[TIMESTAMP].cast(pl.String)
-    far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given_time)
-    looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given_time, finer)
-    reason = parsed.select(
-        pl.coalesce(
-            rows["problem"],
-            pl.when(pl.col(USER_ID).is_null()).then(pl.lit("user_id is empty")),
-            pl.when(pl.col(ITEM_ID).is_null()).then(pl.lit("item_id is empty")),
-            pl.when(finer == "").then(far).when(finer.is_not_null()).then(looks),
-            pl.when(pl.col(TIMESTAMP).is_null()).then(
-                pl.when(is_none(given_time.str.strip_chars()).fill_null(True))
-                .then(pl.lit("timestamp is empty"))
-                .otherwise(
-                    pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given_time)
-                    if form is None
-                    else pl.format("timestamp '{}' is not of the format {}", given_time, pl.lit(form))
-                )
-            ),
-            # as float32, which histories hold
-            pl.when(pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)).then(
-                pl.format("rating '{}' is not a number", rating_text)
-            ),
-            *no_numbers,
-        ).alias("reason")
-    ).to_series()
-    good = reason.is_null()
-    bad = rows.filter(~good).with_columns(reason.filter(~good))
+
+
+def _number_reasons(rows: pl.DataFrame, features: list[str]) -> list[pl.Expr]:
+    """What is wrong with ratings and features, over the typed columns; null: nothing."""
+    text = {name: _stripped(rows[name]) for name in features}
+    rating = _stripped(rows[RATING]) if RATING in rows.columns else _nulls(rows.height)
+    # as float32, which histories hold
+    is_wrong = pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)
+    return [
+        pl.when(is_wrong).then(pl.format("rating '{}' is not a number", rating)),
+        *(
+            pl.when(~is_none(text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
+                pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", text[name])
+            )
+            for name in features
+        ),
+    ]
+
+
+def _set_aside(rows: pl.DataFrame, reason: pl.Series, features: list[str]) -> pl.DataFrame:
+    """The rows with a reason, as `Parsed.bad` has them."""
+    bad = rows.filter(reason.is_not_null()).with_columns(reason.drop_nulls())
     if "raw" not in bad.columns:
-        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *names) if c in bad.columns]
+        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *features) if c in bad.columns]
         bad = bad.with_columns(pl.struct(given).struct.json_encode().alias("raw"))
-    return Parsed(parsed.filter(good).drop("has_rating"), bad.select("line", "reason", pl.col("raw").fill_null("")))
+    return bad.select("line", "reason", pl.col("raw").fill_null(""))
 
 
 def temporal_cuts(
@@ -319,73 +344,3 @@ def _ordered(value: float) -> int:
 def _float(ordered: int) -> float:
     value = np.int64(abs(ordered)).view(np.float64)
     return float(value if ordered >= 0 else -value)
-
-
-class Vocabularies(NamedTuple):
-    warm: pa.Table  # VOCABULARY_SCHEMA [V]
-    cold: pa.Table  # item_id, num_train_events: items that train, but in fewer than `min_count` events
-    numbers: npt.NDArray[np.int32]  # number of each item given; 0: none
-
-
-def build_vocabulary(
-    item_ids: pa.Array,
-    counts: npt.NDArray[np.int64],
-    titles: pl.DataFrame | None = None,
-    min_count: int = 1,
-    known: Sequence[str] = (),
-) -> Vocabularies:
-    """Distinct raw ids and how many events of the training part each has -> numbers 1..V.
-
-    By falling count, ties by raw id, byte by byte. `known`: raw ids that have the numbers 1, 2, ... already and keep
-    them, whatever their counts; the others follow. `titles`: item_id, title; the first title of an id counts.
-    """
-    items = pl.DataFrame({ITEM_ID: pl.Series(pl.from_arrow(item_ids), dtype=pl.String), "num_train_events": counts})
-    items = items.with_row_index("code")
-    before = pl.DataFrame(
-        {ITEM_ID: pl.Series(known, dtype=pl.String), "place": pl.Series(range(len(known)), dtype=pl.Int64)}
-    )
-    items = items.join(before, on=ITEM_ID, how="full" if known else "left", coalesce=True)
-    items = items.with_columns(pl.col("num_train_events").fill_null(0))
-    trained = items.filter((pl.col("num_train_events") > 0) | pl.col("place").is_not_null())
-    trained = trained.sort(["place", "num_train_events", ITEM_ID], descending=[False, True, False], nulls_last=True)
-    is_warm = pl.col("place").is_not_null() | (pl.col("num_train_events") >= min_count)
-    cold = trained.filter(~is_warm).select(ITEM_ID, "num_train_events")
-    warm = trained.filter(is_warm).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("item"))
-    numbers = np.zeros(len(counts), np.int32)
-    found = warm.drop_nulls("code")
-    numbers[found["code"].to_numpy()] = found["item"].to_numpy()
-    if titles is None:
-        titles = pl.DataFrame(schema={ITEM_ID: pl.String, "title": pl.String})
-    titles = titles.unique(subset=ITEM_ID, keep="first", maintain_order=True)
-    titled = warm.join(titles, on=ITEM_ID, how="left", maintain_order="left")
-    schema = pa.schema([VOCABULARY_SCHEMA.field(ITEM_ID), VOCABULARY_SCHEMA.field("num_train_events")])
-    return Vocabularies(_to_arrow(titled, VOCABULARY_SCHEMA), _to_arrow(cold, schema), numbers)
-
-
-def list_outside(item_ids: pa.Array, numbers: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.int32]]:
-    """Items without a number -> (OUTSIDE_SCHEMA in the order of the ids' bytes, each item's row in it, -1: none).
-
-    item_ids: distinct ids; numbers: of each, 0: none, as build_vocabulary gives them.
-    """
-    left = np.flatnonzero(numbers == 0)
-    ids = item_ids.cast(pa.large_string()).take(pa.array(left))
-    order = pc.sort_indices(ids).to_numpy()
-    rows = np.full(len(numbers), -1, np.int32)
-    rows[left[order]] = np.arange(len(left), dtype=np.int32)
-    return pa.table([ids.take(pa.array(order))], schema=OUTSIDE_SCHEMA), rows
-
-
-def order_event_types(counts: Mapping[str, int], known: Sequence[str] = ()) -> list[str]:
-    """Events of the training part of each event type -> the types that have numbers: number i at index i.
-
-    By falling count, ties by name; what never trains has none. `known`: types that have the numbers 0, 1, ... already
-    and keep them, whatever their counts; the others follow.
-    """
-    new = {name for name, count in counts.items() if count}.difference(known)
-    return [*known, *sorted(new, key=lambda name: (-counts[name], name))]
-
-
-def _to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    table = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-    # rechunked, so that the bytes of the file written from it do not depend on how the work was split
-    return table.cast(schema).combine_chunks()

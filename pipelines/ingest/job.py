@@ -35,6 +35,7 @@ from mgray.data.dataset import Dataset
 from mgray.data.manifest import Manifest, commit, digest, read_manifest
 from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest import parse
+from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
 from mgray.report.ingest_report import IngestReport, draw_ingest, ingest_table
 from mgray.schema import ITEM_ID, QUARANTINE_SCHEMA, USER_ID
 from pipelines.ingest import id_notes, tasks
@@ -276,9 +277,7 @@ def _build(config: DataConfig, plan: Plan, staging: Path, run: _Run) -> dict[str
     for name, mean, std in zip(job.layers.features, measured.mean, measured.std, strict=True):
         if not np.isfinite([mean, std]).all():
             raise InputError(f"data.columns.features: {name} has numbers too large to standardize; leave it out")
-    event_types = parse.order_event_types(
-        event_type_counts(log_types, finish, "train_event_types"), plan.known_event_types
-    )
+    event_types = order_event_types(event_type_counts(log_types, finish, "train_event_types"), plan.known_event_types)
     outside_types = sorted(set(log_types).difference(event_types))
     type_number = {name: number for number, name in enumerate([*event_types, *outside_types])}
     job = job._replace(
@@ -380,8 +379,8 @@ def _item_ids(job: tasks.IngestJob) -> list[pa.Array]:
 
 def _vocabulary(config: DataConfig, job: tasks.IngestJob, plan: Plan, staging: Path, ids: pa.Array) -> dict[str, Any]:
     counts = tasks.add_counts(job, "counts")
-    built = parse.build_vocabulary(ids, counts, plan.titles, config.min_item_count, plan.known_items)
-    outside, outside_rows = parse.list_outside(ids, built.numbers)
+    built = build_vocabulary(ids, counts, plan.titles, config.min_item_count, plan.known_items)
+    outside, outside_rows = list_outside(ids, built.numbers)
     if plan.titles is not None and built.warm["title"].null_count == built.warm.num_rows:
         id_notes.tell_titles(plan.settings["titles"], plan.titles[ITEM_ID], ids)
     np.save(job.folder / "work" / "numbers.npy", built.numbers)

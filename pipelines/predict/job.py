@@ -43,7 +43,7 @@ from pipelines.predict.tasks import PartScorer, PredictJob, peak_rss_bytes, plan
 from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, Timer, console, say
 from pipelines.runtime.redact import shown_uri
-from pipelines.runtime.versions import committed, put_in_place, staging_folder
+from pipelines.runtime.versions import committed, put_in_place, short_key, staging_folder
 from pipelines.tracking.registry import Registry, own_data
 
 # Rules of data.clean that take events out of a history that is scored.
@@ -228,7 +228,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
         }
         made_from = {"model": model.record.model_dump(), "settings": shaping, "schema_version": SCHEMA_VERSION}
         key = digest(made_from | {"dataset": dataset.manifest.fingerprint})
-        folder = target / key[:16]
+        folder = target / short_key(key)
         manifest = None if settings.overwrite else committed(folder, key, read_predictions)
         reused = manifest is not None
         measured: dict[str, Any] = {}
