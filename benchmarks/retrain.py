@@ -42,7 +42,7 @@ from mgray.schema import UNKNOWN
 from mgray.serve.recommender import Recommender
 from mgray.serve.scorer import ModelScorer
 from mgray.train.resolve import resolve_model, resolve_train
-from pipelines.ingest.source.resolve import fetch_movielens
+from pipelines.ingest.source.presets import fetch_movielens
 from pipelines.lifecycle.retrain import run_retrain, warm_training
 from pipelines.tracking import fetch_model
 from pipelines.tracking.registry import Registry

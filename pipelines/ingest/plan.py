@@ -22,8 +22,10 @@ from pipelines.ingest.append import Base, find_base, take_over
 from pipelines.ingest.id_notes import read_forgotten
 from pipelines.ingest.source.digests import Log
 from pipelines.ingest.source.layouts import Layout
-from pipelines.ingest.source.readers import Range
-from pipelines.ingest.source.resolve import LogFile, Source, read_titles, resolve
+from pipelines.ingest.source.log_files import LogFile
+from pipelines.ingest.source.ranges import Range
+from pipelines.ingest.source.resolve import Source, resolve
+from pipelines.ingest.source.titles import read_titles
 from pipelines.ingest.staging import STAGED_FOLDER, Layers, key_fingerprint
 from pipelines.ingest.tasks import Rules, Unit
 from pipelines.runtime.console import Timer

@@ -34,7 +34,7 @@ from mgray.errors import InputError
 from mgray.ingest.hashing import bucket_of, stable_hash
 from mgray.ingest.spelling import ODD_NUMBER, is_no_value
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
-from pipelines.ingest.source.readers import AS_IT_IS, Block, Respelled
+from pipelines.ingest.source.blocks import AS_IT_IS, Block, Respelled
 
 STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"

@@ -29,9 +29,11 @@ from mgray.ingest.clean import Events
 from mgray.ingest.hashing import merge_ids
 from mgray.schema import TEST, TRAIN, UNKNOWN, VALID
 from pipelines.ingest.id_notes import TwoWays, places_of
+from pipelines.ingest.source.blocks import AS_IT_IS, BOTH_WAYS, Block
 from pipelines.ingest.source.layouts import Layout, layout_error, read_layout
-from pipelines.ingest.source.readers import AS_IT_IS, BOTH_WAYS, Block, Range, read_range, scan
-from pipelines.ingest.source.resolve import READ_ERRORS, LogFile, read_error
+from pipelines.ingest.source.log_files import READ_ERRORS, LogFile, read_error
+from pipelines.ingest.source.ranges import Range, inspect_file
+from pipelines.ingest.source.readers import read_range
 from pipelines.ingest.staging import (
     Layers,
     PieceWriter,
@@ -143,7 +145,7 @@ def scan_files(files: tuple[LogFile, ...], columns: Any, range_bytes: int) -> Re
     for file in files:
         layout = read_layout(file, columns)
         try:
-            one = scan(file, layout, range_bytes)
+            one = inspect_file(file, layout, range_bytes)
         except READ_ERRORS as error:
             raise layout_error(file, error) from error
         found.append({"bytes": one.bytes, "sha256": one.sha256, "layout": layout._asdict(), "ranges": one.ranges})

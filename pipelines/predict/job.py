@@ -38,7 +38,7 @@ from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, l
 from mgray.serve.translation import check_items_known
 from pipelines import tracking
 from pipelines.ingest.job import IngestResult, Progress, describe, ingest
-from pipelines.ingest.source.resolve import read_item_ids
+from pipelines.ingest.source.titles import read_item_ids
 from pipelines.predict.tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
 from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, Timer, console, say

@@ -13,8 +13,8 @@ from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines.ingest.plan import Plan, check_named_columns
 from pipelines.ingest.source.layouts import Layout
-from pipelines.ingest.source.readers import Range
-from pipelines.ingest.source.resolve import Format, LogFile
+from pipelines.ingest.source.log_files import Format, LogFile
+from pipelines.ingest.source.ranges import Range
 from pipelines.ingest.staging import Layers
 from pipelines.ingest.tasks import Rules, Unit
 from pipelines.runtime.lock import hold

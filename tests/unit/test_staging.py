@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mgray.errors import InputError
 from mgray.ingest.hashing import bucket_of, stable_hash
 from pipelines.ingest import staging
-from pipelines.ingest.source.readers import Block
+from pipelines.ingest.source.blocks import Block
 from pipelines.ingest.staging import (
     Layers,
     PieceWriter,

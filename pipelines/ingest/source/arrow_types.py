@@ -1,6 +1,4 @@
-"""Columns of Parquet whose types polars does not take, as ones that it does. Ids are spelled as mgray.ingest.spelling
-says.
-"""
+"""Casts columns of Parquet to types that polars reads. Ids are spelled by the rule of `mgray.ingest.spelling`."""
 
 from collections.abc import Callable
 
@@ -9,6 +7,33 @@ import polars as pl
 import pyarrow as pa
 
 from mgray.ingest.spelling import positional
+
+
+def readable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """The same values in a type that polars reads. Raises ArrowInvalid for bytes that are no UTF-8."""
+    kind, types = values.type, pa.types
+    if types.is_dictionary(kind) and not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
+        return readable(values.cast(kind.value_type))
+    if isinstance(kind, pa.UuidType):
+        return uuid_text(values).cast(pa.string())
+    if isinstance(kind, pa.BaseExtensionType):
+        return readable(values.cast(kind.storage_type))
+    if types.is_decimal256(kind):
+        try:
+            return values.cast(pa.decimal128(38, kind.scale))
+        except pa.ArrowInvalid:
+            return decimal_text(values).cast(pa.string())
+    if types.is_decimal32(kind) or types.is_decimal64(kind):
+        return values.cast(pa.decimal128(38, kind.scale))
+    if types.is_float16(kind):
+        return values.cast(pa.float32())
+    if types.is_fixed_size_binary(kind):
+        return values.cast(pa.binary()).cast(pa.string())
+    if types.is_large_binary(kind):
+        return values.cast(pa.large_string())
+    if types.is_binary(kind) or types.is_string_view(kind) or types.is_binary_view(kind):
+        return values.cast(pa.string())
+    return values
 
 
 def uuid_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:

@@ -15,6 +15,13 @@ def shown(separator: str) -> str:
     return SEPARATORS.get(separator, repr(separator))
 
 
+def may_quote(kind: str, separator: str) -> bool:
+    """Whether fields may be quoted in text of a format (`Format`) with this separator."""
+    if len(separator) > 1 or separator == BLANKS or kind == "tsv":
+        return False
+    return kind == "csv" or separator in QUOTING
+
+
 def given_separator(text: str) -> str:
     """A separator as the config spells it: a backslash and a t are a tab, any number of blanks is BLANKS."""
     plain = text.replace("\\t", "\t")

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from mgray.config import DataConfig
 from mgray.data.manifest import Manifest, SourceFile
-from pipelines.ingest.source.resolve import LogFile, Source, open_random, read_error, resolve
+from pipelines.ingest.source.filesystems import open_random
+from pipelines.ingest.source.log_files import LogFile, read_error
+from pipelines.ingest.source.resolve import Source, resolve
 
 HASHING_THREADS = 4
 CHUNK_BYTES = 4 << 20

@@ -1,4 +1,4 @@
-"""Rows that hold lists to rows of one event each, and Parquet's rarer types to those that polars reads.
+"""Rows that hold lists, to rows of one event each.
 
 A path such as `events.aid` names a field of a struct, or that field of each struct of a list.
 """
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from mgray.ingest.spelling import positional
 from mgray.schema import FEATURE, ITEM_ID
-from pipelines.ingest.source.arrow_types import decimal_text, uuid_text
+from pipelines.ingest.source.arrow_types import readable
 
 Ints = npt.NDArray[np.int64]
 MAX_EXPONENT = 400  # of a number of JSON that is written without one: beyond any float's
@@ -85,33 +85,6 @@ def column_at(table: pa.Table, path: str) -> Column:
         else:
             values = pc.struct_field(values, rest.pop(0))
     return Column(readable(values), lengths)
-
-
-def readable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The same values in a type that polars reads. Raises ArrowInvalid for bytes that are no UTF-8."""
-    kind, types = values.type, pa.types
-    if types.is_dictionary(kind) and not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
-        return readable(values.cast(kind.value_type))
-    if isinstance(kind, pa.UuidType):
-        return uuid_text(values).cast(pa.string())
-    if isinstance(kind, pa.BaseExtensionType):
-        return readable(values.cast(kind.storage_type))
-    if types.is_decimal256(kind):
-        try:
-            return values.cast(pa.decimal128(38, kind.scale))
-        except pa.ArrowInvalid:
-            return decimal_text(values).cast(pa.string())
-    if types.is_decimal32(kind) or types.is_decimal64(kind):
-        return values.cast(pa.decimal128(38, kind.scale))
-    if types.is_float16(kind):
-        return values.cast(pa.float32())
-    if types.is_fixed_size_binary(kind):
-        return values.cast(pa.binary()).cast(pa.string())
-    if types.is_large_binary(kind):
-        return values.cast(pa.large_string())
-    if types.is_binary(kind) or types.is_string_view(kind) or types.is_binary_view(kind):
-        return values.cast(pa.string())
-    return values
 
 
 def explode(columns: Mapping[str, Column], item: str, num_rows: int, roles: Mapping[str, str]) -> Exploded:

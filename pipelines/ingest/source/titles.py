@@ -15,7 +15,7 @@ from mgray.errors import InputError
 from mgray.ingest.parse import id_text
 from mgray.ingest.spelling import id_lines
 from mgray.schema import ITEM_ID
-from pipelines.ingest.source.nested import readable
+from pipelines.ingest.source.arrow_types import readable
 
 TABLES = ".csv, .tsv, .jsonl, .ndjson (each also .gz, .zst), .parquet"
 _READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError)

@@ -1,4 +1,4 @@
-"""Text to records, and records to columns of text, with the line and the reason of whatever breaks a rule."""
+"""Text to rows, and rows to columns of text, with the line and the reason of whatever breaks a rule."""
 
 import re
 
@@ -14,8 +14,8 @@ TORN = "its quotes do not match"
 IDS = (USER_ID, ITEM_ID)
 
 
-def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
-    """Text of rows to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
+def split_rows(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
+    """Text to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
 
     encoding: of the log, whose letters are UTF-8 by now, and whose other bytes are as they were.
 
@@ -44,12 +44,12 @@ def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "U
             pl.when(decoded.cast(pl.Binary) != column).then(pl.lit(f"the row is not valid {encoding}"))
         ).to_series()
         column = decoded
-    records = pl.DataFrame(
+    rows = pl.DataFrame(
         {"line": lines[: len(column)], "raw": column.str.strip_chars_end("\r\n"), "problem": problem},
         schema_overrides={"line": pl.Int64},
     )
     # a TSV row of tabs alone is a row of empty fields, not a blank line
-    return records.filter(~pl.col("raw").str.contains("^ *$"))
+    return rows.filter(~pl.col("raw").str.contains("^ *$"))
 
 
 def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
@@ -71,12 +71,12 @@ def split_fields(raw: pl.Series, separator: str) -> pl.Series:
 
 
 def separated_columns(
-    records: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
+    rows: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
 ) -> pl.DataFrame:
-    """Records to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
-    raw = records["raw"]
+    """Rows to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
+    raw = rows["raw"]
     fields = split_fields(raw, separator)
-    problem = records["problem"]
+    problem = rows["problem"]
     if quoted:
         has_quotes = raw.str.contains('"', literal=True)
         if has_quotes.any():
@@ -90,7 +90,7 @@ def separated_columns(
         pl.format("{} fields where the header names {}", fields.list.len(), pl.lit(expected))
     )
     found = {role: fields.list.get(header.index(name), null_on_oob=True).rename(role) for role, name in columns.items()}
-    return records.with_columns(pl.coalesce(problem, wrong_number).alias("problem"), *found.values())
+    return rows.with_columns(pl.coalesce(problem, wrong_number).alias("problem"), *found.values())
 
 
 def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
@@ -127,9 +127,9 @@ def _without_exponents(ids: pl.Series) -> pl.Series:
     return ids.scatter(small.arg_true(), [positional(one) for one in ids.filter(small)]) if small.any() else ids
 
 
-def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
+def json_columns(rows: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
     """JSON Lines to `line`, `raw`, `problem` and a column of text a role."""
-    raw = records["raw"]
+    raw = rows["raw"]
     found: dict[str, pl.Series] = {}
     for role, name in columns.items():
         value = raw.str.json_path_match(_json_path([name]))
@@ -137,7 +137,7 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
             value = pl.select(pl.coalesce(value, raw.str.json_path_match(_json_path(name.split("."))))).to_series()
         value = value.rename(role)
         found[role] = _whole(_without_exponents(value)) if role in IDS else value
-    frame = records.with_columns(*found.values())
+    frame = rows.with_columns(*found.values())
     needed = [role for role in (USER_ID, ITEM_ID, TIMESTAMP) if role in found]
     missing = frame.select(pl.any_horizontal(pl.col(needed).is_null())).to_series()
     no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(
