@@ -217,7 +217,7 @@ def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -
         rows, unit = rows.with_columns(_typed_seconds(rows[TIMESTAMP]).alias(TIMESTAMP)), "s"
     features = [name for name in rows.columns if name.startswith(FEATURE)]
     typed = _typed_columns(rows, features, unit, form)
-    checks = [
+    checks: list[pl.Series | pl.Expr] = [
         rows["problem"],
         *_id_reasons(),
         *_time_reasons(rows[TIMESTAMP], finer, unit, form),

@@ -4,8 +4,9 @@ Everything goes to stderr as one line. Ids of a forget list are in no file, no m
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from mgray.data.manifest import Manifest
 from mgray.errors import InputError, first_few
 from mgray.ingest.spelling import id_lines, plain_number
 from mgray.schema import ITEM_ID, USER_ID
+from pipelines.ingest.results import StagedUnit, TwoWays
 from pipelines.ingest.staging import read_done, unpack_bits
 
 IDS_SHOWN = 5
@@ -36,11 +38,11 @@ def read_forgotten(file: str) -> tuple[str, ...]:
     return tuple(id_lines(text))
 
 
-def unmatched(forgotten: tuple[str, ...], read: list[dict[str, Any]]) -> list[str]:
+def unmatched(forgotten: tuple[str, ...], read: Sequence[StagedUnit]) -> list[str]:
     """The forgotten ids that no unit has a row of. read: what the units hold."""
     found = np.zeros(len(forgotten), bool)
-    for result in read:
-        found |= unpack_bits(result["found_forgotten"], len(forgotten))
+    for unit in read:
+        found |= unpack_bits(unit.found_forgotten, len(forgotten))
     return [user for user, matched in zip(forgotten, found, strict=True) if not matched]
 
 
@@ -83,9 +85,9 @@ class OddNumbers(NamedTuple):
     plain: list[str]
 
 
-def odd_numbers(read: list[dict[str, Any]], role: str) -> OddNumbers:
+def odd_numbers(read: Sequence[StagedUnit], role: str) -> OddNumbers:
     """The first MAX_ODD_NUMBERS by id. read: what the units hold, of each of which some are known."""
-    ids = sorted({text for result in read for text in result["odd_ids"][role]})[:MAX_ODD_NUMBERS]
+    ids = sorted({text for unit in read for text in unit.odd_ids[role]})[:MAX_ODD_NUMBERS]
     return OddNumbers(ids, [plain_number(text) for text in ids])
 
 
@@ -111,16 +113,8 @@ def places_of(plain: tuple[str, ...] | list[str], ids: pa.Array) -> list[int]:
     return [place for place, found in enumerate(there.to_pylist()) if found]
 
 
-class TwoWays(NamedTuple):
-    """Ids that the log spells in two ways which are one by the rule of ids."""
-
-    num_ids: int
-    example: str | None
-
-
-def two_ways(results: list[dict[str, Any]]) -> TwoWays:
-    """Sums what tasks found. results: each with "two_ways", a count and an example."""
-    found = [TwoWays(*result["two_ways"]) for result in results]
+def sum_two_ways(found: Sequence[TwoWays]) -> TwoWays:
+    """Adds up what tasks found."""
     return TwoWays(sum(one.num_ids for one in found), next((one.example for one in found if one.num_ids), None))
 
 

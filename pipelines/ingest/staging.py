@@ -1,7 +1,7 @@
-"""Staged events: the parsed rows of a part of the log, dictionary-encoded and split by bucket of user, on disk.
+"""Staged events: the parsed rows of a unit of the log, dictionary-encoded and split by bucket of user, on disk.
 
-A unit is a part of the log that one task reads: a range of a file, or several small files. Its folder is named by what
-it is made from, so an ingest that was killed, or one that appends to the log, finds there what was read before:
+A unit is what one task reads: a range of a file, or several small files. Its folder is named by what it is made from,
+so an ingest that was killed, or one that appends to the log, finds there what was read before:
 
     staged/UNIT/done.json             rows, pieces, event types, ...; written last
     staged/UNIT/rows-K.arrow          a record batch a bucket: user (of the bucket's list below), item, time, ...
@@ -15,12 +15,9 @@ A piece K holds a block of the unit's text. Reading is by memory map: a task of 
 import hashlib
 import hmac
 import itertools
-import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,15 +31,17 @@ from mgray.errors import InputError
 from mgray.ingest.hashing import bucket_of, stable_hash
 from mgray.ingest.spelling import ODD_NUMBER, is_no_value
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
+from pipelines.ingest.arrow_files import write_batches
+from pipelines.ingest.results import BadRow, StagedUnit
 from pipelines.ingest.source.blocks import AS_IT_IS, Block, Respelled
 
 STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"
+BAD_ROWS_FILE = "bad.arrow"
 PIECE_BYTES = 64 << 20  # of decompressed text, about
 MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
 WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
 MAX_EVENT_TYPES = 32_767
-MAX_OPEN_FILES = 64
 MAX_ODD_IDS = 200  # of a unit that are looked at
 
 _ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
@@ -69,7 +68,7 @@ class PieceWriter:
         self.good = self.bad = self.forgotten = 0
         self.first_time, self.last_time = np.inf, -np.inf
         self.has_ratings = False
-        self.first_bad: dict[str, Any] | None = None
+        self.first_bad: BadRow | None = None
         self.found_forgotten = np.zeros(len(layers.forgotten), bool)
         self.odd_ids: dict[str, set[str]] = {USER_ID: set(), ITEM_ID: set()}
         self._waiting: list[pa.Table] = []
@@ -84,7 +83,7 @@ class PieceWriter:
                 bad = bad.with_columns(pl.lit(WITHHELD).alias("raw"), pl.col("reason").str.replace(r"(?s)'.*'", "'…'"))
             self._bad.append(bad)
             self.bad += bad.height
-            self.first_bad = self.first_bad or bad.row(0, named=True)
+            self.first_bad = self.first_bad or BadRow(**bad.row(0, named=True))
         if block.events.num_rows:
             self._waiting.append(_common(block.events, self.layers.features))
             self._respelled.append(block.respelled)
@@ -92,25 +91,25 @@ class PieceWriter:
             if self._waiting_bytes >= PIECE_BYTES:
                 self._flush()
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> StagedUnit:
         self._flush()
         if self._bad:
             table = pl.concat([bad.select(QUARANTINE_SCHEMA.names) for bad in self._bad])
             arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(QUARANTINE_SCHEMA)
-            write_batches(self.folder / "bad.arrow", QUARANTINE_SCHEMA, arrow.to_batches())
-        return {
-            "good": self.good,
-            "bad": self.bad,
-            "forgotten": self.forgotten,
-            "pieces": self.pieces,
-            "event_types": list(self.event_types),
-            "has_ratings": self.has_ratings,
-            "first_time": self.first_time if self.pieces else None,
-            "last_time": self.last_time if self.pieces else None,
-            "first_bad": self.first_bad,
-            "found_forgotten": pack_bits(self.found_forgotten),
-            "odd_ids": {role: sorted(ids)[:MAX_ODD_IDS] for role, ids in self.odd_ids.items()},
-        }
+            write_batches(self.folder / BAD_ROWS_FILE, QUARANTINE_SCHEMA, arrow.to_batches())
+        return StagedUnit(
+            good=self.good,
+            bad=self.bad,
+            forgotten=self.forgotten,
+            pieces=self.pieces,
+            event_types=list(self.event_types),
+            has_ratings=self.has_ratings,
+            first_time=self.first_time if self.pieces else None,
+            last_time=self.last_time if self.pieces else None,
+            first_bad=self.first_bad,
+            found_forgotten=pack_bits(self.found_forgotten),
+            odd_ids={role: sorted(ids)[:MAX_ODD_IDS] for role, ids in self.odd_ids.items()},
+        )
 
     def _flush(self) -> None:
         if not self._waiting:
@@ -284,50 +283,22 @@ def _split_ids(
     return place[codes], bucket[codes], bounds[:-1], slices
 
 
-def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """An Arrow file, under a name of its own until it is whole: a task that runs again overwrites its own work."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    os.replace(draft, path)
-
-
-def read_batch(path: Path, number: int) -> pa.RecordBatch:
-    """A map of the file: its pages are read as they are touched."""
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).get_batch(number)
-
-
-def read_batch_again(path: Path, number: int) -> pa.RecordBatch:
-    """`read_batch` of a file that the process reads many batches of: its table of them is read once."""
-    status = path.stat()
-    return _open_batches(str(path), status.st_ino, status.st_mtime_ns).get_batch(number)
-
-
-@lru_cache(MAX_OPEN_FILES)
-def _open_batches(path: str, inode: int, time_ns: int) -> pa.ipc.RecordBatchFileReader:
-    """inode, time_ns: tell a file from another that was put in its place since."""
-    return pa.ipc.open_file(pa.memory_map(path))
-
-
-def read_done(folder: Path) -> dict[str, Any] | None:
+def read_done(folder: Path) -> StagedUnit | None:
     """What a whole unit holds, None where it is not there or not whole."""
     try:
-        found: dict[str, Any] = json.loads((folder / DONE_FILE).read_text())
+        return StagedUnit.from_json((folder / DONE_FILE).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return found
 
 
-def commit_unit(draft: Path, folder: Path, done: dict[str, Any]) -> dict[str, Any]:
+def commit_unit(draft: Path, folder: Path, done: StagedUnit) -> StagedUnit:
     """Puts a unit in place whole; the first of two writers wins, and both hold the same."""
     # after a machine's end no done.json may speak of rows that never reached its disk; a unit has three files a piece
     for path in draft.iterdir():
         with path.open("rb") as written:
             os.fsync(written.fileno())
     with (draft / DONE_FILE).open("w") as file:
-        json.dump(done, file)
+        file.write(done.to_json())
         file.flush()
         os.fsync(file.fileno())
     try:

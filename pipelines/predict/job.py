@@ -37,7 +37,8 @@ from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
 from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
 from mgray.serve.translation import check_items_known
 from pipelines import tracking
-from pipelines.ingest.job import IngestResult, Progress, describe, ingest
+from pipelines.ingest.job import IngestResult, dataset_line, ingest
+from pipelines.ingest.runner import Progress
 from pipelines.ingest.source.titles import read_item_ids
 from pipelines.predict.tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
 from pipelines.runtime import cluster
@@ -213,7 +214,7 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
                 cluster.connect()
         with timer.phase("dataset"), PhaseProgress(out) as progress:
             found = ingest_to_score(data, home, progress.update)
-        say(out, describe(found))
+        say(out, dataset_line(found))
         dataset = Dataset(found.path.absolute())
         check_items_known(dataset, model.item_ids, f"--model {config.model}")
         for note in lost_events(dataset, info):

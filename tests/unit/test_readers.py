@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from mgray.ingest.spelling import id_spelling
-from pipelines.ingest import tasks
 from pipelines.ingest.source import parquet_rows, ranges
 from pipelines.ingest.source.blocks import BOTH_WAYS, RESPELLED, Block
 from pipelines.ingest.source.careful_text import read_careful
@@ -38,6 +37,8 @@ from pipelines.ingest.source.ranges import inspect_file
 from pipelines.ingest.source.readers import read_range
 from pipelines.ingest.source.resolve import resolve
 from pipelines.ingest.source.rows import TORN
+from pipelines.ingest.tasks import units
+from pipelines.ingest.tasks.units import inspect_files
 
 PLAIN = ("user_id", "item_id", "timestamp")
 WIDE = (*PLAIN, "rating", "event_type", "score", "unused")
@@ -709,7 +710,7 @@ def test_any_damaged_byte_of_a_footer_is_one_clear_line(tmp_path: Path, flip: in
     for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
         try:
-            tasks.scan_files((file,), ColumnsConfig(), 1 << 20)
+            inspect_files((file,), ColumnsConfig(), 1 << 20)
         except InputError as error:
             told.append(str(error))
     assert len(told) > 100
@@ -729,9 +730,9 @@ def test_a_footer_that_breaks_while_files_are_scanned(tmp_path: Path, monkeypatc
             harm()
             return layout
 
-        monkeypatch.setattr(tasks, "read_layout", read_and_harm)
+        monkeypatch.setattr(units, "read_layout", read_and_harm)
         with pytest.raises(InputError) as caught:
-            tasks.scan_files((file,), ColumnsConfig(), WHOLE)
+            inspect_files((file,), ColumnsConfig(), WHOLE)
         return str(caught.value)
 
     whole = path.read_bytes()

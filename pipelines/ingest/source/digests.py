@@ -42,15 +42,15 @@ def digest_log(config: DataConfig, home: Path) -> Log:
 
 def sort_files(log: Log, manifest: Manifest | None) -> Files:
     """Which files of the log the champion's dataset was not made from."""
-    past = {record.sha256: record.path for record in log_records(manifest)} if manifest else {}
+    past = {file.sha256: file.path for file in log_sources(manifest)} if manifest else {}
     found = [(file.name, sha256) for file, sha256 in zip(log.source.files, log.sha256, strict=True)]
     new = [name for name, sha256 in found if sha256 not in past]
     known = [name for name, sha256 in found if sha256 in past]
     return Files(new, known, sorted(past[sha256] for sha256 in past.keys() - set(log.sha256)))
 
 
-def log_records(manifest: Manifest) -> list[SourceFile]:
-    """What a version's log was made of: its sources but the titles, which come last and may be named like a log."""
+def log_sources(manifest: Manifest) -> list[SourceFile]:
+    """The sources of a version but the titles, which come last and may be named like a log."""
     return manifest.sources[:-1] if manifest.config.get("titles") is not None else manifest.sources
 
 

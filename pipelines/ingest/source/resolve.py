@@ -13,6 +13,7 @@ from mgray.errors import InputError, first_few
 from pipelines.ingest.source.filesystems import Found, Listing, list_files, open_random, parse_uri
 from pipelines.ingest.source.log_files import Format, LogFile, log_format, split_compression
 from pipelines.ingest.source.presets import fetch_movielens, known_preset
+from pipelines.runtime.versions import short_key
 
 # taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
 DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
@@ -133,7 +134,7 @@ def _local_copy(path: str, home: Path) -> Path:
     remote = parse_uri(path)
     if remote is None:
         return Path(path)
-    folder = home / "raw" / "titles" / hashlib.sha256(path.encode()).hexdigest()[:16]
+    folder = home / "raw" / "titles" / short_key(hashlib.sha256(path.encode()).hexdigest())
     target = folder / remote.key.rsplit("/", 1)[-1]
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
