@@ -81,13 +81,8 @@ def build_version(config: DataConfig, plan: Plan, staging: Path, runner: TaskRun
     context = _with_pieces(context, read, log_types)._replace(pieces_key=done.name)
     if context.rules.split == "temporal" and context.pieces:
         context = _with_cuts(build, context)
-    items = runner.map(
-        "items",
-        MergedItems,
-        partial(merge_items, context),
-        context.layers.num_partitions if context.pieces else 0,
-        done,
-    )
+    num_partitions = context.layers.num_partitions if context.pieces else 0
+    items = runner.map("items", MergedItems, partial(merge_items, context), num_partitions, done)
     odd = {role: id_notes.odd_numbers(read, role) for role in (USER_ID, ITEM_ID)}
     id_notes.tell_kept(config.privacy.forget, plan.layers.forgotten, odd[USER_ID])
     context = _with_items(context, items)._replace(odd_users=tuple(odd[USER_ID].plain))

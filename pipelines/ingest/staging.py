@@ -112,6 +112,7 @@ class PieceWriter:
         )
 
     def _flush(self) -> None:
+        """Writes the blocks that wait as one piece."""
         if not self._waiting:
             return
         table = pa.concat_tables(self._waiting).unify_dictionaries()
@@ -125,50 +126,62 @@ class PieceWriter:
         users = _private(raw_users, self.layers)
         if self.layers.forgotten:
             kept = pc.is_valid(users)
-            gone = raw_users.filter(pc.invert(kept))
-            here = gone.dictionary.take(gone.indices.unique())
-            asked = pa.array(self.layers.forgotten, pa.string())
-            self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
-            self.forgotten += table.num_rows - pc.sum(kept).as_py()
+            self._note_forgotten(raw_users.filter(pc.invert(kept)))
             table, users = table.filter(kept), users.filter(kept)
             if not table.num_rows:
                 return
+        self._note_odd(ITEM_ID, one_chunk(table[ITEM_ID]).dictionary)
+        if self.layers.key is None:
+            self._note_odd(USER_ID, raw_users.dictionary)
+        self._write_piece(table, users, spelled)
+
+    def _write_piece(
+        self, table: pa.Table, users: pa.DictionaryArray, spelled: dict[str, npt.NDArray[np.uint8] | None]
+    ) -> None:
+        """Writes events and their ids. users: of each event, as they are to be stored; spelled: see `_spelled`."""
         number = len(self.pieces)
         self.pieces.append(table.num_rows)
         time = one_chunk(table[TIMESTAMP]).to_numpy()
         self.first_time = min(self.first_time, float(time.min()))
         self.last_time = max(self.last_time, float(time.max()))
-
-        row_user, row_bucket, user_bounds, id_batches = _split_ids(users, self.layers.num_buckets, spelled[USER_ID])
-        write_batches(self.folder / f"users-{number}.arrow", id_batches[0].schema, id_batches)
-        items = one_chunk(table[ITEM_ID])
-        row_item, _, _, id_batches = _split_ids(items, self.layers.num_partitions, spelled[ITEM_ID])
-        write_batches(self.folder / f"items-{number}.arrow", id_batches[0].schema, id_batches)
-        self._note_odd(ITEM_ID, items.dictionary)
-        if self.layers.key is None:
-            self._note_odd(USER_ID, raw_users.dictionary)
-
-        order = np.argsort(row_bucket, kind="stable")  # a radix sort: 16 bits
-        bucket = row_bucket[order]
+        by_user = _split_ids(users, self.layers.num_buckets, spelled[USER_ID])
+        by_item = _split_ids(one_chunk(table[ITEM_ID]), self.layers.num_partitions, spelled[ITEM_ID])
+        for kind, ids in (("users", by_user), ("items", by_item)):
+            write_batches(self.folder / f"{kind}-{number}.arrow", ids.batches[0].schema, ids.batches)
+        order = np.argsort(by_user.bucket, kind="stable")  # a radix sort: 16 bits
+        bucket = by_user.bucket[order]
         columns = {
-            "user": row_user[order] - user_bounds[bucket].astype(np.int32),
-            "item": row_item[order],
+            "user": by_user.place[order] - by_user.starts[bucket].astype(np.int32),
+            "item": by_item.place[order],
             "time": time[order],
+            **{name: column[order] for name, column in self._optional_columns(table).items()},
         }
-        if RATING in table.column_names:
-            rating = one_chunk(table[RATING]).to_numpy(zero_copy_only=False).astype(np.float32)
-            if not np.isnan(rating).all():
-                self.has_ratings = True
-                columns["rating"] = rating[order]
-        if EVENT_TYPE in table.column_names:
-            columns["event_type"] = self._type_numbers(one_chunk(table[EVENT_TYPE]))[order]
-        for place, name in enumerate(self.layers.features):
-            values = one_chunk(table[FEATURE + name]).to_numpy(zero_copy_only=False).astype(np.float64)
-            columns[f"feature_{place}"] = values[order]
         rows = pa.record_batch(columns)
         bounds = np.searchsorted(bucket, np.arange(self.layers.num_buckets + 1)).tolist()
         slices = (rows.slice(low, high - low) for low, high in itertools.pairwise(bounds))
         write_batches(self.folder / f"rows-{number}.arrow", rows.schema, slices)
+
+    def _optional_columns(self, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+        """Ratings, where there is one, numbers of event types, and features, in the order of the events."""
+        columns: dict[str, npt.NDArray[Any]] = {}
+        if RATING in table.column_names:
+            rating = one_chunk(table[RATING]).to_numpy(zero_copy_only=False).astype(np.float32)
+            if not np.isnan(rating).all():
+                self.has_ratings = True
+                columns["rating"] = rating
+        if EVENT_TYPE in table.column_names:
+            columns["event_type"] = self._type_numbers(one_chunk(table[EVENT_TYPE]))
+        for place, name in enumerate(self.layers.features):
+            values = one_chunk(table[FEATURE + name]).to_numpy(zero_copy_only=False)
+            columns[f"feature_{place}"] = values.astype(np.float64)
+        return columns
+
+    def _note_forgotten(self, gone: pa.DictionaryArray) -> None:
+        """Counts rows of users of the forget list, and notes which of its ids they match. gone: the rows' users."""
+        here = gone.dictionary.take(gone.indices.unique())
+        asked = pa.array(self.layers.forgotten, pa.string())
+        self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
+        self.forgotten += len(gone)
 
     def _note_odd(self, role: str, words: pa.Array) -> None:
         """Keeps some ids that are numbers in an unusual spelling: another id may name the same thing."""
@@ -256,10 +269,17 @@ def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
     return users
 
 
-def _split_ids(
-    column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.uint8] | None = None
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.int64], list[pa.RecordBatch]]:
-    """Distinct ids by bucket -> (each row's place among them [E], its bucket [E], buckets' starts, their batches)."""
+class _SplitIds(NamedTuple):
+    """The distinct ids of a column by bucket, and where each row's id is."""
+
+    place: npt.NDArray[np.int32]  # [E] each row's place among the ids, which lie bucket by bucket
+    bucket: npt.NDArray[np.uint16]  # [E]
+    starts: npt.NDArray[np.int64]  # place of each bucket's first id
+    batches: list[pa.RecordBatch]  # the ids of each bucket
+
+
+def _split_ids(column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.uint8] | None = None) -> _SplitIds:
+    """Splits the distinct ids of a column [E] into `count` buckets by their hashes. spelled: see `_spelled`."""
     ids = column.dictionary
     codes = column.indices.to_numpy()
     used = np.zeros(len(ids), bool)
@@ -280,7 +300,7 @@ def _split_ids(
     else:
         batch = pa.record_batch(columns | {"spelled": pa.array(spelled[order])}, _SPELLED_SCHEMA)
     slices = [batch.slice(low, high - low) for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
-    return place[codes], bucket[codes], bounds[:-1], slices
+    return _SplitIds(place[codes], bucket[codes], bounds[:-1], slices)
 
 
 def read_done(folder: Path) -> StagedUnit | None:
