@@ -17,12 +17,12 @@ from mgray.errors import InputError
 from mgray.ingest.spelling import EXACT, NO_VALUE, WHOLE, positional
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 
-UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
-# A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
-# datetime can write. In seconds nobody means more: milliseconds, from 1978 on, taken for seconds are beyond it.
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # in a second
+# The largest distance of a time from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
+# datetime can write. Milliseconds (of 1978 and later) that are taken for seconds lie beyond it.
 MAX_TIME_S = 253_402_300_800.0
 
-# Numbers that write a day or a second, from 1990 to 2100: the smallest and the largest.
+# Formats of dates that a log may write as numbers, each with its smallest and largest number (1990 to 2100).
 DATE_FORMATS = {"%Y%m%d": (19900101, 21001231), "%Y%m%d%H%M%S": (19900101000000, 21001231235959)}
 
 _MONTH_S = 31 * 86_400.0
@@ -36,7 +36,7 @@ class Parsed(NamedTuple):
 
 
 def id_text(column: pl.Series) -> pl.Series:
-    """Ids as text by the rule of `mgray.ingest.spelling`; null: no id."""
+    """Spells ids as text by the rule of `mgray.ingest.spelling`; null: no id."""
     kind = column.dtype
     if kind.is_integer():
         return column.cast(pl.String)
@@ -62,15 +62,15 @@ def id_text(column: pl.Series) -> pl.Series:
 
 
 def is_none(text: pl.Series) -> pl.Series:
-    """Whether text without white space around it stands for no value; null for null."""
+    """Whether text, stripped of white space, stands for no value; null for null."""
     return text.is_in(["", *NO_VALUE])
 
 
 def epoch_seconds(column: pl.Series, unit: str = "s", form: str | None = None) -> pl.Series:
-    """Float64 seconds since 1970 UTC from numbers, dates, or text that is a number or ISO 8601 (without offset: UTC).
+    """Reads times as float64 seconds since 1970 UTC: numbers, dates, or text that is a number or ISO 8601.
 
-    unit: of numbers, a key of UNITS. form: of text and whole numbers in place of those, as strptime has it; without an
-    offset: UTC. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
+    unit: what numbers count, a key of UNITS. form: a format of strptime, by which text and whole numbers are read
+    instead. A time without an offset is UTC. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
     """
     if _is_moment(column):
         seconds = _typed_seconds(column)
@@ -83,7 +83,7 @@ def epoch_seconds(column: pl.Series, unit: str = "s", form: str | None = None) -
         seconds = _divide(text.cast(pl.Float64, strict=False), UNITS[unit])
         if seconds.null_count() > text.null_count():
             seconds = seconds.fill_null(_iso_seconds(text))
-    # to polars NaN is larger than any number, so it fails too
+    # NaN fails too: polars takes it for larger than any number
     return pl.select(pl.when(seconds.abs() < MAX_TIME_S).then(seconds).alias(column.name)).to_series()
 
 
@@ -107,15 +107,15 @@ def check_time_format(form: str) -> None:
 
 
 def _chrono(form: str) -> str:
-    """A format of Python's strptime as polars has it."""
+    """Translates a format of Python's strptime to one of polars."""
     return form.replace(".%f", "%.f")
 
 
 def _formed_seconds(column: pl.Series, form: str) -> pl.Series:
-    """Float64 of times in a format; null where one is not of it. A year of %Y has four digits."""
+    """Reads times of a format as float64 seconds; null where a text is not of it. A year of %Y has four digits."""
     text = column.cast(pl.String).str.strip_chars().str.replace(r"^(\d+)\.0+$", "${1}")
     width = _digits(form)
-    if width is not None:  # a number loses its zeros in front, and the digits that are left would be read as others
+    if width is not None:  # a number has lost its leading zeros, and the digits left would be read as others
         text = text.str.zfill(width)
     parsed = text.str.to_datetime(_chrono(form), strict=False, time_unit="us")
     if "%Y" in form:  # polars reads a year of two digits as one of the first century
@@ -124,16 +124,16 @@ def _formed_seconds(column: pl.Series, form: str) -> pl.Series:
 
 
 def _digits(form: str) -> int | None:
-    """How many digits a time of this format has; None where it has other letters."""
+    """How many digits a time of this format has; None where it has other characters."""
     shown = datetime(2001, 2, 3, 4, 5, 6).strftime(form)
     return len(shown) if shown.isdigit() and "%f" not in form else None
 
 
 def date_format(column: pl.Series) -> str | None:
-    """The format of dates, of DATE_FORMATS, that all numbers of a column are of; None where there is another number.
+    """Finds the format of DATE_FORMATS that all numbers of a column have; None where one has another form.
 
-    What is not above 0 stands for no date, and does not count. No clock tells seconds since 1970 that are all such
-    dates: 20191001 seconds are 1970-08-22.
+    Numbers up to 0 stand for no date and do not count. A column of real seconds does not look like dates throughout:
+    20191001 seconds are 1970-08-22.
     """
     numbers = _numbers(column).drop_nulls().drop_nans()
     numbers = numbers.filter(numbers > 0)
@@ -147,9 +147,9 @@ def date_format(column: pl.Series) -> str | None:
 
 
 def finer_unit(column: pl.Series, unit: str = "s") -> pl.Series:
-    """Of times that are beyond MAX_TIME_S: the next finer unit, or "ns", in which the number would be none such.
+    """Names the finer unit ("ms", "us" or "ns") in which a time beyond MAX_TIME_S would be within it.
 
-    "" where no unit helps, as none does dates; null for what is no time, or is one within.
+    "" where no unit helps, which holds for dates; null for what is no time, and for a time within MAX_TIME_S.
     """
     if _is_moment(column):
         return pl.select(pl.when(_typed_seconds(column).abs() >= MAX_TIME_S).then(pl.lit(""))).to_series()
@@ -165,7 +165,7 @@ def _is_moment(column: pl.Series) -> bool:
 
 
 def _typed_seconds(column: pl.Series) -> pl.Series:
-    """Float64 of dates and moments, however far: polars' own casts of those end in a panic or wrap around."""
+    """Float64 seconds of dates and moments. polars' own casts of far ones end in a panic or wrap around."""
     if column.dtype == pl.Date:
         return column.to_physical().cast(pl.Float64) * 86_400.0
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "ms":
@@ -174,7 +174,7 @@ def _typed_seconds(column: pl.Series) -> pl.Series:
 
 
 def _iso_seconds(text: pl.Series) -> pl.Series:
-    """Brings each spelling of ISO 8601 to one (`T` between, seconds, an offset), so that one format reads them all."""
+    """Reads text in any spelling of ISO 8601, by first bringing each to one: `T` between, seconds, an offset."""
     spelled = (
         text.str.to_uppercase()
         .str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
@@ -190,30 +190,31 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
 
 
 def _divide(column: pl.Series, by: float) -> pl.Series:
-    """Float64, by Arrow: polars multiplies by 1 / by, and is a last bit off what a block read otherwise has."""
+    """Divides to float64 by Arrow: polars multiplies by 1 / by, and may differ in the last bit from the fast reader."""
     numbers = column.cast(pl.Float64)
     return numbers if by == 1 else pl.Series(column.name, pc.divide(numbers.to_arrow(), by))
 
 
 def _numbers(column: pl.Series) -> pl.Series:
-    """Float64 of numbers, whose value is kept as it is, or of text; null where it is no number."""
+    """Float64 of a column of numbers or of text; null where a text is no number."""
     given = column if column.dtype.is_numeric() else column.cast(pl.String).str.strip_chars()
     return given.cast(pl.Float64, strict=False)
 
 
 def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -> Parsed:
-    """Raw columns to typed events, and the rows that cannot be read with their reasons.
+    """Parses raw columns into typed events, and sets aside the rows that cannot be read with their reasons.
 
     `rows` [E]: `line` Int64; user_id, item_id, timestamp and, where the log has them, rating, event_type and columns
     "feature:NAME", each text or typed; optionally `problem` (text: what the reader found wrong, else null) and `raw`
-    (the row as the log spells it; without it, the row's JSON). len(events) + len(bad) == E. form: as of epoch_seconds.
+    (the row as the log spells it; without it, the row's JSON). unit, form: see `epoch_seconds`. No row is lost:
+    len(events) + len(bad) == E.
     """
     if "problem" not in rows.columns:
         rows = rows.with_columns(pl.lit(None, pl.String).alias("problem"))
     finer = finer_unit(rows[TIMESTAMP], unit)
-    if form is not None and not _is_moment(rows[TIMESTAMP]):  # its numbers are no seconds
+    if form is not None and not _is_moment(rows[TIMESTAMP]):  # its numbers are dates, not seconds
         finer = _nulls(rows.height)
-    if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, for no calendar can spell them
+    if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, since no calendar can spell them
         rows, unit = rows.with_columns(_typed_seconds(rows[TIMESTAMP]).alias(TIMESTAMP)), "s"
     features = [name for name in rows.columns if name.startswith(FEATURE)]
     typed = _typed_columns(rows, features, unit, form)
@@ -238,7 +239,7 @@ def _stripped(column: pl.Series) -> pl.Series:
 
 
 def _typed_columns(rows: pl.DataFrame, features: list[str], unit: str, form: str | None) -> pl.DataFrame:
-    """The columns of `Parsed.events`, null where a value cannot be read, and `has_rating`: whether one is given."""
+    """The columns of `Parsed.events`, null where a value cannot be read; and `has_rating`: whether one is given."""
     nothing = _nulls(rows.height)
     rating = rows[RATING] if RATING in rows.columns else nothing
     kind = rows[EVENT_TYPE].cast(pl.String) if EVENT_TYPE in rows.columns else nothing
@@ -262,7 +263,7 @@ def _id_reasons() -> list[pl.Expr]:
 
 
 def _time_reasons(times: pl.Series, finer: pl.Series, unit: str, form: str | None) -> list[pl.Expr]:
-    """What is wrong with the times, over the typed columns; null: nothing. finer: as `finer_unit` finds it."""
+    """What is wrong with the times, over the typed columns; null: nothing. finer: see `finer_unit`."""
     given = times.cast(pl.String)
     far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given)
     looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given, finer)
@@ -284,7 +285,7 @@ def _number_reasons(rows: pl.DataFrame, features: list[str]) -> list[pl.Expr]:
     """What is wrong with ratings and features, over the typed columns; null: nothing."""
     text = {name: _stripped(rows[name]) for name in features}
     rating = _stripped(rows[RATING]) if RATING in rows.columns else _nulls(rows.height)
-    # as float32, which histories hold
+    # finite as float32, the type of ratings in histories
     is_wrong = pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)
     return [
         pl.when(is_wrong).then(pl.format("rating '{}' is not a number", rating)),
@@ -298,7 +299,7 @@ def _number_reasons(rows: pl.DataFrame, features: list[str]) -> list[pl.Expr]:
 
 
 def _set_aside(rows: pl.DataFrame, reason: pl.Series, features: list[str]) -> pl.DataFrame:
-    """The rows with a reason, as `Parsed.bad` has them."""
+    """The rows with a reason, in the form of `Parsed.bad`."""
     bad = rows.filter(reason.is_not_null()).with_columns(reason.drop_nulls())
     if "raw" not in bad.columns:
         given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *features) if c in bad.columns]
@@ -309,18 +310,18 @@ def _set_aside(rows: pl.DataFrame, reason: pl.Series, features: list[str]) -> pl
 def temporal_cuts(
     times: Sequence[npt.NDArray[np.float64]], valid_from: float | None = None, test_from: float | None = None
 ) -> tuple[float, float]:
-    """Cut times, seconds since 1970: those given, else the exact 80% and 90% quantiles.
+    """The two times at which a temporal split cuts, seconds since 1970: those given, else the 80% and 90% quantiles.
 
-    times: any number of sorted arrays, which may be maps of files: no more than a few values of each are read. The
-    q-quantile of n events is the timestamp at index floor(q * n) of the sorted log, so that a log of distinct times has
-    exactly that share before it.
+    times: sorted arrays, which may be memory maps: only a few values of each are read. The q-quantile of n events is
+    the timestamp at index floor(q * n) of the sorted log, so that in a log of distinct times exactly that share of the
+    events lies before it.
     """
     times = [part for part in times if len(part)]
     total = sum(len(part) for part in times)
 
     def quantile(tenths: int) -> float:
         wanted = total * tenths // 10
-        # Bisection over the bit patterns of floats, which are ordered as the floats are once negative ones are flipped.
+        # Bisection over the bit patterns of floats: once negative ones are flipped, they have the order of the floats.
         low, high = _ordered(min(part[0] for part in times)), _ordered(max(part[-1] for part in times))
         while low < high:
             middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""Numbers the items and event types of a log: which have a number, and which number.
+"""Numbers the items and the event types of a log.
 
 Every function takes whole columns and returns whole columns. Legend: `V` items of the vocabulary.
 """
@@ -28,10 +28,11 @@ def build_vocabulary(
     min_count: int = 1,
     known: Sequence[str] = (),
 ) -> Vocabularies:
-    """Distinct raw ids and how many events of the training part each has -> numbers 1..V.
+    """Numbers items 1..V by falling count, ties by raw id, byte by byte.
 
-    By falling count, ties by raw id, byte by byte. `known`: raw ids that have the numbers 1, 2, ... already and keep
-    them, whatever their counts; the others follow. `titles`: item_id, title; the first title of an id counts.
+    item_ids: distinct raw ids; counts: events of the training part of each. `known`: raw ids that have the numbers 1,
+    2, ... already and keep them, whatever their counts; the others follow. `titles`: item_id, title; the first title of
+    an id counts.
     """
     items = pl.DataFrame({ITEM_ID: pl.Series(pl.from_arrow(item_ids), dtype=pl.String), "num_train_events": counts})
     items = items.with_row_index("code")
@@ -57,9 +58,9 @@ def build_vocabulary(
 
 
 def list_outside(item_ids: pa.Array, numbers: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.int32]]:
-    """Items without a number -> (OUTSIDE_SCHEMA in the order of the ids' bytes, each item's row in it, -1: none).
+    """Lists the items without a number -> (OUTSIDE_SCHEMA by the ids' bytes, each item's row in it, -1: none).
 
-    item_ids: distinct ids; numbers: of each, 0: none, as build_vocabulary gives them.
+    item_ids: distinct ids; numbers: each item's number, 0: none, from build_vocabulary.
     """
     left = np.flatnonzero(numbers == 0)
     ids = item_ids.cast(pa.large_string()).take(pa.array(left))
@@ -70,10 +71,10 @@ def list_outside(item_ids: pa.Array, numbers: npt.NDArray[np.int32]) -> tuple[pa
 
 
 def order_event_types(counts: Mapping[str, int], known: Sequence[str] = ()) -> list[str]:
-    """Events of the training part of each event type -> the types that have numbers: number i at index i.
+    """Numbers event types by falling count, ties by name: the type with number i is at index i.
 
-    By falling count, ties by name; what never trains has none. `known`: types that have the numbers 0, 1, ... already
-    and keep them, whatever their counts; the others follow.
+    counts: events of the training part of each type; a type that never trains has no number. `known`:
+    types that have the numbers 0, 1, ... already and keep them, whatever their counts; the others follow.
     """
     new = {name for name, count in counts.items() if count}.difference(known)
     return [*known, *sorted(new, key=lambda name: (-counts[name], name))]
@@ -81,5 +82,5 @@ def order_event_types(counts: Mapping[str, int], known: Sequence[str] = ()) -> l
 
 def _to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     table = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-    # rechunked, so that the bytes of the file written from it do not depend on how the work was split
+    # rechunked: the bytes of the file written from it must not depend on how the work was split
     return table.cast(schema).combine_chunks()

@@ -39,7 +39,7 @@ class Base(NamedTuple):
 
 
 class Earlier(NamedTuple):
-    """What is there already of an ingest's work."""
+    """What an ingest that appends need not make again; empty for any other."""
 
     units: list[Unit]  # staged, their files not read again
     read: list[StagedUnit]  # what each of them holds
@@ -66,7 +66,10 @@ def take_over(base: Base | None, staged: Path, source: Source, sources: list[Sou
 
 
 def find_base(out: Path, settings: dict[str, Any], append: bool | Path) -> Base | None:
-    """The version to append to. A folder that was given and does not do is passed over: all files are read then."""
+    """Finds the version to append to; None: read all files. A folder given that does not fit is passed over.
+
+    Raises InputError where a version must be found (append is True) and none of those there fits.
+    """
     if append is False:
         return None
     if isinstance(append, Path):
@@ -113,7 +116,7 @@ def _why_not(base: Base, settings: dict[str, Any]) -> str | None:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """The first setting, dotted, that shapes the data and is not the same."""
+    """The first setting (dotted) that shapes the data and differs; None: there is none."""
     for name, value in new.items():
         if name in ("num_shards", "num_partitions", "titles"):
             continue
@@ -127,7 +130,8 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 
 
 def _new_files(base: Base, source: Source, sources: list[SourceFile]) -> list[int]:
-    """Places of the files that the base was not made from, so not of a copy of one. One that changed is an error."""
+    """Places of the files that the base was not made from; a copy of such a file is not new. Raises InputError where a
+    file changed since."""
     known = base.sha256
     names = {file.path for file in log_sources(base.manifest)}
     new = []
@@ -144,7 +148,7 @@ def _new_files(base: Base, source: Source, sources: list[SourceFile]) -> list[in
 
 
 def _link_units(base: Base, staged: Path) -> None:
-    """The base's units under this ingest's place, where that is another (a dry run's)."""
+    """Links the base's units into this ingest's folder of staged units, where that is another (of a dry run)."""
     theirs = base.staged
     if theirs.resolve() == staged.resolve():
         return

@@ -1,4 +1,4 @@
-"""Arrow and numpy files between the tasks of an ingest: written whole under their names, read by memory map."""
+"""Files that the tasks of an ingest leave for one another: written under a draft name, read by memory map."""
 
 import os
 import uuid
@@ -37,7 +37,7 @@ def read_batch_again(path: Path, number: int) -> pa.RecordBatch:
 
 @lru_cache(MAX_OPEN_FILES)
 def _open_batches(path: str, inode: int, time_ns: int) -> pa.ipc.RecordBatchFileReader:
-    """inode, time_ns: tell a file from another that was put in its place since."""
+    """inode, time_ns: part of the cache's key, so that a file put in the place of another is opened anew."""
     return pa.ipc.open_file(pa.memory_map(path))
 
 

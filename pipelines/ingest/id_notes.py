@@ -1,4 +1,4 @@
-"""What an ingest says of the log's ids: requests to forget that name no user, and two spellings of one number.
+"""Warnings about the log's ids: requests to forget that name no user, and two spellings of one number.
 
 Everything goes to stderr as one line. Ids of a forget list are in no file, no manifest and no MLflow run.
 """
@@ -22,15 +22,15 @@ from pipelines.ingest.results import StagedUnit, TwoWays
 from pipelines.ingest.staging import read_done, unpack_bits
 
 IDS_SHOWN = 5
-UNMATCHED_SHOWN = 50  # of a list of ids to forget, which is a person's
-MAX_ODD_NUMBERS = 2000  # of a log that are looked at
+UNMATCHED_SHOWN = 50  # more than elsewhere: a person wrote the list, and has to mend it
+MAX_ODD_NUMBERS = 2000  # odd ids of a log that are looked at
 NAMES = {USER_ID: "users", ITEM_ID: "items"}
 
 logger = logging.getLogger(__name__)
 
 
 def read_forgotten(file: str) -> tuple[str, ...]:
-    """The user ids of data.privacy.forget, sorted. Raises InputError where it cannot be read."""
+    """Reads the user ids of data.privacy.forget, sorted. Raises InputError where it cannot be read."""
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -39,7 +39,7 @@ def read_forgotten(file: str) -> tuple[str, ...]:
 
 
 def unmatched(forgotten: tuple[str, ...], read: Sequence[StagedUnit]) -> list[str]:
-    """The forgotten ids that no unit has a row of. read: what the units hold."""
+    """Ids of the forget list that have no row in any unit. read: what the units hold."""
     found = np.zeros(len(forgotten), bool)
     for unit in read:
         found |= unpack_bits(unit.found_forgotten, len(forgotten))
@@ -86,13 +86,13 @@ class OddNumbers(NamedTuple):
 
 
 def odd_numbers(read: Sequence[StagedUnit], role: str) -> OddNumbers:
-    """The first MAX_ODD_NUMBERS by id. read: what the units hold, of each of which some are known."""
+    """Gathers the odd ids that the units noted, at most MAX_ODD_NUMBERS. role: user_id or item_id."""
     ids = sorted({text for unit in read for text in unit.odd_ids[role]})[:MAX_ODD_NUMBERS]
     return OddNumbers(ids, [plain_number(text) for text in ids])
 
 
 def tell_kept(file: str | None, forgotten: tuple[str, ...], odd: OddNumbers) -> None:
-    """Warns where a user was not forgotten who is one number with an id of the list in another spelling."""
+    """Warns where the log has a user who is the number of an id of the forget list in another spelling."""
     asked = sorted(set(odd.plain).intersection(forgotten))
     if asked:
         logger.warning(
@@ -105,7 +105,7 @@ def tell_kept(file: str | None, forgotten: tuple[str, ...], odd: OddNumbers) -> 
 
 
 def places_of(plain: tuple[str, ...] | list[str], ids: pa.Array) -> list[int]:
-    """Places in `plain` of the spellings that are among the ids."""
+    """Which of the spellings are among the ids: their places in `plain`."""
     if not plain:
         return []
     texts = pa.array(plain, ids.type)
@@ -114,7 +114,7 @@ def places_of(plain: tuple[str, ...] | list[str], ids: pa.Array) -> list[int]:
 
 
 def sum_two_ways(found: Sequence[TwoWays]) -> TwoWays:
-    """Adds up what tasks found."""
+    """Adds up what tasks found; the example is the first."""
     return TwoWays(sum(one.num_ids for one in found), next((one.example for one in found if one.num_ids), None))
 
 

@@ -9,7 +9,8 @@ so an ingest that was killed, or one that appends to the log, finds there what w
     staged/UNIT/items-K.arrow         a record batch an item partition: the distinct items, likewise
     staged/UNIT/bad.arrow             rows that cannot be read
 
-A piece K holds a block of the unit's text. Reading is by memory map: a task of a bucket touches its own batches alone.
+A piece K holds about PIECE_BYTES of the unit's text. Files are read by memory map: a task of a bucket touches its own
+batches only.
 """
 
 import hashlib
@@ -39,10 +40,10 @@ STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"
 BAD_ROWS_FILE = "bad.arrow"
 PIECE_BYTES = 64 << 20  # of decompressed text, about
-MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
+MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make the rest of a file one row
 WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
 MAX_EVENT_TYPES = 32_767
-MAX_ODD_IDS = 200  # of a unit that are looked at
+MAX_ODD_IDS = 200  # odd ids of a unit that are looked at
 
 _ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
 _SPELLED_SCHEMA = _ID_SCHEMA.append(pa.field("spelled", pa.uint8()))  # bits: AS_IT_IS, RESPELLED
@@ -191,7 +192,7 @@ class PieceWriter:
             self.odd_ids[role].update(odd if role == ITEM_ID else set(odd).difference(self.layers.forgotten))
 
     def _type_numbers(self, column: pa.Array) -> npt.NDArray[np.int16]:
-        """Numbers of the unit's own list of event types; -1: blank."""
+        """Numbers event types by the unit's own list; -1: blank."""
         encoded = column.dictionary_encode()
         numbers = [-1]
         for name in encoded.dictionary.to_pylist():
@@ -203,7 +204,7 @@ class PieceWriter:
 
 
 def check_event_types(count: int) -> None:
-    """Raises InputError where an int16 cannot number them."""
+    """Raises InputError where there are more event types than an int16 can number."""
     if count > MAX_EVENT_TYPES:
         raise InputError(
             f"data.columns.event_type: more than {MAX_EVENT_TYPES} kinds of event; is this the right column?"
@@ -211,7 +212,7 @@ def check_event_types(count: int) -> None:
 
 
 def _common(events: pa.Table, features: tuple[str, ...]) -> pa.Table:
-    """A block's columns in one form, whichever path read it."""
+    """Brings a block's columns to one form, whichever path read it."""
     columns: dict[str, Any] = {}
     for name in (USER_ID, ITEM_ID):
         column = events[name]
@@ -237,9 +238,9 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
 def _spelled(
     role: str, words: pa.Array, blocks: Sequence[pa.Table], respelled: Sequence[Respelled]
 ) -> npt.NDArray[np.uint8] | None:
-    """How the blocks spell each of the words [D] that their dictionaries have in common: AS_IT_IS, RESPELLED or both.
+    """How the log spells each of some ids [D]: AS_IT_IS, RESPELLED or both. None: all as they are.
 
-    None: all as they are.
+    words: the ids of the blocks' common dictionary; respelled: of each block.
     """
     if not any(role in one for one in respelled):
         return None
@@ -250,14 +251,14 @@ def _spelled(
         by[own] = AS_IT_IS
         if role in one:
             places = pc.index_in(one[role]["id"], words).fill_null(-1).to_numpy()
-            there = places >= 0  # an id of rows that were set aside alone is no word
+            there = places >= 0  # an id that only rows set aside have is not in the dictionary
             by[places[there]] = one[role]["by"].to_numpy()[there]
         found |= by
     return found
 
 
 def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
-    """Forgotten users become null, the others their pseudonyms where there is a key: once a distinct id."""
+    """Replaces forgotten users by null and, where there is a key, the others by pseudonyms; one step a distinct id."""
     names = users.dictionary
     if layers.forgotten:
         gone = pc.is_in(names, pa.array(layers.forgotten, pa.string()))
@@ -304,7 +305,7 @@ def _split_ids(column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.u
 
 
 def read_done(folder: Path) -> StagedUnit | None:
-    """What a whole unit holds, None where it is not there or not whole."""
+    """Reads what a unit holds; None where it is not there or not whole."""
     try:
         return StagedUnit.from_json((folder / DONE_FILE).read_text())
     except (FileNotFoundError, ValueError):
@@ -313,7 +314,7 @@ def read_done(folder: Path) -> StagedUnit | None:
 
 def commit_unit(draft: Path, folder: Path, done: StagedUnit) -> StagedUnit:
     """Puts a unit in place whole; the first of two writers wins, and both hold the same."""
-    # after a machine's end no done.json may speak of rows that never reached its disk; a unit has three files a piece
+    # flushed to disk first: after a crash of the machine no done.json may speak of rows that were lost
     for path in draft.iterdir():
         with path.open("rb") as written:
             os.fsync(written.fileno())
@@ -325,7 +326,7 @@ def commit_unit(draft: Path, folder: Path, done: StagedUnit) -> StagedUnit:
         draft.rename(folder)
     except OSError:
         found = read_done(folder)
-        if found is None:  # what lies there is not whole: a machine died as it was written
+        if found is None:  # not whole: a machine crashed while it was written
             shutil.rmtree(folder)
             draft.rename(folder)
             return done
@@ -335,7 +336,7 @@ def commit_unit(draft: Path, folder: Path, done: StagedUnit) -> StagedUnit:
 
 
 def pack_bits(values: npt.NDArray[np.bool_]) -> str:
-    """Booleans as text for a JSON file; unpack_bits has them back."""
+    """Packs booleans into text for a JSON file; `unpack_bits` reads them back."""
     return np.packbits(values).tobytes().hex()
 
 
@@ -344,5 +345,5 @@ def unpack_bits(text: str, count: int) -> npt.NDArray[np.bool_]:
 
 
 def key_fingerprint(key: bytes) -> str:
-    """Tells two pseudonym keys apart and gives neither away."""
+    """A digest that tells two pseudonym keys apart and gives neither away."""
     return hashlib.sha256(b"mgray pseudonym key: " + hmac.digest(key, b"fingerprint", "sha256")).hexdigest()[:16]

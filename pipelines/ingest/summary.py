@@ -28,12 +28,12 @@ MAX_REASONS, POPULARITY_POINTS = 10, 200
 
 
 def event_type_names(read: Sequence[StagedUnit]) -> list[str]:
-    """The name of each event type of the log, at its code. read: what the units hold."""
+    """Names of the event types of the log, sorted: a type's code is its place. read: what the units hold."""
     return sorted({name for unit in read for name in unit.event_types})
 
 
 def event_type_counts(names: list[str], counts: Sequence[list[int]]) -> dict[str, int]:
-    """Events of each type over all buckets. names: by code; counts: of each bucket, by code."""
+    """Adds up the events of each type over all buckets. names: by code; counts: of each bucket, by code."""
     total = np.zeros(len(names), np.int64)
     for of_bucket in counts:
         total[: len(of_bucket)] += np.asarray(of_bucket, np.int64)
@@ -52,7 +52,7 @@ def _median(lengths: Counter[int]) -> float:
 def make_summary(
     context: IngestContext, finished: Sequence[FinishedBucket], vocabulary: VocabularyFacts, written: int
 ) -> IngestSummary:
-    """The shape of a version: its events by time, lengths of histories, popularity of items. written: events."""
+    """Sums up a version: its events by time, lengths of histories, popularity of items. written: number of events."""
     lengths: Counter[int] = Counter()
     for bucket in finished:
         lengths.update(dict(zip(bucket.lengths, bucket.length_users, strict=True)))
@@ -75,7 +75,7 @@ def make_summary(
 
 
 def seal_version(plan: Plan, facts: IngestFacts) -> Manifest:
-    """The manifest of a version that is built."""
+    """Makes the manifest of a version that is built."""
     context, vocabulary, types = facts.context, facts.vocabulary, facts.event_types
     rules, features = context.rules, zip(context.layers.features, context.features, strict=True)
     order = ["read", "written", *(f"dropped_{rule}" for rule in RULES), "quarantined"]
@@ -155,7 +155,7 @@ def make_report(
 
 
 def _quarantine_reasons(plan: Plan, facts: IngestFacts) -> Counter[str]:
-    """Quarantined rows by reason; without the values, so that equal mistakes count together."""
+    """Counts quarantined rows by reason; values are cut out of it, so that equal mistakes count together."""
     reasons: Counter[str] = Counter()
     for unit, staged in zip(plan.units, facts.read, strict=True):
         if staged.bad:
