@@ -111,7 +111,7 @@ def sums(offsets: Ints, values: Mask) -> Ints:
 def split_ends(
     offsets: Ints, time: Times, kind: SplitKind, valid_from: float | None = None, test_from: float | None = None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """(train_end, valid_end), each [U]: events [0, train_end) of a user train, those before valid_end validate, others test.
+    """(train_end, valid_end), each [U]: a user's events up to train_end train, up to valid_end validate, the rest test.
 
     `leave_one_out`: the last event tests, the last but one validates. The first event always trains, so a user with two
     events has none that validates. `temporal`: an event at a cut is behind it. `random`: both are 0, because the parts
@@ -133,7 +133,8 @@ def split_ends(
 def random_parts(offsets: Ints, time: Times, hashes: npt.NDArray[np.uint64], seed: int = 0) -> npt.NDArray[np.int8]:
     """Draws TRAIN, VALID or TEST for each event, [E], by a hash.
 
-    The hash is of user, time, and the place among the user's events of that time. An event's part does not change when other events join the log. hashes: of the users' ids, [U].
+    The hash is of user, time, and the place among the user's events of that time: an event's part does not change when
+    other events join the log. hashes: of the users' ids, [U].
     """
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     starts = np.concatenate([[True], (user[1:] != user[:-1]) | (time[1:] != time[:-1])])[: len(time)]

@@ -32,7 +32,7 @@ def mix(value: Hashes) -> Hashes:
 
 
 def stable_hash(ids: pa.Array) -> Hashes:
-    """Hashes each id's UTF-8 text to 64 bits, [E] strings -> [E]: the same on every machine, with every library version.
+    """Hashes each id's UTF-8 text to 64 bits, [E] -> [E]: the same on every machine, with every library version.
 
     The hashes of polars and pandas may change with their versions, and would move users to other shards. Words of 8
     bytes are mixed in one after the other, all ids at once.

@@ -4,7 +4,7 @@ Passes, each a Ray Data map with one task a row: scan (inspect files: digest, ra
 bucket of user), items (a partition of the items: their codes), clean (a bucket: the rules, order, splits, counts),
 where a k-core is asked for core (a bucket, again until nothing changes) and finish, write (a bucket: encode, shard).
 The shuffle between read and clean goes through files of the staged units, so no pass holds the log in memory.
-The driver holds: the list of ranges, and the items with their counts.
+The driver holds the list of ranges, and the items with their counts.
 
 A version is committed by a rename. After a kill at any moment the same command goes on: staged units, and what the
 tasks of every pass left behind in the version's staging folder, are found by name and not made again.
@@ -44,6 +44,8 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class IngestResult(NamedTuple):
+    """A dataset version, and how it was come by."""
+
     path: Path  # the version's folder
     manifest: Manifest
     reused: bool  # the version was there already
@@ -64,8 +66,8 @@ def ingest(
     append: of the log, read only files that the newest version of the output place (or the version in the folder given)
     was not made from, and keep that version's numbers of items and event types; without such a version, all are read.
     A file is known by its bytes, so a copy under another name is not read. The result is a full ingest's but for the
-    numbers of new items, and for the order between equal times of one user where a new file's name sorts before an
-    old one's: what is appended comes later.
+    numbers of new items, and for events of one user at the same time: those of appended files come later, whatever the
+    files' names.
     log: data.source, where the caller found and digested it.
     Ray must be initialized. Raises InputError for anything wrong in the log, the settings or the output place; then
     nothing is committed, and versions committed before are as they were.
@@ -131,8 +133,8 @@ def _reusable(folder: Path, plan: Plan, config: DataConfig) -> Manifest | None:
 
 @contextmanager
 def _alone(path: Path, progress: Progress) -> Iterator[None]:
-    """Of two ingests of one log into one place, one works and the other says so and waits."""
-    total = 0  # said at once the first time, as what is complete is; then now and then
+    """Holds the lock of an ingest; while another ingest of the same log holds it, says so and waits."""
+    total = 0  # complete, so it is printed at once; later ones are printed now and then
     while True:
         try:
             with hold(path, "another ingest of this log", LOCK_TIMEOUT_S):
@@ -157,7 +159,7 @@ def dataset_line(found: IngestResult) -> str:
 def obtain_dataset(
     data: DataConfig, home: Path, out: Console, timer: Timer, append: bool | Path = False, log: Log | None = None
 ) -> tuple[Dataset, bool]:
-    """The dataset version that a job works on, and whether it was there already; says so on stderr."""
+    """Makes or finds the dataset version that a job works on -> (it, whether it was there already). Prints a line."""
     if data.split == "random" and data.dataset is None:
         raise InputError(
             "data.split: random has no order in time, which predicting the next item needs; choose another"
@@ -169,7 +171,7 @@ def obtain_dataset(
 
 
 def run_ingest(config: IngestJobConfig) -> dict[str, Any]:
-    """The ingest job; gives the result line's fields. Raises InputError where the user's input is wrong."""
+    """Runs the ingest job -> the fields of the result line. Raises InputError where the user's input is wrong."""
     out = console()
     home = job_home(config)
     connect()

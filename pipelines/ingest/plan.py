@@ -32,10 +32,10 @@ from pipelines.runtime.versions import RESUMABLE, remove_abandoned, short_key
 
 SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a time
 MIN_SHARDS, MAX_SHARDS = 4, 4096
-MAX_RANGES = 4096  # of a log: more would make the pieces of a bucket too small to read well
+MAX_RANGES = 4096  # of a log; with more, the pieces of a bucket would be too small to read well
 PARTITION_BYTES = 1 << 30  # of text an item partition
 MIN_PARTITIONS, MAX_PARTITIONS = 2, 1024
-PACKED_FACTOR = 4  # bytes of text a byte of a compressed file or of Parquet, about
+PACKED_FACTOR = 4  # about how many bytes of text are in a byte of a compressed file or of Parquet
 TIMED_RULES = ("min_timestamp", "max_timestamp", "max_user_events_per_day", "repeat_window_s")  # of data.clean
 LOCK_TIMEOUT_S = 24 * 3600.0  # an ingest's lock that is older was left behind
 
@@ -119,7 +119,7 @@ def make_plan(
     append: bool | Path,
     log: Log | None = None,
 ) -> Plan:
-    """log: data.source, where the caller found it. Raises InputError for a source, setting or base that does not do."""
+    """Plans an ingest. log: data.source, where the caller found it. Raises InputError for a wrong source or setting."""
     with runner.timer.phase("resolve"):
         source = resolve(config, home) if log is None else log.source
         titles = read_titles(source.titles_file) if source.titles_file else None
@@ -165,7 +165,7 @@ def make_plan(
 
 
 def _text_bytes(files: Sequence[LogFile]) -> int:
-    """How much text a log is, about."""
+    """About how many bytes of text a log has."""
     is_packed = (file.compression is not None or file.format == "parquet" for file in files)
     return sum(file.bytes * (PACKED_FACTOR if packed else 1) for file, packed in zip(files, is_packed, strict=True))
 
@@ -218,7 +218,7 @@ def _rules(config: DataConfig, has_times: bool) -> Rules:
 
 
 def _check_timeless(config: DataConfig) -> None:
-    """Raises InputError where something is asked for that a log without times does not have."""
+    """Raises InputError where a setting needs times, for a log that has none."""
     asked = [name for name in TIMED_RULES if getattr(config.clean, name) is not None]
     problem = "data.split: temporal" if config.split == "temporal" else f"data.clean.{asked[0]}" if asked else None
     if problem is not None:
@@ -255,7 +255,7 @@ def _has_times(config: DataConfig, source: Source, files: Sequence[InspectedFile
 
 
 def _tell_notes(source: Source, files: Sequence[InspectedFile]) -> None:
-    """Says what was guessed, once for all files of which it is the same."""
+    """Warns of what was guessed, once for all files with the same guess."""
     told: dict[str, list[str]] = {}
     for file, one in zip(source.files, files, strict=True):
         for note in one.layout.notes if one.layout is not None else ():
@@ -299,9 +299,10 @@ def _titles_source(file: Path | None) -> list[SourceFile]:
 def _inspect_log(
     config: DataConfig, source: Source, runner: TaskRunner, range_bytes: int, base: Base | None, log: Log | None
 ) -> list[InspectedFile]:
-    """Size, digest, layout and ranges of each file.
+    """Inspects each file: size, digest, layout, ranges.
 
-    Nothing reads a file again that the base was made from, as a caller's digest tells: it has the first two alone.
+    A file that the base was made from, by the digest that the caller found, is not read again: it has size and digest
+    only.
     """
     digests: tuple[str | None, ...] = (None,) * len(source.files) if log is None or base is None else log.sha256
     known = base.sha256 if base is not None else set()

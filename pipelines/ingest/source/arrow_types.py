@@ -10,7 +10,7 @@ from mgray.ingest.spelling import positional
 
 
 def readable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The same values in a type that polars reads. Raises ArrowInvalid for bytes that are no UTF-8."""
+    """Casts values to a type that polars reads. Raises ArrowInvalid for bytes that are no UTF-8."""
     kind, types = values.type, pa.types
     if types.is_dictionary(kind) and not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
         return readable(values.cast(kind.value_type))
@@ -37,17 +37,17 @@ def readable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def uuid_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    """UUIDs as a dictionary of their 36 characters."""
+    """Spells UUIDs as a dictionary of their 36 characters."""
     return _by_value(column.cast(column.type.storage_type), _uuid_text)
 
 
 def decimal_text(column: pa.Array | pa.ChunkedArray) -> pa.ChunkedArray:
-    """Decimals of any width as a dictionary of text in its shortest form."""
+    """Spells decimals of any width as a dictionary of text in its shortest form."""
     return _by_value(column, _decimal_text)
 
 
 def _by_value(column: pa.Array | pa.ChunkedArray, spell: Callable[[pa.Array], pa.Array]) -> pa.ChunkedArray:
-    """The column as a dictionary of text, for which each distinct value is spelled once."""
+    """Spells a column as a dictionary of text; each distinct value is spelled once."""
     encoded = column.dictionary_encode()
     chunks = encoded.chunks if isinstance(encoded, pa.ChunkedArray) else [encoded]
     spelled = [pa.DictionaryArray.from_arrays(chunk.indices, spell(chunk.dictionary)) for chunk in chunks]
@@ -55,7 +55,7 @@ def _by_value(column: pa.Array | pa.ChunkedArray, spell: Callable[[pa.Array], pa
 
 
 def _uuid_text(values: pa.FixedSizeBinaryArray) -> pa.Array:
-    """[D] of 16 bytes -> their 36 characters."""
+    """Spells values of 16 bytes as 36 characters, [D] -> [D]."""
     count = len(values)
     raw = np.frombuffer(values.buffers()[1], np.uint8)[16 * values.offset :][: 16 * count].reshape(count, 16)
     text = np.full((count, 36), ord("-"), np.uint8)
@@ -66,7 +66,7 @@ def _uuid_text(values: pa.FixedSizeBinaryArray) -> pa.Array:
 
 
 def _decimal_text(values: pa.Array) -> pa.Array:
-    """[D] in their shortest form: Arrow writes the zeros of the scale, and small numbers with an exponent."""
+    """Spells decimals in their shortest form, [D] -> [D]. Arrow writes zeros up to the scale, and exponents."""
     text = pl.Series(pl.from_arrow(values.cast(pa.string())))
     odd = text.str.contains(r"E|\.")
     spelled = text.scatter(odd.arg_true(), [positional(number) for number in text.filter(odd)]) if odd.any() else text

@@ -16,10 +16,10 @@ from mgray.schema import FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.rows import TORN
 
-DATE_ROWS = 1000  # of a range, whose times are looked at for numbers that are dates
+DATE_ROWS = 1000  # rows of a range whose times are looked at for dates written as numbers
 
-# user_id, item_id -> the ids that the log spells in another way too (id, by: RESPELLED or BOTH_WAYS); rows that are set
-# aside count, so an id need not be among the events.
+# Role (user_id, item_id) -> ids that the rule of ids changed: id, and by: RESPELLED, or BOTH_WAYS where the log has the
+# id as it is too. Rows that are set aside count, so an id need not be among the events.
 Respelled = Mapping[str, pa.Table]
 AS_IT_IS, RESPELLED = 1, 2
 BOTH_WAYS = AS_IT_IS | RESPELLED
@@ -31,13 +31,13 @@ class Block(NamedTuple):
 
     events: pa.Table
     bad: pl.DataFrame | None  # line, reason, raw
-    finer: Counter[str] | None = None  # rows of `bad` by the unit that their time seems to be in
+    finer: Counter[str] | None = None  # rows of `bad` by the unit in which their time seems to be
     respelled: Respelled = MappingProxyType({})
-    dates: str | None = None  # the format of dates that the times of `bad` are numbers of, where no row is good
+    dates: str | None = None  # the format of dates in which the times seem to be written, where no row is good
 
 
 def parse_block(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
-    """Rows of text or typed columns; what is no column of theirs is the same in every row."""
+    """Parses rows, of text or of typed columns. What the path tells, and a missing time, is the same in every row."""
     given = {role: pl.lit(value, pl.String) for role, value in (layout.partitions or {}).items()}
     if not layout.has_times:
         given[TIMESTAMP] = pl.lit("0")
@@ -46,10 +46,10 @@ def parse_block(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
     dates = date_format(rows[TIMESTAMP].head(DATE_ROWS)) if bad.height and not events.height else None
     is_unit = bad.height and layout.timestamp_format is None
     finer = Counter(finer_unit(rows[TIMESTAMP], unit).drop_nulls().to_list()) if is_unit else Counter[str]()
-    del finer[""]  # in no unit a time
+    del finer[""]  # a time in no unit
     torn = bad["reason"] == TORN
     if torn.any():
-        # Two stray quotes make one record of all lines between them. Counted as one, they would slip under the limit of
+        # Two stray quotes make one row of all lines between them. Counted as one, they would slip under the limit of
         # data.max_quarantined_share.
         lines = pl.when(torn).then(pl.col("raw").str.split("\n")).otherwise(pl.concat_list("raw"))
         bad = bad.with_columns(lines.alias("raw")).with_columns(pl.int_ranges(pl.col("raw").list.len()).alias("at"))
@@ -67,7 +67,7 @@ def parse_block(rows: pl.DataFrame, layout: Layout, unit: str) -> Block:
 
 
 def with_bad(block: Block, lines: npt.NDArray[np.int64], reasons: dict[int, str], raws: list[str]) -> Block:
-    """The block with more rows set aside. reasons: by place in `lines`; raws: as many."""
+    """Adds rows set aside to a block. reasons: by place in `lines`; raws: a text for each reason."""
     if not reasons:
         return block
     found = {"line": lines[list(reasons)], "reason": list(reasons.values()), "raw": raws}
@@ -77,7 +77,7 @@ def with_bad(block: Block, lines: npt.NDArray[np.int64], reasons: dict[int, str]
 
 
 def respelled_ids(given: pl.Series, text: pl.Series) -> pa.Table | None:
-    """What `Respelled` holds of a column. given: distinct texts [D]; text: what id_text makes of each."""
+    """The table of `Respelled` for one column; None: no id changed. given: distinct texts [D]; text: their ids [D]."""
     changed = (given != text).fill_null(False)
     if not changed.any():
         return None
@@ -90,7 +90,7 @@ def respelled_ids(given: pl.Series, text: pl.Series) -> pa.Table | None:
 
 
 def checked_block(table: pa.Table, unit: str, form: str | None = None) -> Block | None:
-    """Typed columns, ids as dictionaries; None where an id is none, a number is none, or a time beyond MAX_TIME_S."""
+    """The block of typed columns; None where a row needs a reason: no id, no number, or a time beyond MAX_TIME_S."""
     respelled: dict[str, pa.Table] = {}
     for role in (USER_ID, ITEM_ID):
         ids = table[role].combine_chunks()
@@ -98,7 +98,7 @@ def checked_block(table: pa.Table, unit: str, form: str | None = None) -> Block 
             ids = pa.chunked_array(ids).combine_chunks() if ids.num_chunks else pa.array([], pa.string())
         ids = ids if pa.types.is_dictionary(ids.type) else ids.dictionary_encode()
         given = pl.Series(role, pl.from_arrow(ids.dictionary))
-        # the careful path's own rule: to RE2, Arrow's engine, a no-break space is text
+        # by the rule of the careful path: Arrow's own regular expressions take a no-break space for text
         text = id_text(given)
         if ids.null_count or text.null_count():
             return None
@@ -114,13 +114,13 @@ def checked_block(table: pa.Table, unit: str, form: str | None = None) -> Block 
         time = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
     elif UNITS[unit] != 1:
         time = pc.divide(time, UNITS[unit])
-    if time.null_count or not _all(pc.less(pc.abs(time), MAX_TIME_S)):  # false of NaN
+    if time.null_count or not _all(pc.less(pc.abs(time), MAX_TIME_S)):  # false for NaN
         return None
     table = table.set_column(table.column_names.index(TIMESTAMP), TIMESTAMP, time)
     for name in table.column_names:
         if name == RATING or name.startswith(FEATURE):
             numbers = table[name].drop_null()
-            if pa.types.is_string(numbers.type):  # of a path
+            if pa.types.is_string(numbers.type):  # from the file's path
                 return None
             if not _all(pc.is_finite(numbers.cast(pa.float32()) if name == RATING else numbers)):
                 return None
@@ -128,14 +128,14 @@ def checked_block(table: pa.Table, unit: str, form: str | None = None) -> Block 
 
 
 def replace_words(ids: pa.DictionaryArray, text: pl.Series) -> pa.DictionaryArray:
-    """The same rows with other words [D] in the dictionary, all different."""
+    """Replaces the dictionary's words by others [D], all different."""
     return pa.DictionaryArray.from_arrays(
         ids.indices, text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
     )
 
 
 def merge_words(ids: pa.DictionaryArray, text: pl.Series) -> pa.DictionaryArray:
-    """replace_words of words of which some may have become equal."""
+    """Replaces the dictionary's words by others [D], of which some may be equal."""
     words = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string()).dictionary_encode()
     return pa.DictionaryArray.from_arrays(words.indices.take(ids.indices), words.dictionary)
 

@@ -25,7 +25,7 @@ def read_careful(data: bytes, file: LogFile, layout: Layout, first_line: int, un
 
 
 def _read_histories(rows: pl.DataFrame, file: LogFile, layout: Layout, unit: str) -> Block:
-    """Text whose rows are users with lists of items."""
+    """Reads text whose rows are users with lists of items."""
     roles = layout.columns
     if file.format == "jsonl":
         columns, reasons = nested.json_histories(rows, roles)

@@ -18,7 +18,10 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"  # Hive's and Spark's value of a n
 def map_columns(
     file: LogFile, found: list[str], columns: ColumnsConfig, separator: str | None = None
 ) -> tuple[dict[str, str], dict[str, str | None] | None]:
-    """(role -> column of the file, role -> value of the path, for what the file does not have)."""
+    """Maps roles -> (role -> column of the file, role -> value that the path tells, where the file has no column).
+
+    found: the file's columns. Raises InputError where a column is missing or its name is not unique.
+    """
     if columns.header is not None and file.format in ("jsonl", "parquet", "inter"):
         raise InputError(
             f"{file.path}: data.columns.header names the columns of logs without a header line, and a {file.format} "
@@ -43,7 +46,7 @@ def map_columns(
 
 
 def wanted_columns(found: Iterable[str], kind: Format, columns: ColumnsConfig) -> dict[str, str]:
-    """Role -> the column that it is read from, of a file that has the columns `found`."""
+    """Names the column that each role is to be read from (role -> name), in a file that has the columns `found`."""
     found = set(found)
     wanted = {USER_ID: columns.user_id, ITEM_ID: columns.item_id}
     if columns.timestamp is not None:
@@ -58,7 +61,7 @@ def wanted_columns(found: Iterable[str], kind: Format, columns: ColumnsConfig) -
 
 
 def path_values(path: str) -> dict[str, str | None]:
-    """The columns that a path tells, as Hive writes them: NAME=VALUE for a folder's name."""
+    """Columns that a path tells, where folders are named NAME=VALUE as Hive does."""
     remote = parse_uri(path)
     parts = PurePosixPath(path if remote is None else remote.key).parts[:-1]
     pairs = (part.split("=", 1) for part in parts if "=" in part)

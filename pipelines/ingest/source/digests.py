@@ -1,4 +1,4 @@
-"""Which files of the log are new: known by their bytes, whatever they are called."""
+"""Digests of a log's files, and which files are new by them, whatever they are called."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ class Log(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The log's files by what the champion's dataset says of them."""
+    """Names of the log's files, sorted by whether the champion's dataset was made from them."""
 
     new: list[str]
     known: list[str]
@@ -41,7 +41,7 @@ def digest_log(config: DataConfig, home: Path) -> Log:
 
 
 def sort_files(log: Log, manifest: Manifest | None) -> Files:
-    """Which files of the log the champion's dataset was not made from."""
+    """Tells new files of the log from those that the champion's dataset (manifest) was made from."""
     past = {file.sha256: file.path for file in log_sources(manifest)} if manifest else {}
     found = [(file.name, sha256) for file, sha256 in zip(log.source.files, log.sha256, strict=True)]
     new = [name for name, sha256 in found if sha256 not in past]

@@ -15,13 +15,13 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block | None:
-    """The rows of a text block by Arrow's CSV reader; None where that could differ from what `read_careful` says."""
+    """Reads a text block by Arrow's CSV reader; None where the result could differ from that of `read_careful`."""
     if layout.is_histories:
         return None
     separator, quoted = layout.dialect(file)
     if b"\0" in data or (b"\r" in data and data.count(b"\r") != data.count(b"\r\n")):
         return None
-    if data.startswith(BOM):  # the first row's own text, as the file's mark is gone by now: Arrow would take it out
+    if data.startswith(BOM):  # text of the first row: the file's own mark is gone by now, and Arrow would drop this one
         return None
     has_quotes = quoted and b'"' in data
     if has_quotes and not (separator.isascii() and _is_well_quoted(data, separator)):
@@ -41,8 +41,8 @@ def read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block | 
     for role, place in places.items():
         wanted = types.get(role, pa.float64())
         if by_place.setdefault(str(place), wanted) != wanted:
-            return None  # one column of the log in two roles that read it unlike
-    if len(by_place) < len(names) and not _is_utf8(data):  # Arrow checks what it reads, and a row is bad as a whole
+            return None  # one column in two roles that read it differently
+    if len(by_place) < len(names) and not _is_utf8(data):  # Arrow checks only the columns that it reads
         return None
     try:
         table = pyarrow.csv.read_csv(
@@ -68,7 +68,7 @@ def read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block | 
 
 
 def _with_constants(table: pa.Table, layout: Layout) -> pa.Table:
-    """The table with what is the same in every row: what the path tells, and the time of a log without times."""
+    """Adds the columns that are the same in every row: what the path tells, and the time of a log without times."""
     for role, value in (layout.partitions or {}).items():
         table = table.append_column(role, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
     if not layout.has_times:

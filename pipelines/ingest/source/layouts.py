@@ -38,6 +38,8 @@ TYPE_CHARS = 100  # of a column's type, in an error
 
 
 class Layout(NamedTuple):
+    """How a log file is laid out."""
+
     columns: dict[str, str]  # role -> the log's own column name; roles: user_id, ..., and feature:NAME
     header: list[str]  # column names in the file's order; empty for JSON Lines and for histories of text
     data_start: int  # decompressed bytes before the first row; of a wide encoding, as UTF-8
@@ -49,7 +51,7 @@ class Layout(NamedTuple):
     partitions: dict[str, str | None] | None = None  # role -> its value in every row, from the path
     timestamp_format: str | None = None
     is_unit_given: bool = False  # data.columns.timestamp_unit: numbers that look like dates are seconds all the same
-    notes: tuple[str, ...] = ()  # what was guessed, for the user
+    notes: tuple[str, ...] = ()  # what was guessed, for the user to read
 
     @property
     def is_wide(self) -> bool:
@@ -70,13 +72,13 @@ class Layout(NamedTuple):
 
 
 def open_text(file: LogFile, encoding: str | None, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.NativeFile:
-    """A text file's decompressed bytes in order; of a wide encoding as UTF-8."""
+    """Opens a text file: its decompressed bytes in order, converted to UTF-8 from a wide encoding."""
     stream = open_stream(file, chunk_bytes)
     return pa.transcoding_input_stream(stream, encoding, "utf-8") if dialects.is_wide(encoding) else stream
 
 
 def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
-    """Where a file's rows begin and which of its columns is which, from its first bytes (of Parquet, its last).
+    """Finds the layout of a file from its first bytes (of Parquet, its last).
 
     Raises InputError: not readable as its format, or a column is missing.
     """
@@ -92,7 +94,7 @@ def read_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
 
 
 def layout_error(file: LogFile, error: Exception) -> InputError:
-    """The error of a file whose columns or ranges are not found: Parquet has both in its footer."""
+    """Makes the error of a file whose columns or ranges cannot be found; Parquet has both in its footer."""
     problem = f"not readable as {file.format}"
     if file.format == "parquet":
         problem += ": its footer is not valid"
@@ -205,7 +207,7 @@ def _text_of_histories(
 
 
 def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
-    """The layout of a compressed file with nothing in it, as Spark writes for a part without rows: any columns do."""
+    """The layout of an empty compressed file, which Spark writes for a partition without rows: any columns will do."""
     header = [name for name in (columns.user_id, columns.item_id, columns.timestamp) if name is not None]
     header += [*columns.features, *(name for name in (columns.rating, columns.event_type) if name is not None)]
     header = list(dict.fromkeys(header))

@@ -28,10 +28,10 @@ EXTENSIONS: dict[str, Format] = {
     ".data": "text",
 }
 COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
-# of each format; a text file's is given or guessed
+# by format; that of "text" is given or guessed
 SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
 STREAM_CHUNK_BYTES = 4 << 20
-# of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
+# What reading broken bytes raises; pyarrow takes some damage for a column type that it does not know.
 READ_ERRORS = (
     OSError,
     EOFError,
@@ -41,11 +41,13 @@ READ_ERRORS = (
     pa.ArrowInvalid,
     pa.ArrowNotImplementedError,
 )
-# Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
+# Tells failed requests to S3 or GCS from broken bytes: Arrow's errors of both have no errno.
 REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
 
 
 class LogFile(NamedTuple):
+    """A file of the log, as it was listed."""
+
     path: str  # absolute; or s3://bucket/key, gs://bucket/key, with the options of data.source
     name: str  # relative to the source's folder, with /: the same on every machine
     bytes: int  # as stored, at least 1
@@ -68,7 +70,7 @@ def split_compression(name: str) -> tuple[str, Compression | None]:
 
 
 def open_stream(file: LogFile, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.NativeFile:
-    """A file's decompressed bytes in order, through every gzip member and zstd frame.
+    """Opens a file's decompressed bytes in order, through every gzip member and zstd frame.
 
     Raises OSError here or on reading: bytes that are cut off or broken.
     """
@@ -78,7 +80,7 @@ def open_stream(file: LogFile, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.Nati
 
 
 def read_error(file: LogFile, error: Exception, problem: str) -> InputError:
-    """What to mend: the file's bytes, whose `problem` it is; or the cluster, where this node does not get at them."""
+    """Makes the error of a file that cannot be read: its bytes have the `problem`, or this node does not reach them."""
     if not isinstance(error, OSError) or (error.errno is None and not REQUEST_ERRORS.search(str(error))):
         return InputError(f"{file.path}: {problem} ({error}); mend or remove the file")
     remote = parse_uri(file.path)

@@ -17,7 +17,7 @@ from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.log_files import LogFile
 from pipelines.ingest.source.ranges import CHUNK_BYTES, Range
 
-PARQUET_ROWS = 1 << 20  # of a row group, which may hold any number, that are in memory at a time
+PARQUET_ROWS = 1 << 20  # rows in memory at a time; a row group may hold any number
 HISTORY_ROWS = 1 << 12  # the same where a row is a list of events
 
 
@@ -25,7 +25,7 @@ def read_parquet(file: LogFile, layout: Layout, extent: Range, unit: str) -> Ite
     names = list(dict.fromkeys(layout.columns.values()))
     stored = [name for name in layout.header if name in names or any(one.startswith(f"{name}.") for one in names)]
     row, size = extent.first_line, HISTORY_ROWS if layout.is_histories else PARQUET_ROWS
-    # with a buffer, a column's pages are read as they are needed, and not all of a row group's at once
+    # with a buffer, pages are read as they are needed, not a whole row group's at once
     with open_random(file.path) as source, pq.ParquetFile(source, buffer_size=CHUNK_BYTES) as parquet:
         stop = parquet.num_row_groups if extent.stop is None else extent.stop
         for batch in parquet.iter_batches(size, row_groups=range(extent.start, stop), columns=stored):
@@ -52,13 +52,13 @@ def read_parquet_batch(batch: pa.RecordBatch, layout: Layout, first_row: int, un
             by_role = {role: frame[name].rename(role) for role, name in layout.columns.items()}
             block = parse_block(pl.DataFrame({"line": row_lines, **by_role}), layout, unit)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException) as error:
-        # bytes that are no UTF-8, or a type that nobody here has met
+        # bytes that are no UTF-8, or a type that is not handled
         raise pa.ArrowInvalid(f"a column cannot be read as text: {error}") from error
     return with_bad(block, lines, reasons, nested.raw_rows(table, list(reasons)))
 
 
 def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
-    """Parquet's typed columns as events; ids become text once a distinct value. None: some row needs a reason."""
+    """Reads typed columns as events, each distinct id spelled once; None: some row needs a reason."""
     columns: dict[str, pa.ChunkedArray] = {}
     for role, name in layout.columns.items():
         column = table[name]
@@ -77,7 +77,7 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
         elif role == TIMESTAMP:
             seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit, layout.timestamp_format)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
-        elif role == EVENT_TYPE:  # by polars, as the careful path: Arrow spells 1.0 as "1"
+        elif role == EVENT_TYPE:  # by polars, like the careful path: Arrow spells 1.0 as "1"
             text = pl.Series(name, pl.from_arrow(column)).cast(pl.String)
             columns[role] = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -90,7 +90,7 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
             columns[role] = pa.repeat(pa.scalar(time, pa.float64()), table.num_rows)
         elif role in (USER_ID, ITEM_ID, EVENT_TYPE):
             columns[role] = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
-        else:  # text that is to be a number
+        else:  # text where a number belongs
             return None
     if not layout.has_times:
         columns[TIMESTAMP] = pa.array(np.zeros(table.num_rows))

@@ -1,4 +1,4 @@
-"""Inspects a log file: its digest, and the ranges that it can be read by, each of whole rows."""
+"""Inspects a log file: its digest, and the ranges of whole rows in which it can be read."""
 
 import hashlib
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.log_files import LogFile
 
 CHUNK_BYTES = 4 << 20
-MAX_ROW_BYTES = 64 << 20  # of text: what has no end by then has an open quote, or is no text of rows
+MAX_ROW_BYTES = 64 << 20  # of text; a longer row has an open quote, or the file is no text of rows
 
 
 class Range(NamedTuple):
@@ -24,16 +24,18 @@ class Range(NamedTuple):
 
 
 class Inspection(NamedTuple):
+    """What one pass over a file's bytes finds."""
+
     bytes: int
     sha256: str
     ranges: list[Range]
 
 
 def inspect_file(file: LogFile, layout: Layout, range_bytes: int) -> Inspection:
-    """One pass over a file's bytes: its digest, and ranges of about `range_bytes` that end where a row ends.
+    """Finds a file's digest, and ranges of about `range_bytes` that end where a row ends, in one pass over its bytes.
 
     A newline inside a CSV's quotes ends no row: a cut needs an even number of quotes before it. A compressed file is
-    one range. Line numbers are counted on the way, so that a range knows its own without reading those before it.
+    one range. Lines are counted on the way, so that a range has its first line number without reading those before.
     Raises InputError: a row does not end within MAX_ROW_BYTES.
     """
     sha256 = hashlib.sha256()
@@ -84,7 +86,7 @@ def inspect_file(file: LogFile, layout: Layout, range_bytes: int) -> Inspection:
 
 
 def endless_error(file: LogFile, layout: Layout, data: bytes, first_line: int) -> InputError:
-    """The error of data that begins with a row: its last one, which does not end."""
+    """Makes the error of a row that does not end: the last one in `data`, which begins with a row."""
     quoted = layout.has_quoting(file)
     end = last_row_end(data, quoted)
     line, size = first_line + data.count(b"\n", 0, end), f"{MAX_ROW_BYTES >> 20} MB"

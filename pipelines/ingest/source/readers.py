@@ -27,16 +27,17 @@ from pipelines.ingest.source.parquet_rows import read_parquet
 from pipelines.ingest.source.ranges import Range, endless_error, last_row_end
 
 RETRY_BYTES = 1 << 20  # a block that the fast path refuses is tried again in pieces of about this size
-UNIT_ROWS = 100  # as few tell whether a log's times are in another unit than data.columns.timestamp_unit
+UNIT_ROWS = 100  # rows that tell whether times are in another unit than data.columns.timestamp_unit
 UNIT_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}
 UNIT_NAMES = {"ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
 
 def read_range(file: LogFile, layout: Layout, extent: Range, unit: str, block_bytes: int) -> Iterator[Block]:
-    """The events of a range, in blocks of about `block_bytes` of text. Blank lines are no rows.
+    """Yields the events of a range, in blocks of about `block_bytes` of text. Blank lines are no rows.
 
-    unit: of timestamps that are numbers. Raises one of READ_ERRORS where the bytes cannot be read, and InputError where
-    a row does not end within MAX_ROW_BYTES, most times seem to be in another unit, or all seem to be written as dates.
+    unit: what timestamps that are numbers count. Raises one of READ_ERRORS where the bytes cannot be read, and
+    InputError where a row does not end within MAX_ROW_BYTES, or where most times seem to be in another unit, or all to
+    be dates.
     """
     blocks = (
         read_parquet(file, layout, extent, unit)
@@ -80,11 +81,11 @@ def _read_text_range(file: LogFile, layout: Layout, extent: Range, unit: str, bl
     for number, data in enumerate(_text_blocks(file, layout, extent, block_bytes)):
         block = data.removeprefix(BOM) if extent.start == 0 and not number else data
         yield from _read_text(block, file, layout, line, unit)
-        line += 0 if layout.splits(file) else data.count(b"\n")  # of what is split there is one block
+        line += 0 if layout.splits(file) else data.count(b"\n")  # a range of a file that can be split is one block
 
 
 def _text_blocks(file: LogFile, layout: Layout, extent: Range, block_bytes: int) -> Iterator[bytes]:
-    """Bytes of whole rows, as UTF-8."""
+    """Yields bytes of whole rows, converted to UTF-8."""
     encoding = None if layout.is_wide else layout.encoding
     if layout.splits(file):
         with open_random(file.path) as stream:
@@ -126,7 +127,7 @@ def _read_text(data: bytes, file: LogFile, layout: Layout, first_line: int, unit
             yield fast
             return
         if b'"' not in data or not layout.has_quoting(file):
-            # One odd row shall not make a whole range slow, nor a block of histories large.
+            # Smaller pieces: one odd row should not make a whole range slow, nor a block of histories large.
             while len(data) > RETRY_BYTES:
                 end = data.find(b"\n", RETRY_BYTES) + 1
                 if not end:

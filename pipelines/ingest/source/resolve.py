@@ -15,7 +15,7 @@ from pipelines.ingest.source.log_files import Format, LogFile, log_format, split
 from pipelines.ingest.source.presets import fetch_movielens, known_preset
 from pipelines.runtime.versions import short_key
 
-# taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
+# in a folder or a glob, read only where no other name is a log's: notes and settings have such names too
 DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
 SUPPORTED = (
     ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .json, .inter (each also .gz, .zst, .bz2), .parquet, .pq; others "
@@ -24,22 +24,24 @@ SUPPORTED = (
 
 LEFT_OUT_SHOWN = 5
 
-# what a folder of logs may hold that nobody takes for one, by names in small letters
+# names (in lower case) in a folder of logs that nobody would take for a log: no warning for these
 NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
 
 logger = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
+    """What `data.source` and `data.items` name."""
+
     files: tuple[LogFile, ...]  # sorted by name: the order of the log
     titles_file: Path | None
 
 
 def resolve(config: DataConfig, home: Path) -> Source:
-    """The log's files in order, and the file of titles. Opens no log file; warns of files whose names are no log's.
+    """Lists the log's files in order, and the file of titles. Opens no log file; warns of files that are left out.
 
-    Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common, of
-    a glob the part before its first wildcard. A file that is there twice, by a link or an overlap, is listed once.
+    Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common; of
+    a glob, what stands before its first wildcard counts. A file met twice, by a link or an overlap, is listed once.
     Raises InputError: what is missing, where, how to mend it.
     """
     sources = _sources(config)
@@ -69,7 +71,7 @@ def resolve(config: DataConfig, home: Path) -> Source:
     by_real: dict[str, Found] = {}
     for file in sorted(logs, key=lambda file: (file.linked, file.parts)):
         by_real.setdefault(file.real, file)
-    # a writer with nothing to say leaves a file without even a header
+    # writers may leave empty files, without even a header
     filled = [file for file in by_real.values() if file.bytes]
     if not filled:
         raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
@@ -119,7 +121,7 @@ def _shown(sources: tuple[str, ...]) -> str:
 
 
 def _given_titles(items: str, home: Path) -> tuple[Path, str]:
-    """A local file of titles, and what it is as a file of the log (Found.real)."""
+    """The file of titles as a local one, and its Found.real, by which it is known among the log's files."""
     remote = parse_uri(items)
     if remote is not None:
         return _local_copy(items, home), f"{remote.scheme}://{remote.key}"
@@ -150,7 +152,7 @@ def _local_copy(path: str, home: Path) -> Path:
 def _choose_logs(
     source: str, listing: Listing, titles: str | None, is_log: Callable[[str], bool]
 ) -> tuple[list[Found], list[Found], str | None]:
-    """The logs among a listing's files, those that nobody would expect left out, the path of a known folder's titles.
+    """Sorts a listing's files -> (logs, files left out that deserve a warning, path of a known folder's titles).
 
     In a known folder (presets) its companions are no logs; whatever else is named like a log is one, as in any folder.
     """

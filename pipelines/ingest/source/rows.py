@@ -1,4 +1,4 @@
-"""Text to rows, and rows to columns of text, with the line and the reason of whatever breaks a rule."""
+"""Splits text into rows, and rows into columns of text; what breaks a rule has its line and its reason."""
 
 import re
 
@@ -15,11 +15,10 @@ IDS = (USER_ID, ITEM_ID)
 
 
 def split_rows(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
-    """Text to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
+    """Splits text into rows: `line`, `raw`, `problem` (null, or that its bytes are no UTF-8). Blank lines are left out.
 
-    encoding: of the log, whose letters are UTF-8 by now, and whose other bytes are as they were.
-
-    With `quoted`, a row goes on past newlines inside double quotes; its line is its first one.
+    With `quoted`, a row goes on past newlines inside double quotes; its line is its first one. encoding: that of the
+    log, for the error; `data` is UTF-8 by now, but for bytes that the encoding does not know.
     """
     array = np.frombuffer(data, np.uint8)
     newlines = np.flatnonzero(array == ord("\n"))
@@ -53,7 +52,7 @@ def split_rows(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-
 
 
 def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
-    """Rows with U+FFFD in place of what is no UTF-8. Newlines stay, and so does the number of rows."""
+    """Decodes rows, with U+FFFD in place of what is no UTF-8. Newlines stay, and so does the number of rows."""
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
     lossy = data.decode(errors="replace").encode()
     lossy_ends = np.flatnonzero(np.frombuffer(lossy, np.uint8) == ord("\n"))
@@ -66,14 +65,14 @@ def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
 
 
 def split_fields(raw: pl.Series, separator: str) -> pl.Series:
-    """Rows to lists of their fields, without regard to quotes."""
+    """Splits rows into lists of fields, without regard to quotes."""
     return raw.str.extract_all(r"[^ \t]+") if separator == BLANKS else raw.str.split(separator)
 
 
 def separated_columns(
     rows: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
 ) -> pl.DataFrame:
-    """Rows to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
+    """Splits rows into `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
     raw = rows["raw"]
     fields = split_fields(raw, separator)
     problem = rows["problem"]
@@ -94,7 +93,7 @@ def separated_columns(
 
 
 def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
-    """Rows with quotes to lists of fields without them, and which rows break the rule (RFC 4180)."""
+    """Splits rows with quotes -> (lists of fields without the quotes, which rows break RFC 4180)."""
     led = separator + raw  # so that every field, the first one too, begins with a separator
     mark = re.escape(separator)
     parts = led.str.extract_all(f'{mark}(?:"(?:[^"]|"")*"|[^"{mark}]*)')
@@ -107,12 +106,12 @@ def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
 
 
 def json_ids(frame: pl.DataFrame) -> list[pl.Series]:
-    """Ids of JSON as text, by the rule of `json_columns`."""
+    """Respells the ids of rows from JSON, by the rule of `json_columns`."""
     return [_whole(frame[role]) for role in IDS if role in frame.columns]
 
 
 def _whole(ids: pl.Series) -> pl.Series:
-    """Whole numbers without their fraction: JSON's path does not tell the number 12.0 from the text "12.0"."""
+    """Respells whole numbers without a fraction: a JSON path does not tell the number 12.0 from the text "12.0"."""
     return ids.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
 
 
@@ -122,13 +121,13 @@ def _json_path(keys: list[str]) -> str:
 
 
 def _without_exponents(ids: pl.Series) -> pl.Series:
-    """The ids, small numbers as the rule of ids writes them: 1e-7 is 0.0000001."""
+    """Respells small numbers by the rule of ids: 1e-7 is 0.0000001."""
     small = ids.str.contains(r"^-?\d(\.\d+)?e-\d{1,3}$").fill_null(False)
     return ids.scatter(small.arg_true(), [positional(one) for one in ids.filter(small)]) if small.any() else ids
 
 
 def json_columns(rows: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
-    """JSON Lines to `line`, `raw`, `problem` and a column of text a role."""
+    """Reads rows of JSON into `line`, `raw`, `problem` and a column of text a role."""
     raw = rows["raw"]
     found: dict[str, pl.Series] = {}
     for role, name in columns.items():

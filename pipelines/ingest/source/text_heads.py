@@ -18,7 +18,7 @@ JSON_ROWS_FOR_KEYS = 100
 
 
 def first_lines(stream: pa.NativeFile, num_lines: int) -> bytes:
-    """The first lines, or what comes before HEADER_BYTES of them, the last maybe cut."""
+    """Reads the first lines, at most about HEADER_BYTES; the last one may be cut."""
     data = b""
     while data.count(b"\n") < num_lines and len(data) < HEADER_BYTES:
         chunk = stream.read(LAYOUT_CHUNK_BYTES)
@@ -51,9 +51,9 @@ def header_line(
 
 
 def choose_separator(file: LogFile, first: bytes, columns: ColumnsConfig) -> tuple[str | None, str | None]:
-    """(what separates the columns of a text file, what to say of the guess); None: it is not clear.
+    """Finds the separator of a text file -> (separator, note for the user on a guess); None: it is not clear.
 
-    A format's own separator is the first choice, and stays where no other fits: then the columns are found missing.
+    A format's own separator is the first choice, and stays where no other fits: its columns are then found missing.
     """
     own = SEPARATORS.get(file.format)
     if columns.separator is not None:
@@ -78,7 +78,7 @@ def choose_separator(file: LogFile, first: bytes, columns: ColumnsConfig) -> tup
             return own, None
     others = [one for one in dialects.SEPARATORS if one != own and (file.format != "csv" or len(one) == 1)]
     even, uneven = dialects.guess(lines, others, is_quoted, fits)
-    is_named = columns.header is None  # what only counts fields is no ground to refuse a file
+    is_named = columns.header is None  # else only the number of fields is known, which is no reason to refuse a file
     if even is None and uneven is None and is_named and file.format != "dat" and not (head and len(head[0]) > 1):
         even, _ = dialects.guess(lines, others, is_quoted, lambda row: True)  # whose columns the error then lists
     if even is not None:
@@ -108,7 +108,7 @@ def is_one_array(first: bytes) -> bool:
 
 
 def json_keys(first: bytes) -> dict[str, bool]:
-    """The keys of the first rows, each with whether its first value is a list; of objects in them, dotted paths too.
+    """Lists the keys of the first rows, and dotted paths in their objects: key -> whether its first value is a list.
 
     JSON Lines has no header, and an optional key need not be in the first row.
     """
@@ -131,7 +131,7 @@ def json_keys(first: bytes) -> dict[str, bool]:
 
 
 def _json_paths(path: str, value: object, in_list: bool = False) -> dict[str, bool]:
-    """Dotted paths to the values within an object, or within the objects of a list."""
+    """Lists dotted paths to the values within an object, or within the objects of a list."""
     if isinstance(value, list) and value and not in_list:
         return _json_paths(path, value[0], True)
     found: dict[str, bool] = {}

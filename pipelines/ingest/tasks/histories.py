@@ -17,7 +17,7 @@ from pipelines.ingest.context import IngestContext
 from pipelines.ingest.results import CoreTurn, FinishedBucket
 from pipelines.ingest.tasks.items import save_counts
 
-TIME_BINS = 60  # of the picture of events over time
+TIME_BINS = 60  # bins of the plot of events over time
 
 
 class StagedKind(NamedTuple):
@@ -27,8 +27,8 @@ class StagedKind(NamedTuple):
     users: str
 
 
-CLEAN = StagedKind("clean", "users")  # with events enough, as far as the rules tell
-SHORT = StagedKind("short", "short_users")  # with too few
+CLEAN = StagedKind("clean", "users")  # users with events enough, before any k-core
+SHORT = StagedKind("short", "short_users")  # users with too few
 
 
 class Histories(NamedTuple):
