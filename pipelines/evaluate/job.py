@@ -24,7 +24,7 @@ from mgray.serve.recommender import Recommender
 from mgray.serve.scorer import max_score_rows
 from mgray.serve.translation import Translation, check_items_known
 from pipelines import tracking
-from pipelines.ingest.job import describe, ingest
+from pipelines.ingest.job import dataset_line, ingest
 from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, console, say
 from pipelines.runtime.redact import shown_uri
@@ -231,7 +231,7 @@ def evaluate_registered(config: EvalJobConfig) -> EvaluationResult:
     cluster.connect()
     with PhaseProgress(out) as progress:
         found = ingest(data, home, progress.update)
-    say(out, describe(found))
+    say(out, dataset_line(found))
     dataset = Dataset(found.path)
     check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
     metrics, asked = evaluate_foreign(recommender, dataset, config.split, evaluation)

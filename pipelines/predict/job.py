@@ -38,14 +38,15 @@ from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
 from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
 from mgray.serve.translation import check_items_known
 from pipelines import tracking
-from pipelines.ingest.job import IngestResult, Progress, describe, ingest
-from pipelines.ingest.source.resolve import read_item_ids
+from pipelines.ingest.job import IngestResult, dataset_line, ingest
+from pipelines.ingest.runner import Progress
+from pipelines.ingest.source.titles import read_item_ids
 from pipelines.predict.tasks import Mistake, PartScorer, PredictJob, ScoredPart, peak_rss_bytes, plan_parts
 from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, Timer, console, say
 from pipelines.runtime.redact import shown_uri
 from pipelines.runtime.result import DatasetLabel, JobResult
-from pipelines.runtime.versions import committed, put_in_place, staging_folder
+from pipelines.runtime.versions import committed, put_in_place, short_key, staging_folder
 from pipelines.tracking.registry import Registry, own_data
 
 # Rules of data.clean that take events out of a history that is scored.
@@ -271,7 +272,7 @@ def predict(config: PredictJobConfig) -> PredictionResult:
         with timer.phase("fetch_model"):
             model = fetch(config, uri, Path(temporary))
         given = _prepare(config, model, blocked_ids, Registry(uri, model.record.name), home, timer, out)
-        folder = target / given.key()[:16]
+        folder = target / short_key(given.key())
         manifest = None if settings.overwrite else committed(folder, given.key(), read_predictions)
         reused, speed = manifest is not None, None
         if manifest is None:
@@ -319,7 +320,7 @@ def _prepare(
             cluster.connect()
     with timer.phase("dataset"), PhaseProgress(out) as progress:
         found = ingest_to_score(data, home, progress.update)
-    say(out, describe(found))
+    say(out, dataset_line(found))
     dataset = Dataset(found.path.absolute())
     check_items_known(dataset, model.item_ids, f"--model {config.model}")
     for note in lost_events(dataset, info):

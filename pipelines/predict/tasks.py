@@ -25,11 +25,13 @@ from mgray.serve.model_folder import load_model
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import prediction_table, rank_lists, translate
 from mgray.serve.translation import Translation
-from pipelines.ingest.tasks import write_parquet
+from pipelines.runtime.parquet import write_parquet
 from pipelines.runtime.versions import place_error
 
 ROW_GROUP_PREDICTIONS = 1 << 17
 PART_EVENTS = 1 << 22  # histories are long in some logs: 16 MiB of item numbers a part, about
+
+Result = dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -133,11 +135,11 @@ class PartScorer:
         columns, offsets = translate(columns, offsets, self.translation)
         lists = rank_lists(self.scorer, columns, offsets, job.k, job.remove_seen, job.blocked, job.batch_events)
         table = prediction_table(lists, users[USER_ID].combine_chunks(), self.item_ids)
-        size, sha256, draft = write_parquet(table, job.folder, f"part-{index:06d}", ROW_GROUP_PREDICTIONS)
-        written = pq.read_metadata(draft).num_rows
+        draft = write_parquet(table, job.folder, f"part-{index:06d}", ROW_GROUP_PREDICTIONS)
+        written = pq.read_metadata(draft.path).num_rows
         assert written == int(lists.lengths.sum()), f"part {index}: {written} rows written, not {lists.lengths.sum()}"
         path = job.folder / f"part-{index:06d}.parquet"
-        os.replace(draft, path)
+        os.replace(draft.path, path)
         return PredictionPart(
             file=path.name,
             users=users.num_rows,
@@ -145,8 +147,8 @@ class PartScorer:
             predictions=written,
             users_fallback=int(lists.is_fallback.sum()),
             users_empty=int((lists.lengths == 0).sum()),
-            bytes=size,
-            sha256=sha256,
+            bytes=draft.bytes,
+            sha256=draft.sha256,
         )
 
     def _read(self, part: Part) -> pa.Table:

@@ -22,6 +22,7 @@ from mgray.data.manifest import MANIFEST_FILE, Manifest, digest
 from mgray.errors import InputError
 from pipelines.runtime.redact import shown_uri
 from pipelines.runtime.result import VersionLabel
+from pipelines.runtime.versions import short_key
 from pipelines.tracking import CHAMPION
 
 HISTORY_TAG = "champion_history"
@@ -223,5 +224,5 @@ def own_data(data: DataConfig, home: Path, registry: Registry, version: Version)
 
 def dataset_folder(manifest: Manifest, out: Path) -> Path | None:
     """Folder of that dataset version below `out`; None: it is no longer there."""
-    folder = out / manifest.ingest_key[:16]
+    folder = out / short_key(manifest.ingest_key)
     return folder if (folder / MANIFEST_FILE).is_file() else None
