@@ -27,8 +27,8 @@ WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.json"
 
-# Of all events to train on, those that say what is popular now, for a user of whom nothing is known: on
-# MovieLens-100K's split in time the newest have 3 to 4 times the ndcg@10 of all, be they those of 7 days or of 90.
+# Share of the training events, the newest, whose counts rank items for a user without a known event. On
+# MovieLens-100K's temporal split the newest events have 3 to 4 times the ndcg@10 of all events, over 7 days or 90.
 POPULAR_SHARE = 0.1
 
 SEEN_CAUTION = (
@@ -46,19 +46,19 @@ class ModelInfo(BaseModel):
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
     inputs: InputSpec = InputSpec()
-    remove_seen: bool = True  # what it was measured with, and does unless told otherwise
+    remove_seen: bool = True  # as it was measured; the default of a request
     include_valid: bool = False  # whether it trained on the dataset's validation part too
     exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
 
     def as_measured(self, config: EvaluateConfig) -> EvaluateConfig:
-        """`remove_seen`, where the config does not say it, as the model was measured when it was trained."""
+        """Fill in a `remove_seen` that the config does not set: as the model was measured after training."""
         if "remove_seen" in config.model_fields_set:
             return config
         return config.model_copy(update={"remove_seen": self.remove_seen})
 
     def caution(self, remove_seen: bool) -> str | None:
-        """What to say where the model's lists are to be made with this `remove_seen`; None: nothing."""
+        """A warning for lists made with this `remove_seen`; None: none is needed."""
         if remove_seen or not self.exclude_seen:
             return None
         return SEEN_CAUTION
@@ -66,27 +66,30 @@ class ModelInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the model knows of each item; item `i` is at index `i - 1` of each list."""
+    """The items that the model knows; item `i` is at index `i - 1` of each list."""
 
     item_ids: list[str]
     titles: list[str]
     num_train_events: list[int]
-    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; none: of a model of an earlier version
+    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; None in models of an earlier version
 
     @classmethod
     def of(cls, dataset: Dataset, include_valid: bool = False) -> "Vocabulary":
-        """Reads the shards' times, twice: rank 0 for all of its process group. include_valid: as the model trains."""
+        """Count the newest events on rank 0, which reads the shards' times twice. Collective: call it on every rank.
+
+        include_valid: whether the model trains on the validation part too.
+        """
         rank, num_ranks = rank_and_world()
         counted = [dataset.newest_counts(POPULAR_SHARE, include_valid) if rank == 0 else None]
         if num_ranks > 1:
             dist.broadcast_object_list(counted)
         newest = counted[0]
-        assert newest is not None, "by rank 0"
+        assert newest is not None, "rank 0 has counted"
         return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), newest[1:].tolist())
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """What an empty history is ranked by, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
+        """Rank of items for an empty history, [V + 1]: count of newest events, ties by all events; 0 at padding."""
         counts = np.asarray([0, *self.num_train_events], dtype=np.float64)
         if self.num_newest_events is None:
             return counts
@@ -101,7 +104,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
 
 
 def load_info(folder: str | Path) -> ModelInfo:
-    """What the model of a folder is. Raises InputError where a file of it is missing, or of another version."""
+    """The ModelInfo of a folder. Raises InputError where a file is missing or of another version."""
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
@@ -109,7 +112,7 @@ def load_info(folder: str | Path) -> ModelInfo:
 
 
 def parse_info(content: bytes, source: str | Path) -> ModelInfo:
-    """Of a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
+    """Parse a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
     try:
         info = ModelInfo.model_validate_json(content)
     except ValidationError as error:
