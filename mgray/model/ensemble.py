@@ -23,7 +23,7 @@ class Ensemble(nn.Module):
     """M models with the methods of one, without `rate`: `rating_head` is None. Its state is the tuple of theirs."""
 
     def __init__(self, config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
-        """See MGDSC. config.members: M."""
+        """Make M = config.members models; arguments as of MGDSC."""
         super().__init__()
         assert config.outputs == "next_item", "the config says so"
         self.config = config
@@ -70,7 +70,7 @@ class Ensemble(nn.Module):
         return tuple(member.initial_state(batch) for member in self.members)
 
     def last_time(self, state: tuple[State, ...]) -> Tensor:
-        """See MGDSC.last_time."""
+        """Time of each user's latest event; see MGDSC.last_time."""
         return self.members[0].last_time(state[0])
 
     def extend(
@@ -86,8 +86,8 @@ class Ensemble(nn.Module):
         return state, interest[:, -1]
 
     def cut(self, num_levels: int) -> "Ensemble":
-        """Cut each member to its first `num_levels` levels; see MGDSC.cut, also for what it raises."""
-        with torch.device("meta"):  # made without memory; the members are replaced below
+        """Keep the members' first `num_levels` levels; see MGDSC.cut. Raises ValueError as it does."""
+        with torch.device("meta"):  # its members are put in their places
             smaller = Ensemble(self.config.cut(num_levels), self.num_items, self.spec)
         smaller.models = nn.ModuleList(member.cut(num_levels) for member in self.members)
         return smaller.train(self.training)

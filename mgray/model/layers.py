@@ -36,7 +36,7 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Normalize over the channels of each position. The mask is unused: the signature is BatchNorm's."""
+    """Normalization over the channels of each position. The mask is unused: it is there to be called like BatchNorm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -78,11 +78,11 @@ class BatchNorm(nn.Module):
         return x * scale + (self.bias - mean * scale)
 
     def part(self, summand: Tensor, total: Tensor) -> Tensor:
-        """See LayerNorm.part. By the running statistics, so `total` is unused, and the mean belongs to no summand."""
+        """Share of a summand, as LayerNorm's, by the trained statistics, not those of `total`; the mean is of none."""
         return summand * self.weight * torch.rsqrt(self.running_variance + EPSILON)
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        # One all-reduce per norm: a small step waits for little else. Squares are of the distance from the running mean,
+        # One all-reduce per norm: a small step waits for little else. Squares are of distances from the running mean,
         # the same on every rank. Of the distance from zero, a variance far below the mean's square would be lost.
         centred = (x - self.running_mean) * mask
         sums = (centred.sum((0, 1)), centred.square().sum((0, 1)), mask.sum().float().view(1))

@@ -82,15 +82,15 @@ class MGDSC(nn.Module):
 
     @property
     def members(self) -> Sequence["MGDSC"]:
-        """Itself; see Ensemble.members."""
+        """The model itself, as an ensemble of one."""
         return [self]
 
     def each(self, interest: Tensor) -> list[tuple["MGDSC", Tensor]]:
-        """Itself with the whole interest; see Ensemble.each."""
+        """The model itself with the whole interest, as an ensemble of one."""
         return [(self, interest)]
 
     def read(self, inputs: Inputs, state: State | None = None, only_last: bool = False) -> Read:
-        """Run the levels over the histories; with a state, over histories that go on from it.
+        """Run each level over the histories; with a state, over histories that go on from it.
 
         only_last: in evaluation, return outputs and mask of the last position alone, L = 1. Above the last mixer no
         other position is read, so none is computed.
@@ -178,7 +178,7 @@ class MGDSC(nn.Module):
         return State(last_time, levels, None if self.rating_head is None else self.rating_head.no_sums(batch))
 
     def last_time(self, state: State) -> Tensor:
-        """Time of each user's last event, [B] float64; NaN where there was none, or the model reads no times."""
+        """Time of each user's latest event, [B] float64; NaN: there was none, or the model reads no times."""
         return state.last_time
 
     def extend(self, state: State, inputs: Inputs, only_last: bool = False) -> tuple[State, Tensor]:
@@ -202,7 +202,7 @@ class MGDSC(nn.Module):
         return state, interest[:, -1]
 
     def rate(self, state: State, interest: Tensor, items: Tensor) -> Tensor:
-        """The rating that each user would give items next, in the log's units; for a model with a rating head.
+        """Predict the ratings that each user would give items next, in the log's units. Needs a rating head.
 
         state, interest: as `step` gives them, interest [B, D]; items: [B, N] int64 in 1..V -> [B, N].
         """

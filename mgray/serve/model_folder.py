@@ -58,7 +58,7 @@ class ModelInfo(BaseModel):
         return config.model_copy(update={"remove_seen": self.remove_seen})
 
     def caution(self, remove_seen: bool) -> str | None:
-        """A warning for lists made with this `remove_seen`; None: none is needed."""
+        """Warning for lists that are made with this `remove_seen`; None: no warning is needed."""
         if remove_seen or not self.exclude_seen:
             return None
         return SEEN_CAUTION
@@ -66,7 +66,7 @@ class ModelInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The items that the model knows; item `i` is at index `i - 1` of each list."""
+    """The model's items; item `i` is at index `i - 1` of each list."""
 
     item_ids: list[str]
     titles: list[str]
@@ -89,7 +89,7 @@ class Vocabulary:
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """Rank of items for an empty history, [V + 1]: count of newest events, ties by all events; 0 at padding."""
+        """Scores for an empty history, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
         counts = np.asarray([0, *self.num_train_events], dtype=np.float64)
         if self.num_newest_events is None:
             return counts
@@ -104,7 +104,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
 
 
 def load_info(folder: str | Path) -> ModelInfo:
-    """The ModelInfo of a folder. Raises InputError where a file is missing or of another version."""
+    """Read the description of a folder's model. Raises InputError where a file is missing, or of another version."""
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")
