@@ -1,4 +1,4 @@
-"""The manifest of a dataset version and of a prediction version: the last file written, and so the commit."""
+"""Manifests of dataset versions and prediction versions. The manifest is written last: it commits the version."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from mgray.record import Record
 from mgray.schema import READABLE_VERSIONS, OptionalColumn
 
 MANIFEST_FILE = "manifest.json"
-# true of this making of the version only
+# Fields that differ between two makings of the same version; the fingerprint leaves them out.
 UNSEALED = {"created", "staged", "report_file", "forget_unmatched", "fingerprint"}
 
 

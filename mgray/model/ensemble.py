@@ -1,4 +1,4 @@
-"""Several MG-DSC models of one config trained and served as one: their scores are averaged.
+"""Ensemble: several MG-DSC models of one config, trained and served as one. Their scores are averaged.
 
 A deep ensemble (Lakshminarayanan et al. 2017, arXiv 1612.01474): each member has its own items, its own start and its
 own loss, and what they err in apart cancels. As in TabM (Gorishniy et al. 2024, arXiv 2410.24210) the members see the
@@ -20,7 +20,7 @@ from mgray.model.mgdsc import MGDSC, State
 
 
 class Ensemble(nn.Module):
-    """M models with the methods of one, but for `rate`: `rating_head` is None. Its state is a tuple of theirs."""
+    """M models with the methods of one, without `rate`: `rating_head` is None. Its state is the tuple of theirs."""
 
     def __init__(self, config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
         """Make M = config.members models; arguments as of MGDSC."""
@@ -39,7 +39,7 @@ class Ensemble(nn.Module):
     def fuse(self, inputs: Inputs, only_last: bool = False) -> tuple[Tensor, Tensor | None]:
         """inputs: [B, L] -> (interest [B, L, M D], share of each granularity [B, L, G, M heads] or None).
 
-        only_last, errors: as MGDSC.fuse.
+        only_last, errors: see MGDSC.fuse.
         """
         interests, shares = zip(*(member.fuse(inputs, only_last) for member in self.members), strict=True)
         # Side by side: one member's first head has nothing to do with another's.

@@ -155,7 +155,7 @@ class GatedFeedForward(nn.Module):
 
 
 class LevelState(NamedTuple):
-    """Fixed-size summary of the events so far, from which a level goes on with the next one."""
+    """Memory of a level, from which it goes on with the next event. Its size depends on the config alone."""
 
     pool: States
     mixers: States

@@ -27,8 +27,8 @@ WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.json"
 
-# Of all events to train on, those that say what is popular now, for a user of whom nothing is known: on
-# MovieLens-100K's split in time the newest have 3 to 4 times the ndcg@10 of all, be they those of 7 days or of 90.
+# Share of the training events, the newest, whose counts rank items for a user without a known event. On
+# MovieLens-100K's temporal split the newest events have 3 to 4 times the ndcg@10 of all events, over 7 days or 90.
 POPULAR_SHARE = 0.1
 
 SEEN_CAUTION = (
@@ -46,13 +46,13 @@ class ModelInfo(BaseModel):
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
     inputs: InputSpec = InputSpec()
-    remove_seen: bool = True  # what it was measured with, and does unless told otherwise
+    remove_seen: bool = True  # as it was measured; the default of a request
     include_valid: bool = False  # whether it trained on the dataset's validation part too
     exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
 
     def as_measured(self, config: EvaluateConfig) -> EvaluateConfig:
-        """`remove_seen`, where the config does not say it, as the model was measured when it was trained."""
+        """Fill in a `remove_seen` that the config does not set: as the model was measured after training."""
         if "remove_seen" in config.model_fields_set:
             return config
         return config.model_copy(update={"remove_seen": self.remove_seen})
@@ -71,17 +71,20 @@ class Vocabulary:
     item_ids: list[str]
     titles: list[str]
     num_train_events: list[int]
-    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; none: of a model of an earlier version
+    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; None in models of an earlier version
 
     @classmethod
     def of(cls, dataset: Dataset, include_valid: bool = False) -> "Vocabulary":
-        """Reads the shards' times, twice: rank 0 for all of its process group. include_valid: as the model trains."""
+        """Count the newest events on rank 0, which reads the shards' times twice. Collective: call it on every rank.
+
+        include_valid: whether the model trains on the validation part too.
+        """
         rank, num_ranks = rank_and_world()
         counted = [dataset.newest_counts(POPULAR_SHARE, include_valid) if rank == 0 else None]
         if num_ranks > 1:
             dist.broadcast_object_list(counted)
         newest = counted[0]
-        assert newest is not None, "by rank 0"
+        assert newest is not None, "rank 0 has counted"
         return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), newest[1:].tolist())
 
     @property
