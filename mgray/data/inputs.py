@@ -6,12 +6,12 @@ Legend: `B` sequences, `L` positions, `F` numeric features.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from mgray.config import ModelConfig, ResolvedModelConfig, granularity
 from mgray.data.manifest import Feature, Manifest
 from mgray.errors import InputError
+from mgray.record import Record
 from mgray.schema import EVENT_COLUMNS, Input, OptionalColumn
 
 # Model input -> the event column that it reads.
@@ -38,10 +38,8 @@ class Inputs(NamedTuple):
         return Inputs._make(None if column is None else function(column) for column in self)
 
 
-class InputSpec(BaseModel):
+class InputSpec(Record):
     """The meaning of the numbers in a model's inputs, from the training part of its dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_types: tuple[str, ...] = ()  # name of type number i at index i - 1
     features: tuple[Feature, ...] = ()  # in the order of the columns

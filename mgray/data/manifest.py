@@ -13,6 +13,7 @@ from mgray.record import Record
 from mgray.schema import READABLE_VERSIONS, OptionalColumn
 
 MANIFEST_FILE = "manifest.json"
+SHORT_KEY_DIGITS = 16
 # Fields that differ between two makings of the same version; the fingerprint leaves them out.
 UNSEALED = {"created", "staged", "report_file", "forget_unmatched", "fingerprint"}
 
@@ -201,6 +202,11 @@ def seal(fields: dict[str, Any]) -> Manifest:
     manifest = draft.model_copy(update={"fingerprint": digest(content)})
     manifest.check_conservation()
     return manifest
+
+
+def short_key(key: str) -> str:
+    """The first 16 digits of a digest: what a version's folder, its lock and its staging folder are named by."""
+    return key[:SHORT_KEY_DIGITS]
 
 
 def commit(manifest: Record, folder: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mgray.config import EvaluateConfig, GateConfig
 from mgray.data.dataset import Dataset, Query, Turn
-from mgray.data.manifest import Manifest
+from mgray.data.manifest import Manifest, short_key
 from mgray.errors import InputError
 from mgray.eval.gate import Cost, GateDecision, IntArray, PeriodQueries, decide, rank_metrics
 from mgray.eval.ranking import own_batches, rank_batch
@@ -166,8 +166,8 @@ def _caution(trained_on: Manifest, compared_on: Manifest) -> str | None:
     if test_from is None or trained_to <= test_from:
         return None
     return (
-        f"caution: dataset {trained_on.fingerprint[:16]} trains on events of the test period, so its model's figures "
-        "may flatter it"
+        f"caution: dataset {short_key(trained_on.fingerprint)} trains on events of the test period, so its model's "
+        "figures may flatter it"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from mgray.data.inputs import InputSpec
 from mgray.distributed import rank_and_world
 from mgray.errors import InputError
 from mgray.model.ensemble import Model, make_model
+from mgray.record import Record
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
@@ -36,10 +37,8 @@ SEEN_CAUTION = (
 )
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(Record):
     """Description of a model and of its training; the content of MODEL_FILE."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     config: ResolvedModelConfig
     num_items: int

@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mgray.eval.metrics import Metrics, Number
 from mgray.eval.slices import SliceFigures
+from mgray.record import Record
 
 
-class CurvePoint(BaseModel):
+class CurvePoint(Record):
     """One validation. Kept in a checkpoint's `state.json`, and drawn by the report."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int = Field(ge=0, description="optimizer steps taken")
     epoch: float = Field(ge=0, description="passes over the training part, 0.5 is half a pass")

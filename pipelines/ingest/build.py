@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from mgray.config import DataConfig
 from mgray.data import moments
-from mgray.data.manifest import digest
+from mgray.data.manifest import digest, short_key
 from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest.parse import temporal_cuts
 from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
@@ -45,7 +45,6 @@ from pipelines.ingest.tasks.items import add_counts, item_ids, merge_items
 from pipelines.ingest.tasks.shards import ROW_GROUP_USERS, write_shard
 from pipelines.ingest.tasks.units import read_unit, sort_times
 from pipelines.runtime.parquet import write_parquet
-from pipelines.runtime.versions import short_key
 
 NUM_TOP_ITEMS = 20  # of the report
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from mgray.config import DataConfig, IngestJobConfig, resolve_out
 from mgray.data.dataset import Dataset
-from mgray.data.manifest import Manifest, commit, read_manifest
+from mgray.data.manifest import Manifest, commit, read_manifest, short_key
 from mgray.errors import InputError
 from mgray.report.ingest_report import IngestReport, ingest_table
 from pipelines.ingest import id_notes
@@ -37,7 +37,7 @@ from pipelines.ingest.summary import REPORT_FILE, make_report, seal_version, wri
 from pipelines.runtime.cluster import check_writable, connect, job_home
 from pipelines.runtime.console import PhaseProgress, Timer, console, say
 from pipelines.runtime.lock import HeldError, hold
-from pipelines.runtime.versions import committed, put_in_place, resumable_folder, short_key
+from pipelines.runtime.versions import committed, put_in_place, resumable_folder
 
 RANGE_BYTES = 32 << 20
 SECONDS_BETWEEN_LOOKS = 1.0

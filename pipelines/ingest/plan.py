@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from mgray.config import DataConfig
-from mgray.data.manifest import SourceFile, digest, file_sha256
+from mgray.data.manifest import SourceFile, digest, file_sha256, short_key
 from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest.parse import check_time_format
 from mgray.ingest.spelling import ID_RULE
@@ -28,7 +28,7 @@ from pipelines.ingest.source.titles import read_titles
 from pipelines.ingest.staging import STAGED_FOLDER, Layers
 from pipelines.ingest.tasks.units import inspect_files
 from pipelines.runtime.lock import is_held
-from pipelines.runtime.versions import RESUMABLE, remove_abandoned, short_key
+from pipelines.runtime.versions import RESUMABLE, remove_abandoned
 
 SHARD_BYTES = 32 << 20  # of text a shard: what one task sorts in memory at a time
 MIN_SHARDS, MAX_SHARDS = 4, 4096

@@ -31,6 +31,7 @@ from mgray.data.manifest import (
     digest,
     file_sha256,
     read_predictions,
+    short_key,
 )
 from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest.spelling import id_spelling
@@ -46,7 +47,7 @@ from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, Timer, console, say
 from pipelines.runtime.redact import shown_uri
 from pipelines.runtime.result import DatasetLabel, JobResult
-from pipelines.runtime.versions import committed, put_in_place, short_key, staging_folder
+from pipelines.runtime.versions import committed, put_in_place, staging_folder
 from pipelines.tracking.registry import Registry, own_data
 
 # Rules of data.clean that take events out of a history that is scored.

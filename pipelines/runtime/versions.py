@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from mgray.data.manifest import MANIFEST_FILE
+from mgray.data.manifest import MANIFEST_FILE, short_key
 from mgray.errors import InputError
 
 ABANDONED_AFTER_S = 7 * 86_400.0
-SHORT_KEY_DIGITS = 16
 RESUMABLE = ".staging-"  # and the short key: a folder that a run after a kill goes on in
 
 
@@ -29,11 +28,6 @@ class VersionManifest(Protocol):
 
 
 AnyManifest = TypeVar("AnyManifest", bound=VersionManifest)
-
-
-def short_key(key: str) -> str:
-    """The first 16 digits of a digest: what a version's folder, its lock and its staging folder are named by."""
-    return key[:SHORT_KEY_DIGITS]
 
 
 def resumable_path(out: Path, key: str) -> Path:

@@ -18,11 +18,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mgray.config import DataConfig, TrainJobConfig, resolve_out
-from mgray.data.manifest import MANIFEST_FILE, Manifest, digest
+from mgray.data.manifest import MANIFEST_FILE, Manifest, digest, short_key
 from mgray.errors import InputError
 from pipelines.runtime.redact import shown_uri
 from pipelines.runtime.result import VersionLabel
-from pipelines.runtime.versions import short_key
 from pipelines.tracking import CHAMPION
 
 HISTORY_TAG = "champion_history"

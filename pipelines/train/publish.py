@@ -12,7 +12,7 @@ from rich.console import Console
 
 from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.data.dataset import Dataset, Query
-from mgray.data.manifest import MANIFEST_FILE, Manifest
+from mgray.data.manifest import MANIFEST_FILE, Manifest, short_key
 from mgray.eval.part_metrics import PartMetrics, valid_share
 from mgray.eval.slices import SliceFigures
 from mgray.report import report_data
@@ -177,7 +177,7 @@ def run_facts(
     """Facts on the data and the training for the report, by label."""
     manifest = dataset.manifest
     return {
-        "dataset": manifest.fingerprint[:16],
+        "dataset": short_key(manifest.fingerprint),
         "users, items, events": f"{manifest.users:,}, {manifest.items:,}, {manifest.rows['written']:,}",
         "parameters": f"{trained.parameters:,}",
         "workers": f"{plan.label} ({trained.device})",

@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from mgray.config import TuneJobConfig
 from mgray.config.command_line import flatten, validate
 from mgray.config.keys import set_key
 from mgray.config.search_space import DEFAULT_SPACE, Space, read_space, space_text
 from mgray.errors import InputError
+from mgray.record import Record
 
 MEMO_FILE, SPACE_FILE, LOCK_FILE = "search.json", "space.yaml", "lock"
 # What a resume may change: how much is done, not what is compared.
@@ -35,10 +36,8 @@ BUDGET = (
 NOT_COMPARED = ("home", "resume", "search.name", "search.space", *BUDGET)
 
 
-class Memo(BaseModel):
+class Memo(Record):
     """Facts that a search keeps for a resume. A field that was never set is not known yet."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     created: str  # ISO 8601, UTC
     warm_start: str | None = None  # the model that trials start from, pinned; None: from scratch

@@ -11,7 +11,7 @@ from rich.console import Console
 from mgray.config import ResolvedModelConfig, TrainJobConfig, TuneJobConfig, search_space
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
-from mgray.data.manifest import Manifest
+from mgray.data.manifest import Manifest, short_key
 from mgray.errors import InputError
 from mgray.model.ensemble import make_model
 from mgray.report.search_report import SearchReport, TrialRow, render_search, search_line
@@ -185,7 +185,7 @@ def _facts(config: TuneJobConfig, manifest: Manifest, rows: list[TrialRow], is_s
         "scheduler": f"asha ({asha})" if is_stopping else "none",
         "epochs of a trial": str(config.trial_epochs),
         "workers of a trial": str(config.scale.num_workers),
-        "dataset": manifest.fingerprint[:16],
+        "dataset": short_key(manifest.fingerprint),
         "users, items": f"{manifest.users:,}, {manifest.items:,}",
         "training seconds": f"{sum(row.seconds or 0 for row in rows):,.0f}",
         "seed": str(config.search.seed),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mgray.config import MOVIELENS_100K, DataConfig
+from mgray.data.manifest import short_key
 from mgray.errors import InputError, first_few
 from pipelines.ingest.source.filesystems import Found, Listing, list_files, open_random, parse_uri
 from pipelines.ingest.source.log_files import Format, LogFile, log_format, split_compression
 from pipelines.ingest.source.presets import fetch_movielens, known_preset
-from pipelines.runtime.versions import short_key
 
 # in a folder or a glob, read only where no other name is a log's: notes and settings have such names too
 DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")

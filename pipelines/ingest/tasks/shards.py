@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 
 from mgray.data import moments
-from mgray.data.manifest import Shard
+from mgray.data.manifest import Shard, short_key
 from mgray.ingest.clean import history_table
 from mgray.schema import TEST, UNKNOWN
 from pipelines.ingest.context import IngestContext
 from pipelines.ingest.results import WrittenBucket
 from pipelines.ingest.tasks.histories import Histories, Split, read_measured, read_short, split_histories
 from pipelines.runtime.parquet import write_parquet
-from pipelines.runtime.versions import short_key
 
 ROW_GROUP_USERS = 1024  # a reader of a shard holds one row group at a time
 # Half the time and two thirds of the bytes of Parquet's defaults, which try a dictionary of distinct times first.
