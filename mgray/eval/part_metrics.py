@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Part
 from mgray.eval.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.eval.ranking import evaluate_batches, part_batches
 from mgray.eval.rating import evaluate_ratings, rating_batches
+from mgray.eval.slices import SliceFigures
 from mgray.eval.valid_share import max_users_share
 from mgray.model.ensemble import Model
+from mgray.schema import OptionalColumn
 from mgray.serve.rater import ModelRater
 from mgray.serve.scorer import ModelScorer
 
@@ -35,7 +36,7 @@ class PartMetrics(NamedTuple):
     def num_targets(self) -> int:
         return self._measured()[0].num_targets
 
-    def slices(self) -> dict[str, list[dict[str, Any]]]:
+    def slices(self) -> dict[str, list[SliceFigures]]:
         return {} if self.ranking is None else self.ranking.slices()
 
     def _measured(self) -> list[RankingMetrics | RatingMetrics]:
@@ -43,7 +44,7 @@ class PartMetrics(NamedTuple):
 
 
 class PartEvaluation:
-    """What answers the queries of a part. `run` is called on every rank of a process group.
+    """Evaluation of a model on a part. `run` is collective: call it on every rank.
 
     Queries are read from the shards as they are asked; those of validation, which are few, are kept from the first
     time on. Validation is by ranks alone: coverage@k, which needs the lists, is measured on the test part.
@@ -93,5 +94,5 @@ class PartEvaluation:
 
     @property
     def chief_metric(self) -> str:
-        """What the best model is chosen by."""
+        """Metric that the best model is chosen by."""
         return RMSE if self.scorer is None else f"ndcg@{self.config.k}"

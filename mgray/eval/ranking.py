@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import Columns, OptionalColumn
+from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset, Part, Query, Turn
 from mgray.data.padding import plan_batches
 from mgray.distributed import rank_and_world
 from mgray.eval.metrics import RankingMetrics
+from mgray.schema import OptionalColumn
 from mgray.serve.catalogue import EVERYTHING_STAYS, LeftOut, rank_catalogue
 from mgray.serve.scorer import Scorer
 

@@ -20,7 +20,7 @@ from mgray.data.dataset import Dataset
 from mgray.model.ensemble import Model
 
 MAX_COST = 0.1  # of the training between two validations
-MIN_QUERIES = 2000  # that are asked whatever they cost: the figure of fewer is mostly chance
+MIN_QUERIES = 1000  # that are asked whatever they cost: the figure of fewer is mostly chance
 MULTIPLY_ADDS_S = 25e9  # of one thread, where train.max_time_s says how long training is
 
 
@@ -28,12 +28,13 @@ class ValidShare(NamedTuple):
     """How many users validation is by, and why."""
 
     users: float  # 0 to 1
-    cost: float  # of one validation by all users that evaluate.max_valid_users allows, over the training before it
+    allowed: float  # by evaluate.max_valid_users alone
+    cost: float  # of a validation by as many as that allows, over the training before it
 
     @property
     def is_cut(self) -> bool:
-        """Whether the cost is what allows no more users."""
-        return self.cost > MAX_COST
+        """Whether it is by fewer users than evaluate.max_valid_users allows, for the cost."""
+        return self.users < self.allowed
 
 
 def max_users_share(config: EvaluateConfig, num_users: int) -> float:
@@ -42,13 +43,17 @@ def max_users_share(config: EvaluateConfig, num_users: int) -> float:
 
 
 def valid_share(config: EvaluateConfig, train: TrainConfig, model: Model, dataset: Dataset) -> ValidShare:
-    """Share of the users to validate by. With evaluate.max_valid_users none it is all, at any cost."""
-    allowed, queries = max_users_share(config, dataset.manifest.users), dataset.manifest.valid_events
-    cost = allowed * valid_cost(train, model, dataset) / training_cost(train, model, dataset)
-    if config.max_valid_users is None or not queries:
-        return ValidShare(allowed, 0.0)
-    affordable = allowed * min(1.0, MAX_COST / max(cost, 1e-9))
-    return ValidShare(min(allowed, max(affordable, MIN_QUERIES / queries)), cost)
+    """Share of the users to validate by: what evaluate.max_valid_users allows, halved until the cost is low enough.
+
+    By halves, so that the models of a search, which cost about the same, are mostly compared on the same users. With
+    evaluate.max_valid_users none it is all users, at any cost.
+    """
+    users = allowed = max_users_share(config, dataset.manifest.users)
+    whole = valid_cost(train, model, dataset) / training_cost(train, model, dataset)
+    if config.max_valid_users is not None:
+        while users * whole > MAX_COST and users / 2 * dataset.manifest.valid_events >= MIN_QUERIES:
+            users /= 2
+    return ValidShare(users, allowed, allowed * whole)
 
 
 def body_weights(model: Model) -> int:

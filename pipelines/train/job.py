@@ -3,41 +3,50 @@
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.errors import InputError
+from mgray.eval.part_metrics import PartMetrics
 from mgray.serve.model_folder import ModelInfo, load_info
 from mgray.train import checkpoint
-from mgray.train.resolve import resolve_model, resolve_train
+from mgray.train.resolve import resolve_job
+from mgray.train.run_result import RankMistake, RankResult
 from mgray.train.warm_start import check_fits
 from pipelines import tracking
 from pipelines.evaluate.job import evaluate_baselines
 from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, training_progress
-from pipelines.train.publish import REPORT_FILE, FinishedRun, publish
-from pipelines.train.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
+from pipelines.runtime.result import DatasetLabel
+from pipelines.train.publish import REPORT_FILE, FinishedRun, TrainResult, publish
+from pipelines.train.worker import LocalSession, RankInput, RankRun, train_worker
 
 MODEL_FOLDER = "model"  # in a run's folder: the best one
 SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
+VALID_USERS_TAG = "valid_users_share"  # of MLflow's run: share of the users that validation was by
 WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
 
-Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
+
+class Fitted(NamedTuple):
+    """A training that has ended."""
+
+    trained: RankResult  # rank 0's
+    model_folder: Path  # the best model
 
 
 class _Trainer(TorchTrainer):
     """TorchTrainer that leaves Ctrl-C to the job: Ray's own handler ends the run as if it had failed."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
+        """Do nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
 
 
 def fit(
@@ -67,16 +76,17 @@ def fit(
         ),
     )
     result = trainer.fit()
-    check_trained(result.return_value)
+    trained = check_trained(result.return_value)
     assert result.checkpoint is not None, "the last epoch always validates, and so checkpoints"
     with result.checkpoint.as_directory() as folder:
-        return result.return_value, _keep_best(Path(folder), runs / given.run_id)
+        return Fitted(trained, _keep_best(Path(folder), runs / given.run_id))
 
 
-def check_trained(result: dict[str, Any]) -> None:
-    """Raises InputError where a rank's result is a mistake of the user's."""
-    if INPUT_ERROR in result:
-        raise InputError(result[INPUT_ERROR])
+def check_trained(result: RankResult | RankMistake) -> RankResult:
+    """The rank's result. Raises InputError where it is a mistake of the user's."""
+    if isinstance(result, RankMistake):
+        raise InputError(result.message)
+    return result
 
 
 def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
@@ -91,13 +101,12 @@ def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
 def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]], None]) -> Fitted:
     """Train in this process, as a Tune trial of one worker does."""
     session = LocalSession(runs / given.run_id / "checkpoint", on_report)
-    result = RankRun(given, session).run()
-    check_trained(result)
-    return result, _keep_best(session.folder, runs / given.run_id)
+    trained = check_trained(RankRun(given, session).run())
+    return Fitted(trained, _keep_best(session.folder, runs / given.run_id))
 
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
-    """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
+    """Copy the best model and the latest training state out of a checkpoint into the run's folder."""
     # Copied and not moved: Ray's record of the run names the checkpoint, and another attempt would look for it.
     shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / MODEL_FOLDER, dirs_exist_ok=True)
     state = run_folder / STATE_FOLDER
@@ -108,7 +117,7 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
 
 
 def drop_all_but(kept: Collection[str], run_folder: Path) -> None:
-    """What an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
+    """Remove what an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
     kept = (*kept, SPOOL_FILE, str(Path(SPOOL_FILE).with_suffix(tracking.SENDING_SUFFIX)))
     for left in run_folder.glob("*") if run_folder.is_dir() else ():
         if left.name not in kept:
@@ -133,14 +142,17 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
     return config.model_copy(update={"train": train}), info
 
 
-def resolve_for(dataset: Dataset, config: ModelConfig, start: ModelInfo | None) -> ModelConfig:
-    """What the dataset, and the model that training starts from, make of the config.
+def resolve_for(dataset: Dataset, config: TrainJobConfig, start: ModelInfo | None) -> ResolvedTrainJobConfig:
+    """Resolve the config by the dataset and by `start`, the model that training starts from.
 
-    Raises InputError where either does not fit.
+    A config that the calling job has resolved stays as it is. Raises InputError where dataset or `start` does not fit.
     """
-    resolved = resolve_model(config, dataset.manifest, start.config if start else None)
+    if isinstance(config, ResolvedTrainJobConfig):
+        resolved = config
+    else:
+        resolved = resolve_job(config, dataset.manifest, start.config if start else None)
     if start is not None:
-        check_fits(resolved, named_inputs(resolved, dataset.manifest), start.config, start.inputs)
+        check_fits(resolved.model, named_inputs(resolved.model, dataset.manifest), start.config, start.inputs)
     return resolved
 
 
@@ -155,7 +167,7 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
 
 
 def train_in_run(
-    config: TrainJobConfig,
+    config: ResolvedTrainJobConfig,
     dataset: Path,
     run_id: str,
     uri: str,
@@ -177,38 +189,43 @@ def train_in_run(
     )
     tracker = tracking.Tracker(uri, run_id, spool)
     try:
-        trained, model_folder = train(given)
-        tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
+        fitted = train(given)
+        trained = fitted.trained
+        tracker.log({"model/parameters": trained.parameters, "train/seconds": trained.train_s}, trained.steps)
+        if not config.train.include_valid:
+            tracker.tag(VALID_USERS_TAG, f"{trained.valid_share.users:.6g}")
     finally:
         shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
         tracker.replay()  # the workers' too
-    return trained, model_folder
+    return fitted
 
 
-def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong.
+def run_training(config: TrainJobConfig) -> dict[str, Any]:
+    """The train job -> its result line. Raises InputError where the user's input is wrong."""
+    return train_model(config).line()
+
+
+def train_model(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> TrainResult:
+    """Ingest, train, measure and publish. Raises InputError where the user's input is wrong.
 
     extra_tags: more tags of the MLflow run, such as the search that it belongs to.
     """
     out, timer = console(), Timer()
-    home = cluster.job_home(config)
-    uri = tracking.open_tracking(config.tracking, home)
-    config, start = find_warm_start(config, uri)
+    home = cluster.job_home(asked)
+    uri = tracking.open_tracking(asked.tracking, home)
+    asked, start = find_warm_start(asked, uri)
     with timer.phase("ray_start"):
         cluster.connect()
-    plan = cluster.plan_workers(config.scale)
-    dataset, reused = obtain_dataset(config.data, home, out, timer)
-    check_trainable(dataset, config.train.include_valid)
+    plan = cluster.plan_workers(asked.scale)
+    dataset, reused = obtain_dataset(asked.data, home, out, timer)
+    check_trainable(dataset, asked.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
-    resolved = {"model": resolve_for(dataset, config.model, start), "train": resolve_train(config.train, manifest)}
-    config = config.model_copy(update=resolved)
-    params = tracking.run_params(config, uri)
+    config = resolve_for(dataset, asked, start)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
-    with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
-        run_id = run.info.run_id
-        spool = home / "runs" / run_id / SPOOL_FILE
-        tracker = tracking.Tracker(uri, run_id, spool)
+    with tracking.start_run(config.tracking, tracking.run_params(config, uri), tags, run_name(config)) as run:
+        spool = home / "runs" / run.info.run_id / SPOOL_FILE
+        tracker = tracking.Tracker(uri, run.info.run_id, spool)
         tracker.log({f"data/{name}_rows": count for name, count in manifest.rows.items()}, 0)
         tracker.log({"data/users": manifest.users, "data/items": manifest.items}, 0)
         try:
@@ -217,35 +234,49 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
                 def train(given: RankInput) -> Fitted:
                     return fit(given, config, plan, home / "runs")
 
-                trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
-            state = str(model_folder.parent / STATE_FOLDER)
+                fitted = train_in_run(config, dataset.folder, run.info.run_id, uri, home, train, board)
+            state = str(fitted.model_folder.parent / STATE_FOLDER)
             tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
             with timer.phase("baselines"):
-                baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
-            for name, baseline in baselines.items():
-                values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
-                tracker.log(values, trained["steps"])
+                baselines = _measure_baselines(dataset, config, tracker, fitted.trained.steps)
             with timer.phase("publish"):
                 finished = FinishedRun(
-                    config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds
+                    config,
+                    dataset,
+                    fitted.trained,
+                    baselines,
+                    fitted.model_folder,
+                    run.info.run_id,
+                    uri,
+                    plan,
+                    timer.seconds,
                 )
                 result = publish(finished, out)
         finally:
             unsent = tracker.replay()
             if unsent:
                 out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
-    drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), model_folder.parent)
-    return {
-        **result,
-        "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},
-        "rows": manifest.result_rows(),
-        "seconds": {**timer.seconds, "training": round(trained["train_s"], 2)},
-        "unsent_metrics": unsent,
-    }
+    drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), fitted.model_folder.parent)
+    return result.more(
+        dataset=DatasetLabel(path=str(dataset.folder), fingerprint=manifest.fingerprint, reused=reused),
+        rows=manifest.result_rows(),
+        seconds={**timer.seconds, "training": round(fitted.trained.train_s, 2)},
+        unsent_metrics=unsent,
+    )
+
+
+def _measure_baselines(
+    dataset: Dataset, config: ResolvedTrainJobConfig, tracker: tracking.Tracker, step: int
+) -> dict[str, PartMetrics]:
+    """Baseline name -> its metrics on the test part, logged at `step`."""
+    baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
+    for name, baseline in baselines.items():
+        tracker.log({f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}, step)
+    return baselines
 
 
 def run_name(config: TrainJobConfig) -> str:
-    """What a row of MLflow's runs table says: the granularities, the width, how many members, the seed."""
+    """The name in MLflow's runs table: the granularities, the width, how many members, the seed."""
     levels = "-".join(str(g).replace("decay:", "d") for g in config.model.granularities)
     members = "" if config.model.members == 1 else f"x{config.model.members}"
     return f"g{levels}-w{config.model.width}{members}-s{config.train.seed}"

@@ -1,4 +1,4 @@
-"""What a run leaves: the registered model, the report, and what a person reads at its end."""
+"""Results of a training run: the registered model, the report, and what a person reads at its end."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -10,22 +10,26 @@ import mlflow
 import numpy as np
 from rich.console import Console
 
-from mgray.config import TrainConfig, TrainJobConfig
-from mgray.data.columns import OptionalColumn
+from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.data.dataset import Dataset, Query
-from mgray.data.manifest import MANIFEST_FILE, Manifest
-from mgray.eval.part_metrics import PartMetrics, valid_share
-from mgray.report import report_data as report
+from mgray.data.manifest import MANIFEST_FILE, Manifest, short_key
+from mgray.eval.part_metrics import PartMetrics
+from mgray.eval.slices import SliceFigures
+from mgray.eval.valid_share import MAX_COST, max_users_share
+from mgray.report import report_data
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
-from mgray.schema import UNKNOWN
+from mgray.schema import UNKNOWN, OptionalColumn
+from mgray.serve.model_folder import ModelInfo
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
+from mgray.train.run_result import RankResult
 from pipelines import tracking
 from pipelines.evaluate.job import print_result, repeat_notes
 from pipelines.runtime import cluster
 from pipelines.runtime.console import say
 from pipelines.runtime.redact import command_line, shown_uri
+from pipelines.runtime.result import DatasetLabel, JobResult, VersionLabel
 from pipelines.tracking.registry import TRAINING_KEY_TAG, training_key
 from pipelines.train.unregistered import Registration, register_command
 
@@ -37,9 +41,9 @@ EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
 class FinishedRun(NamedTuple):
     """A training that has ended, and where it ran."""
 
-    config: TrainJobConfig
+    config: ResolvedTrainJobConfig
     dataset: Dataset
-    trained: dict[str, Any]  # rank 0's result
+    trained: RankResult  # rank 0's
     baselines: dict[str, PartMetrics]
     model_folder: Path
     run_id: str
@@ -59,18 +63,37 @@ class FinishedRun(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What a person must know beside the figures."""
-        return time_notes(self.config.train, self.trained["epochs"]) + repeat_notes(self.baselines)
+        """Notes that a person must read beside the figures."""
+        notes = time_notes(self.config.train, self.trained.epochs) + valid_notes(self.trained)
+        return notes + repeat_notes(self.baselines)
 
 
-def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
-    """Report and model to MLflow, tables to stderr; gives the result line's fields."""
+class TrainResult(JobResult):
+    """Result of the train job."""
+
+    run_id: str
+    tracking_uri: str
+    model: VersionLabel | None  # None: not registered
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    report: str
+    checkpoint: str  # the model folder
+    workers: str
+    positions_s: int
+    dataset: DatasetLabel | None = None
+    rows: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    unsent_metrics: int = 0
+
+
+def publish(run: FinishedRun, out: Console) -> TrainResult:
+    """Bring report and model to MLflow, and print the tables on stderr."""
     recommender = Recommender(run.model_folder)
     query = example_query(run.dataset, recommender.scorer.columns) if run.ranks else None
     example = make_example(run.dataset, query, recommender) if query is not None else None
     version = failure = None
     if run.ranks:
-        registration = _registration(run, example_request(run.dataset, query, recommender))
+        registration = _registration(run, recommender.info, example_request(run.dataset, query, recommender))
         try:
             version = tracking.register(
                 run.config.tracking, run.model_folder, registration.request, registration.tags, registration.card
@@ -81,7 +104,7 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     path = run.model_folder.parent / REPORT_FILE
     path.write_text(render_html(_report_data(run, version, example)), encoding="utf-8")
     tracking.try_to_log("report and manifest", partial(_log_files, run.dataset, path))
-    print_result(out, run.trained["metrics"], run.figures, run.notes, example)
+    print_result(out, run.trained.metrics, run.figures, run.notes, example)
     say(out, f"report: {path}")
     say(out, f"MLflow UI: {tracking.ui_command(run.uri)}")
     out.print(f"  then the runs: {tracking.runs_link(run.uri)}", highlight=False, soft_wrap=True)
@@ -93,34 +116,34 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
             f"the model is not in {where}: {failure}; it lies in {run.model_folder}"
             f"{mend if settings.register_model else ''}"
         ) from failure
-    return {
-        "run_id": run.run_id,
-        "tracking_uri": shown_uri(run.uri),
-        "model": {"name": settings.model_name, "version": version} if version else None,
-        "metrics": run.trained["metrics"],
-        "baselines": run.figures,
-        "report": str(path),
-        "checkpoint": str(run.model_folder),
-        "workers": run.plan.label,
-        "positions_s": round(run.trained["positions"] / run.trained["train_s"]),
-    }
+    return TrainResult(
+        run_id=run.run_id,
+        tracking_uri=shown_uri(run.uri),
+        model=VersionLabel(name=settings.model_name, version=version) if version else None,
+        metrics=run.trained.metrics,
+        baselines=run.figures,
+        report=str(path),
+        checkpoint=str(run.model_folder),
+        workers=run.plan.label,
+        positions_s=round(run.trained.positions / run.trained.train_s),
+    )
 
 
-def _registration(run: FinishedRun, request: dict[str, list[list[Any]]]) -> Registration:
-    """What goes to the registry with the model. request: an example for it."""
+def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[list[Any]]]) -> Registration:
+    """Gather what goes to the registry with the model. request: the model's input example."""
     fingerprint = run.dataset.manifest.fingerprint
     tags = {"dataset_fingerprint": fingerprint, "run_id": run.run_id}
-    tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained["metrics"].items()}
+    tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained.metrics.items()}
     tags |= {TRAINING_KEY_TAG: training_key(run.config, fingerprint)}
-    card = model_card(run.config, run.dataset.manifest, run.trained, run.figures)
+    card = model_card(run.config, info, run.dataset.manifest, run.trained, run.figures)
     return Registration(request=request, tags=tags, card=card, manifest=run.dataset.manifest)
 
 
-def _report_data(run: FinishedRun, version: str | None, example: report.Example | None) -> report.ReportData:
+def _report_data(run: FinishedRun, version: str | None, example: report_data.Example | None) -> report_data.ReportData:
     config, trained, manifest = run.config, run.trained, run.dataset.manifest
     members = "" if config.model.members == 1 else f" ({config.model.members} members)"
     slices = {name: one.slices() for name, one in run.baselines.items() if one.ranking is not None}
-    return report.ReportData(
+    return report_data.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}{members}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
@@ -130,12 +153,12 @@ def _report_data(run: FinishedRun, version: str | None, example: report.Example 
             **run_facts(run.dataset, trained, run.plan, run.seconds),
         },
         k=config.evaluate.k,
-        metrics=trained["metrics"],
+        metrics=trained.metrics,
         baselines=run.figures,
-        num_targets=trained["num_targets"],
-        curves=[report.CurvePoint(**point) for point in trained["curve"]],
-        slices=slice_rows({report.MODEL: trained["slices"]} | slices),
-        granularities=granularity_shares(config, trained["attention"]),
+        num_targets=trained.num_targets,
+        curves=trained.curve,
+        slices=slice_rows({report_data.MODEL: trained.slices} | slices),
+        granularities=granularity_shares(config, trained.attention),
         example=example,
         config=tracking.run_params(config, run.uri),
         rows=manifest.rows,
@@ -151,31 +174,33 @@ def _log_files(dataset: Dataset, report_path: Path) -> None:
 
 
 def run_facts(
-    dataset: Dataset, trained: dict[str, Any], plan: cluster.WorkerPlan, seconds: dict[str, float]
+    dataset: Dataset, trained: RankResult, plan: cluster.WorkerPlan, seconds: dict[str, float]
 ) -> dict[str, str]:
-    """What the report says of the data and the training, by label."""
+    """Facts on the data and the training for the report, by label."""
     manifest = dataset.manifest
     return {
-        "dataset": manifest.fingerprint[:16],
+        "dataset": short_key(manifest.fingerprint),
         "users, items, events": f"{manifest.users:,}, {manifest.items:,}, {manifest.rows['written']:,}",
-        "parameters": f"{trained['parameters']:,}",
-        "workers": f"{plan.label} ({trained['device']})",
-        "epochs, steps": f"{trained['epochs']:.1f}, {trained['steps']:,} (best: {trained['best_epoch']:.1f})",
-        "positions a second": f"{trained['positions'] / trained['train_s']:,.0f}",
+        "parameters": f"{trained.parameters:,}",
+        "workers": f"{plan.label} ({trained.device})",
+        "epochs, steps": f"{trained.epochs:.1f}, {trained.steps:,} (best: {trained.best_epoch:.1f})",
+        "positions a second": f"{trained.positions / trained.train_s:,.0f}",
         "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
     }
 
 
-def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, list[report.SliceRow]]:
+def slice_rows(slices_by_system: dict[str, dict[str, list[SliceFigures]]]) -> dict[str, list[report_data.SliceRow]]:
     """System -> slices, to slice kind -> rows that show every system side by side."""
-    rows: dict[str, list[report.SliceRow]] = {}
-    for kind, model_rows in slices_by_system[report.MODEL].items():
-        by_label: dict[str, dict[str, dict[str, float]]] = {str(row["slice"]): {} for row in model_rows}
+    rows: dict[str, list[report_data.SliceRow]] = {}
+    for kind, model_rows in slices_by_system[report_data.MODEL].items():
+        by_label: dict[str, dict[str, dict[str, float]]] = {row.label: {} for row in model_rows}
         for system, slices in slices_by_system.items():
             for row in slices[kind]:
-                by_label[row["slice"]][system] = {k: v for k, v in row.items() if k not in ("slice", "count")}
-        counts = {row["slice"]: row["count"] for row in model_rows}
-        rows[kind] = [report.SliceRow(label=label, count=counts[label], metrics=m) for label, m in by_label.items()]
+                by_label[row.label][system] = row.metrics
+        counts = {row.label: row.num_targets for row in model_rows}
+        rows[kind] = [
+            report_data.SliceRow(label=label, count=counts[label], metrics=m) for label, m in by_label.items()
+        ]
     return rows
 
 
@@ -189,12 +214,12 @@ def example_query(dataset: Dataset, columns: Collection[OptionalColumn]) -> Quer
     return None
 
 
-def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report.Example:
+def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report_data.Example:
     titles = dict(zip(dataset.item_ids, dataset.titles, strict=True))
     lists = raw_lists([query.history], dataset, recommender.info.inputs)
     history = lists["history"][0]
     result = recommender.recommend([history], EXAMPLE_FILMS, beside=lists)
-    return report.Example(
+    return report_data.Example(
         user_id=query.user_id,
         last=[titles[item] for item in history[-EXAMPLE_FILMS:]],
         recommended=[(titles[i], s) for i, s in zip(result.items[0], result.scores[0], strict=True)],
@@ -203,10 +228,10 @@ def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> re
     )
 
 
-def explain_example(titles: Mapping[str, str], reasons: Reasons) -> report.Why:
+def explain_example(titles: Mapping[str, str], reasons: Reasons) -> report_data.Why:
     """titles: item id -> title."""
     events = [(titles[item], score) for item, score in zip(reasons.events, reasons.event_scores, strict=True)]
-    return report.Why(
+    return report_data.Why(
         granularities=list(zip(reasons.granularities, reasons.granularity_scores, strict=True)),
         events=sorted(events, key=lambda event: -abs(event[1]))[:EXAMPLE_EVENTS],
     )
@@ -226,7 +251,7 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
             "The split is random, as for ratings: the model trained on events that came after those it is asked for, "
             "so its ranking says little of the next item, and cannot be compared with that of another split."
         )
-    share = valid_share(config.evaluate, manifest.users)
+    share = max_users_share(config.evaluate, manifest.users)
     if config.train.include_valid:
         notes.append(
             "The model trained on the validation part too (train.include_valid), the baselines on the training part "
@@ -234,8 +259,8 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
         )
     elif share < 1:
         notes.append(
-            f"Validation during training was by about {share:.1%} of the users (evaluate.max_valid_users), drawn by a "
-            "hash of their ids; the figures above are by all."
+            f"Validation during training was by at most {share:.1%} of the users (evaluate.max_valid_users), drawn by "
+            "a hash of their ids; the figures above are by all."
         )
     if config.model.outputs != "next_item":
         notes.append(
@@ -246,7 +271,7 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
 
 
 def time_notes(config: TrainConfig, epochs: float) -> list[str]:
-    """What to say of a training that came to `epochs`: that more time would train on, where time is what ended it."""
+    """Note that more time would train on, where time is what ended the training at `epochs`."""
     if config.max_time_s is None or epochs >= config.epochs:
         return []
     return [
@@ -255,11 +280,24 @@ def time_notes(config: TrainConfig, epochs: float) -> list[str]:
     ]
 
 
+def valid_notes(trained: RankResult) -> list[str]:
+    """Note that validation was by fewer users than evaluate.max_valid_users allows, where the cost made it so."""
+    share = trained.valid_share
+    if not share.is_cut or not trained.valid_s:  # with train.include_valid there was none
+        return []
+    return [
+        f"validation during training was by about {share.users:.2%} of the users, drawn by a hash of their ids: by "
+        f"{share.allowed:.0%} it would cost about {share.cost:.0%} of the training, where at most {MAX_COST:.0%} is "
+        f"meant; it took {trained.valid_s / max(trained.train_s, 1e-9):.1%} (all users at any cost: "
+        "--evaluate.max_valid_users none)"
+    ]
+
+
 def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | None) -> list | None:
     if attention is None:
         return None
     return [
-        report.GranularityShare(label=str(granularity), share=float(np.mean(heads)), heads=heads)
+        report_data.GranularityShare(label=str(granularity), share=float(np.mean(heads)), heads=heads)
         for granularity, heads in zip(config.model.granularities, attention, strict=True)
     ]
 

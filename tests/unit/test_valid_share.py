@@ -9,7 +9,6 @@ from mgray.config import EvaluateConfig, TrainConfig
 from mgray.data.dataset import Dataset
 from mgray.eval.valid_share import (
     MAX_COST,
-    MIN_QUERIES,
     MULTIPLY_ADDS_S,
     body_weights,
     history_events,
@@ -21,7 +20,7 @@ from mgray.model.ensemble import Model, make_model
 from tests.datasets import write_dataset
 from tests.models import model_config
 
-USERS, EVENTS = 2500, 4  # of each: two train, one validates, one tests
+USERS, EVENTS = 3000, 4  # of each: two train, one validates, one tests
 TRAIN = TrainConfig(max_time_s=None, epochs=30, validate_every_epochs=3, num_negatives=100)
 
 
@@ -63,20 +62,20 @@ def test_many_items_cost_users_down_to_a_bound(dataset: Dataset, monkeypatch: py
     shares = [valid_share(config, TRAIN, model_of(items), dataset) for items in (300, 3_000, 30_000, 300_000)]
     users = [share.users for share in shares]
     assert users == sorted(users, reverse=True)
-    assert users[-1] == pytest.approx(MIN_QUERIES / USERS)
+    assert users[-1] == 1 / 2, "a quarter would be fewer than MIN_QUERIES"
     monkeypatch.setattr("mgray.eval.valid_share.MIN_QUERIES", 1)
     free = valid_share(config, TRAIN, model_of(30_000), dataset)
     assert free.is_cut
-    assert free.users * free.cost == pytest.approx(MAX_COST)
+    assert MAX_COST / 2 < free.users * free.cost <= MAX_COST
     rare = valid_share(config, TRAIN.model_copy(update={"validate_every_epochs": 6}), model_of(30_000), dataset)
-    assert rare.users == pytest.approx(2 * free.users)
+    assert rare.users == 2 * free.users
 
 
 def test_by_all_at_any_cost_where_that_is_asked_for(dataset: Dataset) -> None:
     share = valid_share(EvaluateConfig(max_valid_users=None), TRAIN, model_of(300_000), dataset)
     assert (share.users, share.is_cut) == (1, False)
     few = valid_share(EvaluateConfig(max_valid_users=250), TRAIN, model_of(300), dataset)
-    assert few.users == pytest.approx(0.1)
+    assert few.users == pytest.approx(250 / USERS)
 
 
 def test_a_long_history_reads_its_last_events(tmp_path: Path) -> None:
