@@ -84,17 +84,18 @@ def time_code(scorer: ModelScorer, queries: list[Query], rows: int) -> Figures:
 
 def time_products(scorer: ModelScorer, num_users: int) -> float:
     """ms a user of the matrix products alone, in the blocks and rows that the ranking has."""
-    from mgray.serve.catalogue import block_size, borders
+    from mgray.serve.catalogue import block_size, borders, max_rows
 
     table, size = scorer.model.item_table().detach(), block_size(torch.device("cpu"))
-    edges = borders(len(table), size.items)
-    interest = torch.randn(num_users, table.shape[1])
-    buffer = torch.empty(num_users * max(end - begin for begin, end in pairwise(edges)))
+    runs = torch.randn(num_users, table.shape[1]).chunk(-(-num_users // max_rows(len(table), size)))
+    edges = borders(len(table), len(runs[0]), size)
+    buffer = torch.empty(len(runs[0]) * max(end - begin for begin, end in pairwise(edges)))
 
     def work() -> None:
-        for begin, end in pairwise(edges):
-            out = buffer[: num_users * (end - begin)].view(num_users, end - begin)
-            torch.mm(interest, table[begin:end].T, out=out)
+        for interest in runs:
+            for begin, end in pairwise(edges):
+                out = buffer[: len(interest) * (end - begin)].view(len(interest), end - begin)
+                torch.mm(interest, table[begin:end].T, out=out)
 
     return ms_a_user(work, num_users)
 

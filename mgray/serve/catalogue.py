@@ -4,9 +4,9 @@ A block's scores are worked out into one buffer, what may not be recommended is 
 reduced at once: to the number of scores that are not below the target's (its rank), to the best k so far, or to both.
 
 Ties: a target's rank counts every score that is not smaller, NaN included, so a tie counts against the model. In a
-list of the best k, equal scores come in the order of the blocks; among those of one block after the first, the lower
-item number comes first, and within the first block the order is torch.topk's, which torch does not define but which
-is the same for the same scores. The borders of the blocks depend on V and the device alone, never on the batch.
+list of the best k, the lower item number comes first among equal scores, but for those of the first items (as many as
+a block has for a full batch): among them the order is torch.topk's, which torch does not define, but which is the same
+for the same scores, whatever the batch.
 
 Legend: `T` histories, `V` items (1..V; 0 is padding), `n` items of a block, `R` rows that are ranked at once, `N` pairs
 of a history and an item.
@@ -77,10 +77,19 @@ def block_size(device: torch.device) -> BlockSize:
     return CUDA_BLOCK if device.type == "cuda" else CPU_BLOCK
 
 
-def borders(num_columns: int, width: int) -> list[int]:
-    """Where blocks begin, and the end; the last one takes a rest of less than half a block."""
+def borders(num_columns: int, num_rows: int, size: BlockSize) -> list[int]:
+    """Where the blocks of `num_rows` rows begin, and the end.
+
+    Where rows are few, blocks are wider by a whole factor. The last one takes a rest of less than half a block.
+    """
+    width = size.items * max(1, size.scores * 2 // (size.items * max(1, num_rows) * 3))
     num_blocks = max(1, (num_columns + width // 2) // width)
     return [*range(0, num_blocks * width, width), num_columns] if num_blocks > 1 else [0, num_columns]
+
+
+def max_rows(num_columns: int, size: BlockSize) -> int:
+    """Rows that may be ranked at once: their scores of a block, which has up to half as many items more, fit."""
+    return max(1, size.scores // min(num_columns, size.items + size.items // 2))
 
 
 def target_ranks(
@@ -116,12 +125,10 @@ def rank_catalogue(
     """
     blocks = as_blocks(scores)
     size = size or block_size(blocks.device)
-    edges = borders(blocks.num_columns, size.items)
-    max_rows = max(1, size.scores // max(end - begin for begin, end in pairwise(edges)))
     found = []
-    for begin, end in _even_runs(blocks.num_rows, max_rows):
-        own = None if targets is None else targets[begin:end]
-        found.append(_rank_rows(blocks.rows(slice(begin, end)), own, k, left_out.of_rows(begin, end), edges))
+    for begin, end in _even_runs(blocks.num_rows, max_rows(blocks.num_columns, size)):
+        buffer = _Buffer(blocks.rows(slice(begin, end)), left_out.of_rows(begin, end), size)
+        found.append(_rank_rows(buffer, None if targets is None else targets[begin:end], k))
     return Ranked(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -131,12 +138,9 @@ def _even_runs(total: int, longest: int) -> Iterator[tuple[int, int]]:
     return pairwise(number * total // num_runs for number in range(num_runs + 1))
 
 
-def _rank_rows(
-    scores: ScoreBlocks, targets: Tensor | None, k: int | None, left_out: LeftOut, edges: list[int]
-) -> Ranked:
-    """rank_catalogue of rows whose blocks fit the buffer."""
-    buffer = _Buffer(scores, left_out, edges)
-    best = None if k is None else _Best(k)
+def _rank_rows(buffer: "_Buffer", targets: Tensor | None, k: int | None) -> Ranked:
+    """rank_catalogue of the buffer's rows."""
+    best = None if k is None else _Best(k, buffer.first)
     ranks = None
     if targets is not None:
         ranks = _count_ranks(buffer, targets, best)
@@ -159,9 +163,10 @@ class _Block(NamedTuple):
 class _Buffer:
     """Scores of R rows, a block at a time in the same memory."""
 
-    def __init__(self, scores: ScoreBlocks, left_out: LeftOut, edges: list[int]) -> None:
-        self.scores, self.edges = scores, edges
-        self.widths = [-(-(end - begin) // GROUPS) * GROUPS for begin, end in pairwise(edges)]
+    def __init__(self, scores: ScoreBlocks, left_out: LeftOut, size: BlockSize) -> None:
+        self.scores, self.edges = scores, borders(scores.num_columns, scores.num_rows, size)
+        self.first = min(size.items, scores.num_columns)  # columns that torch.topk orders
+        self.widths = [-(-(end - begin) // GROUPS) * GROUPS for begin, end in pairwise(self.edges)]
         self.memory = torch.empty(scores.num_rows * max(self.widths), dtype=scores.dtype, device=scores.device)
         self.places = self._places(left_out)
         self.blocked = self._blocked(left_out.blocked)
@@ -259,51 +264,52 @@ def _count_not_smaller(block: _Block, own: Tensor) -> Tensor:
 class _Best:
     """The best k of each row among the blocks so far."""
 
-    def __init__(self, k: int) -> None:
-        self.k = k
+    def __init__(self, k: int, first: int) -> None:
+        """first: columns of the first block whose order is torch.topk's."""
+        self.k, self.first = k, first
         self.scores = self.items = torch.empty(0)  # [R, k] from the first block on
 
     def add(self, block: _Block) -> None:
         if not block.begin:
-            self.scores, self.items = _best_of_block(block, self.k)
-            self.items = torch.where(self.scores > -torch.inf, self.items, PAD)
-            return
-        rows, columns = self._above(block)
-        if rows is None:
-            self._merge(*_best_of_block(block, self.k))
-        elif len(rows):
-            counts = torch.bincount(rows, minlength=len(self.scores))
-            within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-            scores = self.scores.new_full((len(self.scores), int(counts.max())), -torch.inf)
-            items = torch.full_like(scores, PAD, dtype=torch.int64)
-            scores[rows, within] = block.scores[rows, columns]
-            items[rows, within] = columns + block.begin
-            self._merge(scores, items)
+            top = block.scores[:, : self.first].topk(min(self.k, self.first), dim=1)
+            missing = (0, self.k - top.values.shape[1])
+            self.scores = F.pad(top.values, missing, value=-torch.inf)
+            self.items = F.pad(top.indices, missing, value=PAD).where(self.scores > -torch.inf, PAD)
+        if block.begin + block.scores.shape[1] > self.first:
+            self._merge(block, *self._find(block))
 
-    def _above(self, block: _Block) -> tuple[Tensor | None, Tensor]:
-        """(rows, columns) of the scores above the rows' last best ones, or NaN, in order; None: they are too many.
-
-        Nearly all groups of GROUPS scores have none, which their largest tells.
-        """
+    def _find(self, block: _Block) -> tuple[Tensor, Tensor]:
+        """(rows, columns) of all scores that come into the lists, or are NaN, in order."""
         num_rows, width = block.padded.shape
         last, grouped = self.scores[:, -1:], block.padded.view(num_rows, GROUPS, width // GROUPS)
+        # Nearly all groups of GROUPS scores have none, which their largest tells.
         rows, groups = (~(grouped.amax(1) <= last)).nonzero(as_tuple=True)
         if len(rows) * GROUPS * 8 > block.padded.numel():
-            return None, rows
-        found, member = (~(grouped[rows, :, groups] <= last[rows])).nonzero(as_tuple=True)
-        flat = (rows[found] * width + member * grouped.shape[2] + groups[found]).sort().values
-        return flat // width, flat % width
+            rows, columns = self._find_many(block)
+        else:
+            found, member = (~(grouped[rows, :, groups] <= last[rows])).nonzero(as_tuple=True)
+            flat = (rows[found] * width + member * grouped.shape[2] + groups[found]).sort().values
+            rows, columns = flat // width, flat % width
+        if block.begin:
+            return rows, columns
+        is_new = columns >= self.first
+        return rows[is_new], columns[is_new]
 
-    def _merge(self, scores: Tensor, items: Tensor) -> None:
-        """Equal scores: those of earlier blocks first, then the others in the order that they are given in."""
-        scores, items = torch.cat([self.scores, scores], dim=1), torch.cat([self.items, items], dim=1)
+    def _find_many(self, block: _Block) -> tuple[Tensor, Tensor]:
+        """_find where few of the lists' scores are left: a block's own k best are at least as good as its k-th."""
+        scores = block.scores
+        least = scores.topk(min(self.k, scores.shape[1]), dim=1).values[:, -1:].maximum(self.scores[:, -1:])
+        return (~((scores < least) | (scores == -torch.inf))).nonzero(as_tuple=True)
+
+    def _merge(self, block: _Block, rows: Tensor, columns: Tensor) -> None:
+        """Equal scores: those of the lists first, then those of the block in their order."""
+        if not len(rows):
+            return
+        counts = torch.bincount(rows, minlength=len(self.scores))
+        place = self.k + torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+        scores = F.pad(self.scores, (0, int(counts.max())), value=-torch.inf)
+        items = F.pad(self.items, (0, int(counts.max())), value=PAD)
+        scores[rows, place] = block.scores[rows, columns]
+        items[rows, place] = columns + block.begin
         order = scores.sort(dim=1, descending=True, stable=True)
         self.scores, self.items = order.values[:, : self.k], items.gather(1, order.indices[:, : self.k])
-
-
-def _best_of_block(block: _Block, k: int) -> tuple[Tensor, Tensor]:
-    """(scores, items) of the best k, [R, k], best first; minus infinity and PAD where the block has no more items."""
-    top = block.scores.topk(min(k, block.scores.shape[1]), dim=1)
-    scores, items = top.values, top.indices + block.begin
-    missing = k - scores.shape[1]
-    return F.pad(scores, (0, missing), value=-torch.inf), F.pad(items, (0, missing), value=PAD)

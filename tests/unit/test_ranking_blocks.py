@@ -15,7 +15,17 @@ from mgray.data.columns import Columns
 from mgray.eval.baselines import CooccurrenceScorer
 from mgray.model.ensemble import make_model
 from mgray.schema import PAD, UNKNOWN
-from mgray.serve.catalogue import MISS, BlockSize, LeftOut, block_size, borders, rank_catalogue, target_ranks, top_k
+from mgray.serve.catalogue import (
+    MISS,
+    BlockSize,
+    LeftOut,
+    block_size,
+    borders,
+    max_rows,
+    rank_catalogue,
+    target_ranks,
+    top_k,
+)
 from mgray.serve.score_blocks import ModelScores, WholeScores, whole
 from tests.models import model_config
 
@@ -116,7 +126,7 @@ def test_a_model_with_items_twice_and_users_without_events(members: int, num_ite
     for num_rows in (1, 2, 3, 5, 8, 40):
         empty = torch.tensor([row for row in (0, 3, 39) if row < num_rows])
         scores = ModelScores(model, torch.randn(num_rows, 16 * members), popularity, empty)
-        size = BlockSize(64, 64 * 40)
+        size = BlockSize(64, 96 * 40)  # 40 rows in one run
         targets = draw_targets(random, num_rows, num_items)
         left_out = draw_left_out(random, num_rows, num_items, 0.1)
         dense = _by_blocks(scores, size)
@@ -133,7 +143,7 @@ def test_a_model_with_items_twice_and_users_without_events(members: int, num_ite
 def _by_blocks(scores: ModelScores, size: BlockSize) -> Tensor:
     """Whole rows of the products that the ranking makes: a product's rounding may hang on its shape."""
     parts = []
-    for begin, end in pairwise(borders(scores.num_columns, size.items)):
+    for begin, end in pairwise(borders(scores.num_columns, scores.num_rows, size)):
         parts.append(torch.empty(scores.num_rows, end - begin))
         scores.fill(parts[-1], slice(begin, end))
     return torch.cat(parts, dim=1)
@@ -167,13 +177,16 @@ def test_a_first_guess_that_rounds_otherwise_changes_nothing(seed: int) -> None:
     assert torch.equal(ranked.items, top_k(scores, 10, left_out, SMALL)[0])
 
 
-def test_equal_scores_come_by_item_number_after_the_first_block() -> None:
-    scores = torch.zeros(2, 300)
+@pytest.mark.parametrize("num_rows", [1, 2, 9])
+def test_equal_scores_come_by_item_number_after_the_first_ones(num_rows: int) -> None:
+    """Whatever the batch, and so the borders; where the first items are barred, too."""
+    scores = torch.zeros(num_rows, 500)
     scores[:, PAD] = -INF
-    scores[0, [70, 130, 131, 250]] = 1.0
-    scores[1, [299, 200, 64]] = 1.0
-    items, _ = top_k(scores, 3, size=SMALL)
-    assert items.tolist() == [[70, 130, 131], [64, 200, 299]]
+    scores[:, [70, 130, 131, 250, 400]] = 1.0
+    assert top_k(scores, 3, size=SMALL)[0].tolist() == [[70, 130, 131]] * num_rows
+    assert top_k(scores, 3, LeftOut(blocked=np.asarray([130])), SMALL)[0].tolist() == [[70, 131, 250]] * num_rows
+    blocked = LeftOut(blocked=np.arange(1, 100))
+    assert top_k(scores, 6, blocked, SMALL)[0].tolist() == [[130, 131, 250, 400, 100, 101]] * num_rows
 
 
 def test_one_block_is_ranked_as_torch_ranks_it() -> None:
@@ -192,11 +205,14 @@ def test_scores_in_double_precision_are_compared_in_it() -> None:
 
 def test_blocks_cover_the_catalogue_and_none_is_short() -> None:
     for num_columns in range(1, 700):
-        edges = borders(num_columns, 64)
-        widths = [end - begin for begin, end in pairwise(edges)]
-        assert (edges[0], edges[-1]) == (0, num_columns)
-        assert all(width == 64 for width in widths[:-1])
-        assert len(widths) == 1 or 32 <= widths[-1] < 96
+        for num_rows, expected in ((1, 192), (2, 64), (3, 64)):
+            edges = borders(num_columns, num_rows, SMALL)
+            widths = [end - begin for begin, end in pairwise(edges)]
+            assert (edges[0], edges[-1]) == (0, num_columns)
+            assert all(width == expected for width in widths[:-1])
+            assert len(widths) == 1 or expected / 2 <= widths[-1] < expected * 1.5
+            assert num_rows > max_rows(num_columns, SMALL) or num_rows * max(widths) <= SMALL.scores
+    assert (max_rows(60, SMALL), max_rows(700, SMALL)) == (5, 3)
 
 
 def test_the_buffer_keeps_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
