@@ -214,8 +214,8 @@ class _Buffer:
 def _count_ranks(buffer: _Buffer, targets: Tensor, best: "_Best | None") -> Tensor:
     """Ranks [R]; `best` gets the blocks of the same pass.
 
-    Blocks ahead of a target's own are compared with its score from a product of its own, [R, R]. That rounds as the
-    block's does but where R is small; rows where it did not are counted again, by the score that the block gave.
+    Blocks ahead of a target's own are compared with its score from a product of the targets alone, [R, R]. That need
+    not round as the block's does: where it did not, the rows are counted again, by the scores that the blocks gave.
     """
     columns = targets.clamp(min=PAD)[:, None]
     own = _target_scores(buffer, columns)
@@ -249,8 +249,10 @@ def _target_scores(buffer: _Buffer, columns: Tensor) -> Tensor:
     scores = buffer.scores
     if len(buffer.widths) == 1:
         return torch.zeros(columns.shape, dtype=scores.dtype, device=scores.device)  # the only block tells
-    out = torch.empty(len(columns), len(columns), dtype=scores.dtype, device=scores.device)
-    scores.fill(out, columns[:, 0])
+    # A product of fewer columns would round in a way of its own.
+    items = F.pad(columns[:, 0], (0, max(0, GROUPS - len(columns))), value=PAD)
+    out = torch.empty(len(columns), len(items), dtype=scores.dtype, device=scores.device)
+    scores.fill(out, items)
     return out.diagonal()[:, None].clone()
 
 
