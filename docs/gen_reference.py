@@ -1,0 +1,132 @@
+"""Pages that are made from the code, as an mkdocs hook: options from the config, the API's modules, benchmark checks.
+
+Nothing is written into docs/: mkdocs gets the pages as generated files. `option_pages` needs pydantic alone.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from mgray.config import JOB_CONFIGS
+from mgray.config.command_line import type_name
+from mgray.config.keys import leaves, owners
+
+ROOT = Path(__file__).parent.parent
+# Package -> what its page says first. Their modules are found on disk.
+API_PACKAGES = {
+    "serve": "What a user gets: recommendations, ratings, explanations. It imports no training.",
+    "model": "What the model is: MG-DSC and its parts, in PyTorch.",
+    "data": "What the model reads: dataset versions, histories, batches.",
+    "train": "How it learns: the loop, the losses, checkpoints.",
+    "eval": "How good it is: metrics, baselines, the gate.",
+    "testing": "Made-up logs with a known best score.",
+}
+SECTIONS = {
+    "": "No section",
+    "data": "The log and the dataset",
+    "model": "The model",
+    "train": "Training",
+    "evaluate": "Evaluation",
+    "scale": "Workers",
+    "tracking": "MLflow",
+    "search": "Search",
+    "predict": "Batch scoring",
+    "retrain": "Retraining",
+    "gate": "The gate",
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    pages = {"reference/options.md": options_page(), "reference/checks.md": checks_page(), **api_pages()}
+    for path, text in pages.items():
+        files.append(File.generated(config, path, content=text))
+    return files
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def options_page() -> str:
+    """Every option of every job: its key, type, default, jobs and meaning."""
+    lines = [
+        "# Options",
+        "",
+        "Made from `mgray/config/`. Give an option as `--KEY VALUE`, or as a key of the file of `--config`. Values are",
+        "YAML: `none` is off, a list is `'[1,4,16]'`, and a switch without a value is true. Where a job has another",
+        "default, its `--help` shows it.",
+        "",
+    ]
+    jobs = sorted(JOB_CONFIGS)
+    fields: dict[str, Any] = {}
+    for schema in JOB_CONFIGS.values():
+        for key, field in leaves(schema).items():
+            fields.setdefault(key, field)
+    fields |= _own_defaults()
+    for section, title in SECTIONS.items():
+        keys = [key for key in fields if (key.split(".")[0] if "." in key else "") == section]
+        lines += [f"## {title}", "", "| option | type | default | meaning | jobs |", "|---|---|---|---|---|"]
+        for key in keys:
+            field, of_jobs = fields[key], owners()[key]
+            default = field.get_default(call_default_factory=True)
+            shown = "none" if default is None else list(default) if isinstance(default, tuple) else default
+            shown = str(shown).lower() if isinstance(shown, bool) else shown
+            having = "all" if len(of_jobs) == len(jobs) else ", ".join(of_jobs)
+            lines.append(
+                f"| `--{key}` | {_cell(type_name(field.annotation))} | `{shown}` | {_cell(field.description)} | {having} |"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _own_defaults() -> dict[str, Any]:
+    """The fields of jobs/train.py and its like where several jobs share a key with other defaults."""
+    return {key: field for key, field in leaves(JOB_CONFIGS["train"]).items()}
+
+
+def api_pages() -> dict[str, str]:
+    """Path -> a page of mkdocstrings' marks, a module each."""
+    first = ["mgray.errors", "mgray.schema", "mgray.distributed", "mgray.config.granularity", "mgray.config.command_line"]
+    pages = {"reference/api.md": _api_page("mgray", "What stands below every package.", first)}
+    for package, words in API_PACKAGES.items():
+        pages[f"reference/{package}.md"] = _api_page(f"mgray.{package}", words, list(_modules(package)))
+    return pages
+
+
+def _modules(package: str) -> Iterator[str]:
+    for path in sorted((ROOT / "mgray" / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if path.name != "__init__.py":
+            yield ".".join(parts)
+
+
+def _api_page(title: str, words: str, modules: list[str]) -> str:
+    marks = "\n\n".join(f"::: {module}" for module in modules)
+    return f"# {title}\n\n{words} Made from the docstrings.\n\n{marks}\n"
+
+
+def checks_page() -> str:
+    """Every check of benchmarks/results/*.json, those that fail among them."""
+    lines = [
+        "# Every check",
+        "",
+        "Made from `benchmarks/results/*.json`: what each script measured, and the figure that was asked for before.",
+        "[Benchmarks](../benchmarks.md) says what they mean.",
+        "",
+        "| script | check | reached | asked | holds | of |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted((ROOT / "benchmarks" / "results").glob("*.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for check in found["checks"]:
+            holds = "yes" if check["holds"] else "**no**"
+            op = {">=": "≥", "<=": "≤", "==": "=", ">": "&gt;", "<": "&lt;"}[check["op"]]
+            lines.append(
+                f"| `{path.stem}` | `{check['name']}` | {check['value']:.4g} | {op} {check['target']:g} | {holds} | "
+                f"{found['date'][:10]} |"
+            )
+    return "\n".join(lines) + "\n"
