@@ -8,7 +8,7 @@ ends the build.
 import json
 import os
 import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -17,50 +17,67 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
-DOCS = ROOT / "docs"
-LINK = re.compile(r"\]\(((?:\.\./)+[^)#\s]+)(#[^)\s]*)?\)")
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".md": "markdown", ".json": "json", "": "text"}
+LINK = re.compile(r"\]\(([^)#\s:]+)(#[^)\s]*)?\)")  # no URL
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".json": "json"}
+SOURCE = "source/"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for path in sorted(DOCS.glob("notebooks/*.ipynb")):
-        page = f"notebooks/{path.stem}.md"
-        files.append(File.generated(config, page, content=notebook_page(path)))
-    linked: set[str] = set()
-    for file in files.documentation_pages():
-        linked |= {path for path, _ in _outside(file.content_string, file.src_uri)}
-    for path in sorted(linked):
+    for path in sorted((ROOT / "docs").glob("notebooks/*.ipynb")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
+    waiting = {target for file in files.documentation_pages() for target in _outside(file.content_string, file.src_uri)}
+    made: set[str] = set()
+    while waiting:
+        path = waiting.pop()
+        made.add(path)
         if not (ROOT / path).is_file():
             raise PluginError(f"a page links to {path}, which is no file of the repository")
-        files.append(File.generated(config, f"source/{path}.md", content=_source_page(path)))
+        page = File.generated(config, _source_uri(path), content=_source_page(path))
+        files.append(page)
+        if path.endswith(".md"):  # shown as a page, whose own links are followed
+            waiting |= _outside(page.content_string, page.src_uri) - made
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The links of a page to files outside docs/, led to their pages under source/."""
-    if page.file.src_uri.startswith("source/"):
+    """Links as they are in the repository become links between pages."""
+    uri = page.file.src_uri
+    if uri.startswith(SOURCE) and not uri.endswith(".md.md"):
         return markdown
-    here = PurePosixPath(page.file.src_uri).parent
-    for path, link in _outside(markdown, page.file.src_uri):
-        markdown = markdown.replace(f"]({link})", f"]({os.path.relpath(f'source/{path}.md', here)})")
-    return markdown
+
+    def moved(match: re.Match[str]) -> str:
+        target = _target(match[1], uri)
+        if target.endswith(".ipynb"):
+            target = target.removesuffix(".ipynb") + ".md"
+        found = target.removeprefix("docs/") if target.startswith("docs/") else _source_uri(target)
+        return f"]({os.path.relpath(found, Path(uri).parent)}{match[2] or ''})"
+
+    return LINK.sub(moved, markdown)
 
 
-def _outside(markdown: str, src_uri: str) -> list[tuple[str, str]]:
-    """(path from the repository's root, link as written) of each link that leaves docs/."""
-    found = []
-    for match in LINK.finditer(markdown):
-        target = os.path.normpath(Path("docs", src_uri).parent / match[1])
-        if not target.startswith(("docs/", "..")):
-            found.append((target, match[1] + (match[2] or "")))
-    return found
+def _source_uri(path: str) -> str:
+    return f"{SOURCE}{path}.md"
+
+
+def _target(link: str, uri: str) -> str:
+    """The path from the repository's root of what a page links to."""
+    here = uri.removeprefix(SOURCE).removesuffix(".md") if uri.startswith(SOURCE) else f"docs/{uri}"
+    return os.path.normpath(Path(here).parent / link)
+
+
+def _outside(markdown: str, uri: str) -> set[str]:
+    """The files outside docs/ that a page links to."""
+    targets = {_target(match[1], uri) for match in LINK.finditer(markdown)}
+    return {target for target in targets if not target.startswith("docs/")}
 
 
 def _source_page(path: str) -> str:
     text = (ROOT / path).read_text(encoding="utf-8")
-    language = LANGUAGES.get(Path(path).suffix, "text")
-    fence = "`" * 6
-    return f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n\n# `{path}`\n\n{fence}{language}\n{text}\n{fence}\n"
+    head = f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n\n"
+    if path.endswith(".md"):
+        return head + text
+    fence, language = "`" * 6, LANGUAGES.get(Path(path).suffix, "text")
+    return f"{head}# `{path}`\n\n{fence}{language}\n{text}\n{fence}\n"
 
 
 def notebook_page(path: Path) -> str:

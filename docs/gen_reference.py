@@ -1,8 +1,9 @@
-"""Pages that are made from the code, as an mkdocs hook: options from the config, the API's modules, benchmark checks.
+"""Pages that are made from the code, as an mkdocs hook: options from the config, the API, modules, benchmark checks.
 
 Nothing is written into docs/: mkdocs gets the pages as generated files. `option_pages` needs pydantic alone.
 """
 
+import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,22 +39,25 @@ SECTIONS = {
     "retrain": "Retraining",
     "gate": "The gate",
 }
+NO_CONTENTS = ["---", "hide: [toc]", "---", ""]  # room for the tables
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"reference/options.md": options_page(), "reference/checks.md": checks_page(), **api_pages()}
+    pages["reference/modules.md"] = modules_page()
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return text.replace("|", " \\| ").replace("<", "&lt;").replace("\n", " ")
 
 
 def options_page() -> str:
     """Every option of every job: its key, type, default, jobs and meaning."""
     lines = [
+        *NO_CONTENTS,
         "# Options",
         "",
         "Made from `mgray/config/`. Give an option as `--KEY VALUE`, or as a key of the file of `--config`. Values are",
@@ -66,7 +70,7 @@ def options_page() -> str:
     for schema in JOB_CONFIGS.values():
         for key, field in leaves(schema).items():
             fields.setdefault(key, field)
-    fields |= _own_defaults()
+    fields |= leaves(JOB_CONFIGS["train"])  # where jobs differ in a default, training's is shown
     for section, title in SECTIONS.items():
         keys = [key for key in fields if (key.split(".")[0] if "." in key else "") == section]
         lines += [f"## {title}", "", "| option | type | default | meaning | jobs |", "|---|---|---|---|---|"]
@@ -81,11 +85,6 @@ def options_page() -> str:
             )
         lines.append("")
     return "\n".join(lines)
-
-
-def _own_defaults() -> dict[str, Any]:
-    """The fields of jobs/train.py and its like where several jobs share a key with other defaults."""
-    return {key: field for key, field in leaves(JOB_CONFIGS["train"]).items()}
 
 
 def api_pages() -> dict[str, str]:
@@ -109,9 +108,24 @@ def _api_page(title: str, words: str, modules: list[str]) -> str:
     return f"# {title}\n\n{words} Made from the docstrings.\n\n{marks}\n"
 
 
+def modules_page() -> str:
+    """Every module, and the first sentence of its docstring."""
+    lines = [*NO_CONTENTS, "# Every module", "", "Made from the first line of each file.", ""]
+    for top in ("mgray", "pipelines", "jobs"):
+        for folder in sorted({path.parent for path in (ROOT / top).rglob("*.py")}):
+            lines += [f"## `{folder.relative_to(ROOT)}/`", "", "| file | is |", "|---|---|"]
+            for path in sorted(folder.glob("*.py")):
+                words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+                paragraph = " ".join(words.split("\n\n")[0].split())
+                lines.append(f"| `{path.name}` | {_cell(paragraph)} |")
+            lines.append("")
+    return "\n".join(lines)
+
+
 def checks_page() -> str:
     """Every check of benchmarks/results/*.json, those that fail among them."""
     lines = [
+        *NO_CONTENTS,
         "# Every check",
         "",
         "Made from `benchmarks/results/*.json`: what each script measured, and the figure that was asked for before.",
