@@ -44,7 +44,7 @@ NO_CONTENTS = ["---", "hide: [toc]", "---", ""]  # room for the tables
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     pages = {"reference/options.md": options_page(), "reference/checks.md": checks_page(), **api_pages()}
-    pages["reference/modules.md"] = modules_page()
+    pages |= {"reference/modules.md": modules_page(), "reference/errors.md": errors_page()}
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))
     return files
@@ -120,6 +120,39 @@ def modules_page() -> str:
                 lines.append(f"| `{path.name}` | {_cell(paragraph)} |")
             lines.append("")
     return "\n".join(lines)
+
+
+def errors_page() -> str:
+    """The text of every InputError, by package: `…` stands for what is filled in."""
+    lines = [*NO_CONTENTS, "# Every error line", "", "Made from the code; `…` stands for a name, a number or a reason."]
+    lines += ["[Troubleshooting](../troubleshooting.md) explains them by job.", ""]
+    for top in ("mgray", "pipelines"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            found = list(dict.fromkeys(_error_texts(ast.parse(path.read_text(encoding="utf-8")))))
+            if found:
+                lines += [f"## `{path.relative_to(ROOT)}`", "", *(f"- {_code(text)}" for text in found), ""]
+    return "\n".join(lines)
+
+
+def _error_texts(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
+            continue
+        text = _template(node.args[0])
+        if node.func.id in ("InputError", "NoTrainingEventsError") and text.strip("… "):
+            yield text
+
+
+def _template(node: ast.expr) -> str:
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_template(part) if isinstance(part, ast.Constant) else "…" for part in node.values)
+    return "…"
+
+
+def _code(text: str) -> str:
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
 
 
 def checks_page() -> str:
