@@ -91,7 +91,7 @@ def notebook_page(path: Path) -> str:
         parts.append(f"```python\n{source}\n```")
         shown = "".join(_output_text(output) for output in cell["outputs"]).rstrip()
         if shown:
-            parts.append(f"```text title=\"output\"\n{shown}\n```")
+            parts.append(f'```text title="output"\n{shown}\n```')
     return "\n\n".join(parts) + "\n"
 
 

@@ -64,6 +64,8 @@ def options_page() -> str:
         "YAML: `none` is off, a list is `'[1,4,16]'`, and a switch without a value is true. Where a job has another",
         "default, its `--help` shows it.",
         "",
+        '<div class="options" markdown>',
+        "",
     ]
     jobs = sorted(JOB_CONFIGS)
     fields: dict[str, Any] = {}
@@ -80,16 +82,22 @@ def options_page() -> str:
             shown = "none" if default is None else list(default) if isinstance(default, tuple) else default
             shown = str(shown).lower() if isinstance(shown, bool) else shown
             having = "all" if len(of_jobs) == len(jobs) else ", ".join(of_jobs)
-            lines.append(
-                f"| `--{key}` | {_cell(type_name(field.annotation))} | `{shown}` | {_cell(field.description)} | {having} |"
-            )
+            kind, meaning = _cell(type_name(field.annotation)), _cell(field.description)
+            lines.append(f"| `--{key}` | {kind} | `{shown}` | {meaning} | {having} |")
         lines.append("")
+    lines.append("</div>")
     return "\n".join(lines)
 
 
 def api_pages() -> dict[str, str]:
     """Path -> a page of mkdocstrings' marks, a module each."""
-    first = ["mgray.errors", "mgray.schema", "mgray.distributed", "mgray.config.granularity", "mgray.config.command_line"]
+    first = [
+        "mgray.errors",
+        "mgray.schema",
+        "mgray.distributed",
+        "mgray.config.granularity",
+        "mgray.config.command_line",
+    ]
     pages = {"reference/api.md": _api_page("mgray", "What stands below every package.", first)}
     for package, words in API_PACKAGES.items():
         pages[f"reference/{package}.md"] = _api_page(f"mgray.{package}", words, list(_modules(package)))

@@ -36,7 +36,9 @@ JOB = re.compile(r"(?:\S*python3? jobs/(?P<script>\w+)\.py|^(?:\$ )?mgray (?P<co
 OPTION = re.compile(r"(?<![\w-])--([a-z_]+(?:\.[a-z_]+)+)")
 KEY = re.compile(rf"^({'|'.join(sorted({key.split('.')[0] for key in owners() if '.' in key}))})\.[a-z_.]+$")
 QUOTED_ERROR = re.compile(r"^\| (`[^|]*?`) \|", re.MULTILINE)
-REMOTE = re.compile(r"""<(?:script|img|iframe)[^>]+src=["']?https?:|<link[^>]+rel=["']?stylesheet[^>]+href=["']?https?:""")
+REMOTE = re.compile(
+    r"""<(?:script|img|iframe)[^>]+src=["']?https?:|<link[^>]+rel=["']?stylesheet[^>]+href=["']?https?:"""
+)
 
 
 class Command(NamedTuple):
@@ -64,7 +66,9 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= MAX_README_LINES
 
 
-@pytest.mark.parametrize("command", list(dict.fromkeys(commands())), ids=lambda one: f"{one.page}: {one.job}{one.arguments}")
+@pytest.mark.parametrize(
+    "command", list(dict.fromkeys(commands())), ids=lambda one: f"{one.page}: {one.job}{one.arguments}"
+)
 def test_commands_parse(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # where --config finds its files
     assert command.job in JOB_CONFIGS, f"{command.page} names a job that is not there: {command.job}"
@@ -137,8 +141,9 @@ def test_the_site_has_every_option_and_check(site: Path) -> None:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_run(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebooks_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the kernel, and of the jobs that it starts
+    monkeypatch.setenv("MGRAY_HOME", str(tmp_path))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}

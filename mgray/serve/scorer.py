@@ -59,7 +59,7 @@ class ModelScorer:
         return scores
 
     def attention_share(self) -> list[list[float]] | None:
-        """Mean attention of each granularity, by head `[G][heads]`, over all histories scored; None without attention."""
+        """Mean attention of each granularity, by head, `[G][heads]`, over all histories; None without attention."""
         if self._share is None:
             return None
         packed = sum_over_ranks(torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])]))
