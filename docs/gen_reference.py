@@ -67,7 +67,6 @@ def options_page() -> str:
         '<div class="options" markdown>',
         "",
     ]
-    jobs = sorted(JOB_CONFIGS)
     fields: dict[str, Any] = {}
     for schema in JOB_CONFIGS.values():
         for key, field in leaves(schema).items():
@@ -75,18 +74,25 @@ def options_page() -> str:
     fields |= leaves(JOB_CONFIGS["train"])  # where jobs differ in a default, training's is shown
     for section, title in SECTIONS.items():
         keys = [key for key in fields if (key.split(".")[0] if "." in key else "") == section]
-        lines += [f"## {title}", "", "| option | type | default | meaning | jobs |", "|---|---|---|---|---|"]
-        for key in keys:
-            field, of_jobs = fields[key], owners()[key]
-            default = field.get_default(call_default_factory=True)
-            shown = "none" if default is None else list(default) if isinstance(default, tuple) else default
-            shown = str(shown).lower() if isinstance(shown, bool) else shown
-            having = "all" if len(of_jobs) == len(jobs) else ", ".join(of_jobs)
-            kind, meaning = _cell(type_name(field.annotation)), _cell(field.description)
-            lines.append(f"| `--{key}` | {kind} | `{shown}` | {meaning} | {having} |")
+        shared = {owners()[key] for key in keys}
+        lines += [f"## {title}", ""]
+        if len(shared) == 1:
+            lines += [f"Read by {', '.join(f'`{job}`' for job in sorted(*shared))}.", ""]
+        one = " |" if len(shared) == 1 else " | jobs |"
+        lines += [f"| option | type | default | meaning{one}", "|---" * (4 if len(shared) == 1 else 5) + "|"]
+        lines += [_option_row(key, fields[key], len(shared) > 1) for key in keys]
         lines.append("")
     lines.append("</div>")
     return "\n".join(lines)
+
+
+def _option_row(key: str, field: Any, with_jobs: bool) -> str:
+    default = field.get_default(call_default_factory=True)
+    shown = "none" if default is None else list(default) if isinstance(default, tuple) else default
+    shown = str(shown).lower() if isinstance(shown, bool) else shown
+    of_jobs = "all" if len(owners()[key]) == len(JOB_CONFIGS) else ", ".join(owners()[key])
+    row = f"| `--{key}` | {_cell(type_name(field.annotation))} | `{shown}` | {_cell(field.description)} |"
+    return f"{row} {of_jobs} |" if with_jobs else row
 
 
 def api_pages() -> dict[str, str]:
