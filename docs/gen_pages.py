@@ -23,6 +23,7 @@ SOURCE = "source/"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    files.append(File.generated(config, "changelog.md", content=_changelog_page()))
     for path in sorted((ROOT / "docs").glob("notebooks/*.ipynb")):
         files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook_page(path)))
     waiting = {target for file in files.documentation_pages() for target in _outside(file.content_string, file.src_uri)}
@@ -69,6 +70,12 @@ def _outside(markdown: str, uri: str) -> set[str]:
     """The files outside docs/ that a page links to."""
     targets = {_target(match[1], uri) for match in LINK.finditer(markdown)}
     return {target for target in targets if not target.startswith("docs/")}
+
+
+def _changelog_page() -> str:
+    """CHANGELOG.md, its links as from a page in docs/."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    return LINK.sub(lambda match: f"]({os.path.relpath(match[1], 'docs')}{match[2] or ''})", text)
 
 
 def _source_page(path: str) -> str:
