@@ -8,7 +8,7 @@ BENCHES := $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wild
 PIP_TOOLS := pip-tools==7.6.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint format ui bench lock clean
+.PHONY: help install train test lint format ui bench docs lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -50,10 +50,13 @@ bench: install  ## benchmarks that take minutes; others by BENCH=rating, with op
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit; done
 
+docs: install  ## the documents as a site, in build/site
+	$(BIN)/mkdocs build --strict
+
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet $(PIP_TOOLS)
-	build/lock/bin/pip-compile --quiet --extra pipelines --extra server --extra dev --generate-hashes --strip-extras --no-annotate --no-header \
+	build/lock/bin/pip-compile --quiet --extra pipelines --extra server --extra docs --extra dev --generate-hashes --strip-extras --no-annotate --no-header \
 		--unsafe-package torch --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
 
 clean:  ## remove caches and build leftovers; .venv and var stay

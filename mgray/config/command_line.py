@@ -35,16 +35,16 @@ def flatten(config: BaseModel) -> dict[str, Any]:
     return flat
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     if origin is Annotated:
-        return _type_name(typing.get_args(annotation)[0])
+        return type_name(typing.get_args(annotation)[0])
     if origin is Literal:
         return "|".join(str(a) for a in typing.get_args(annotation))
     if origin is tuple:
-        return f"[{_type_name(typing.get_args(annotation)[0])},...]"
+        return f"[{type_name(typing.get_args(annotation)[0])},...]"
     if origin in (typing.Union, types.UnionType):
-        return "|".join(_type_name(a) for a in typing.get_args(annotation))
+        return "|".join(type_name(a) for a in typing.get_args(annotation))
     return {"str": "text", "bool": "true|false", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)
 
 
@@ -112,7 +112,7 @@ def parse_args(schema: type[Config], prog: str, argv: list[str]) -> Config:
             f"--{key}",
             dest=key,
             default=argparse.SUPPRESS,
-            metavar=_type_name(field.annotation),
+            metavar=type_name(field.annotation),
             nargs="?" if field.annotation is bool else None,  # `--resume` alone is true
             const="true" if field.annotation is bool else None,
             help=f"{field.description} [{shown}]".replace("%", "%%"),

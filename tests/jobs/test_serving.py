@@ -330,10 +330,10 @@ def test_the_reasons_are_json(ask: Ask) -> None:
     assert second["events"] == []
 
 
-def test_the_readme_command_lines(tmp_path: Path, mlflow_apart: None) -> None:
+def test_the_documented_command_lines(tmp_path: Path, mlflow_apart: None) -> None:
     from pipelines import tracking
 
-    section = (ROOT / "README.md").read_text().split("\n### Over HTTP\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "model-in-use.md").read_text().split("\n## HTTP\n")[1].split("\n## ")[0]
     serve, curl = re.findall(r"^```\n(.*?)```$", section, re.M | re.S)
     assert ":5001" in curl
     assert "-p 5001" in serve
