@@ -4,12 +4,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 from mgray.config import EvaluateConfig, TrainConfig
-from mgray.data.dataset import Dataset
+from mgray.data.dataset import Dataset, Part
+from mgray.eval.part_metrics import PartEvaluation
 from mgray.eval.valid_share import (
     MAX_COST,
     MULTIPLY_ADDS_S,
+    ValidShare,
     body_weights,
     history_events,
     training_cost,
@@ -17,6 +20,8 @@ from mgray.eval.valid_share import (
     valid_share,
 )
 from mgray.model.ensemble import Model, make_model
+from mgray.train.run_result import RankResult
+from pipelines.train.publish import valid_notes
 from tests.datasets import write_dataset
 from tests.models import model_config
 
@@ -84,3 +89,32 @@ def test_a_long_history_reads_its_last_events(tmp_path: Path) -> None:
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     dataset = write_dataset(tmp_path / "log", log)
     assert [history_events(dataset, length) for length in (3, 8, 50)] == [3, 8, 8]
+
+
+def test_validation_is_by_ranks_of_the_drawn_users(dataset: Dataset) -> None:
+    model, counts = model_of(dataset.num_items), dataset.item_counts
+
+    def run(part: Part, users: float | None) -> tuple[int, set[str]]:
+        evaluation = PartEvaluation(
+            model, dataset, part, 50, torch.device("cpu"), EvaluateConfig(remove_seen=False), counts, users
+        )
+        found = evaluation.run()
+        return found.num_targets, set(found.compute())
+
+    ranks = {"hr@10", "ndcg@10", "mrr@10"}
+    drawn, names = run("valid", 1 / 4)
+    assert drawn == pytest.approx(USERS / 4, rel=0.1)
+    assert names == ranks
+    assert run("valid", None) == (USERS, ranks)
+    assert run("test", 1 / 4) == (USERS, ranks | {"coverage@10"}), "the test part is by all, with lists"
+
+
+def test_a_cut_validation_is_told() -> None:
+    whole = RankResult({}, 1, {}, None, [], {}, 0.0, 1.0, 1, 1, train_s=100.0, device="cpu", parameters=1)
+    assert valid_notes(whole) == []
+    cut = whole._replace(valid_share=ValidShare(0.125, 0.5, 0.372), valid_s=8.0)
+    (note,) = valid_notes(cut)
+    assert "by about 12.50% of the users" in note
+    assert "by 50% it would cost about 37% of the training" in note
+    assert "it took 8.0%" in note
+    assert valid_notes(cut._replace(valid_s=0.0)) == [], "nothing was validated"
