@@ -50,7 +50,7 @@ def is_better(metric: str, value: float, than: float | None) -> bool:
 
 
 def ranking_names(k: int) -> tuple[str, str, str]:
-    """What the columns of `query_metrics` are."""
+    """Names of the columns of `query_metrics`."""
     return f"hr@{k}", f"ndcg@{k}", f"mrr@{k}"
 
 

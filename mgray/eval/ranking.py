@@ -46,7 +46,7 @@ def score_batches(queries: Iterable[Asked], batch_events: int, max_length: int |
 def rank_batch(
     scorer: Scorer, batch: Sequence[Query], remove_seen: bool, k: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """(targets [T], their ranks [T], the k best items [T, k] where k is given), seen items left out if told to."""
+    """Targets [T], their ranks [T], and the k best items [T, k] where k is given. remove_seen: leave seen items out."""
     histories = [query.history for query in batch]
     scores = scorer(histories)
     targets = torch.tensor([query.target for query in batch], device=scores.device)

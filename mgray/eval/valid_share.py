@@ -25,7 +25,7 @@ MULTIPLY_ADDS_S = 25e9  # of one thread, where train.max_time_s says how long tr
 
 
 class ValidShare(NamedTuple):
-    """How many users validation is by, and why."""
+    """Share of the users that validation is by, and its reason."""
 
     users: float  # 0 to 1
     allowed: float  # by evaluate.max_valid_users alone

@@ -1,4 +1,4 @@
-"""Ranks the whole catalogue for a batch of histories, a block of items at a time.
+"""Ranking of the whole catalogue for a batch of histories, a block of items at a time.
 
 A block's scores are worked out into one buffer, what may not be recommended is set to minus infinity, and the block is
 reduced at once: to the number of scores that are not below the target's (its rank), to the best k so far, or to both.
@@ -44,7 +44,7 @@ CUDA_BLOCK = BlockSize(2**17, 2**27)  # 512 MiB: 1,024 rows of 131,072 items, fo
 
 
 class LeftOut(NamedTuple):
-    """What may not be recommended: pairs of a history and an item, and items that nobody is to get."""
+    """Items that may not be recommended: those of single histories, in pairs, and those that nobody is to get."""
 
     rows: IntArray = NO_PAIRS  # [N] rising
     items: npt.NDArray[np.integer] = NO_PAIRS  # [N]
@@ -52,12 +52,12 @@ class LeftOut(NamedTuple):
 
     @staticmethod
     def of(items: Sequence[npt.NDArray[np.integer] | Sequence[int]], blocked: IntArray | None = None) -> "LeftOut":
-        """items: of each history, those that it leaves out."""
+        """items: a list for each history."""
         rows = np.repeat(np.arange(len(items)), [len(own) for own in items])
         return LeftOut(rows, np.concatenate([NO_PAIRS, *items]).astype(np.int64, copy=False), blocked)
 
     def of_rows(self, begin: int, end: int) -> "LeftOut":
-        """That of the histories begin..end, numbered from 0."""
+        """What the histories begin..end leave out, numbered from 0."""
         first, last = np.searchsorted(self.rows, [begin, end])
         return LeftOut(self.rows[first:last] - begin, self.items[first:last], self.blocked)
 
@@ -66,7 +66,7 @@ EVERYTHING_STAYS = LeftOut()
 
 
 class Ranked(NamedTuple):
-    """What was asked for of a batch; None: it was not."""
+    """Ranking of a batch. None: not asked for."""
 
     ranks: Tensor | None  # [T] from 1; MISS where the target cannot be recommended
     items: Tensor | None  # [T, k] best first; PAD where there are no more
@@ -74,11 +74,12 @@ class Ranked(NamedTuple):
 
 
 def block_size(device: torch.device) -> BlockSize:
+    """Size of a full batch's blocks on a device."""
     return CUDA_BLOCK if device.type == "cuda" else CPU_BLOCK
 
 
 def borders(num_columns: int, num_rows: int, size: BlockSize) -> list[int]:
-    """Where the blocks of `num_rows` rows begin, and the end.
+    """Borders of the blocks for `num_rows` rows: where each begins, and the end.
 
     Where rows are few, blocks are wider by a whole factor. The last one takes a rest of less than half a block.
     """

@@ -67,7 +67,7 @@ class ModelScores:
 
 
 def as_blocks(scores: ScoreBlocks | Tensor) -> ScoreBlocks:
-    """A scorer's answer, which may be whole rows [T, V + 1], as blocks."""
+    """Wrap a scorer's answer if it is whole rows [T, V + 1]."""
     return WholeScores(scores) if isinstance(scores, Tensor) else scores
 
 
