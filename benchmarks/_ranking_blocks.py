@@ -20,6 +20,7 @@ import torch
 from mgray.config import ModelConfig
 from mgray.data.columns import Columns
 from mgray.data.dataset import Query
+from mgray.data.padding import left_pad
 from mgray.eval.ranking import rank_batch
 from mgray.model.ensemble import Model, make_model
 from mgray.serve.scorer import ModelScorer
@@ -64,8 +65,6 @@ def ms_a_user(work: Callable[[], object], num_users: int, rounds: int = ROUNDS) 
 
 def time_body(scorer: ModelScorer, queries: list[Query]) -> Callable[[], object]:
     """What reads the histories, which is no part of the ranking."""
-    from mgray.data.padding import left_pad
-
     inputs = left_pad([query.history for query in queries], EVENTS)
     return torch.no_grad()(lambda: scorer.model.fuse(inputs, only_last=True))
 
@@ -84,7 +83,7 @@ def time_code(scorer: ModelScorer, queries: list[Query], rows: int) -> Figures:
 
 def time_products(scorer: ModelScorer, num_users: int) -> float:
     """ms a user of the matrix products alone, in the blocks and rows that the ranking has."""
-    from mgray.serve.catalogue import block_size, borders, max_rows
+    from mgray.serve.catalogue import block_size, borders, max_rows  # the checkout beside need not have it
 
     table, size = scorer.model.item_table().detach(), block_size(torch.device("cpu"))
     runs = torch.randn(num_users, table.shape[1]).chunk(-(-num_users // max_rows(len(table), size)))
