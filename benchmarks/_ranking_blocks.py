@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.columns import Columns
 from mgray.data.dataset import Query
 from mgray.data.padding import left_pad
@@ -39,7 +39,7 @@ Figures = dict[str, float]
 def make_scorer(num_items: int, width: int) -> ModelScorer:
     """A model of random weights; its item vectors' lengths fall with the number, as those of trained ones do."""
     torch.manual_seed(0)
-    config = ModelConfig(width=width, granularities=(1,), dropout=0.0, norm="layer", inputs=())
+    config = ResolvedModelConfig(width=width, granularities=(1,), dropout=0.0, norm="layer", inputs=())
     model: Model = make_model(config, num_items)
     with torch.no_grad():
         model.members[0].embedding.weight *= torch.linspace(1, 0.5, num_items + 1)[:, None]

@@ -302,7 +302,8 @@ class _Best:
         """_find where few of the lists' scores are left: a block's own k best are at least as good as its k-th."""
         scores = block.scores
         least = scores.topk(min(self.k, scores.shape[1]), dim=1).values[:, -1:].maximum(self.scores[:, -1:])
-        return (~((scores < least) | (scores == -torch.inf))).nonzero(as_tuple=True)
+        rows, columns = (~((scores < least) | (scores == -torch.inf))).nonzero(as_tuple=True)
+        return rows, columns
 
     def _merge(self, block: _Block, rows: Tensor, columns: Tensor) -> None:
         """Equal scores: those of the lists first, then those of the block in their order."""
