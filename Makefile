@@ -50,8 +50,8 @@ bench: install  ## benchmarks that take minutes; others by BENCH=rating, with op
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit; done
 
-docs: install  ## the documents as a site, in build/site
-	$(BIN)/mkdocs build --strict
+docs: install  ## the documentation site, strictly, in build/site
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/python -m mkdocs build --strict
 
 lock:  ## write requirements.lock anew from pyproject.toml
 	$(PYTHON) -m venv build/lock
