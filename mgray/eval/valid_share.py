@@ -3,8 +3,9 @@
 Costs are counted, not measured, so the share is a function of dataset and settings: the same on every rank, after a
 resume, and in every run. The unit is a multiply-add. A position that trains takes each weight of the body forward and
 twice backward, and so each negative's vector; a query reads its history forward, then is one product with the table of
-items. Both keep a core about as busy (25 billion multiply-adds a second of one thread, 2026-12), so the ratio holds for
-any number of workers; on a GPU training is the slower of the two, and validation costs less than is said here.
+items. One thread does 25 billion of them a second in training and in the product alone; reading histories forward and
+ranking what comes of it take longer by the factors below (measured on a log of 55,000 items, 2026-12). The ratio holds
+for any number of workers; on a GPU training is the slower of the two, and validation costs less than is said here.
 
 Legend: `V` items, `D` width, `M` members.
 """
@@ -21,6 +22,8 @@ from mgray.model.ensemble import Model
 
 MAX_COST = 0.1  # of the training between two validations
 MIN_QUERIES = 1000  # that are asked whatever they cost: the figure of fewer is mostly chance
+FORWARD = 2.0  # time to read a history, over that of as many multiply-adds in training
+RANKING = 1.2  # time to rank the items, over that of the product alone
 MULTIPLY_ADDS_S = 25e9  # of one thread, where train.max_time_s says how long training is
 
 
@@ -72,12 +75,11 @@ def training_cost(train: TrainConfig, model: Model, dataset: Dataset) -> float:
 
 
 def valid_cost(train: TrainConfig, model: Model, dataset: Dataset) -> float:
-    """Multiply-adds of a validation by all users."""
+    """Multiply-adds of training that take as long as a validation by all users."""
     ranks = model.config.outputs != "rating"
     products = (model.num_items + 1) * model.config.width * model.config.members if ranks else 0
-    return float(history_events(dataset, train.max_length)) * body_weights(model) + float(
-        dataset.manifest.valid_events * products
-    )
+    reading = history_events(dataset, train.max_length) * body_weights(model)
+    return FORWARD * reading + RANKING * dataset.manifest.valid_events * products
 
 
 def history_events(dataset: Dataset, max_length: int) -> int:

@@ -10,8 +10,10 @@ from mgray.config import EvaluateConfig, TrainConfig
 from mgray.data.dataset import Dataset, Part
 from mgray.eval.part_metrics import PartEvaluation
 from mgray.eval.valid_share import (
+    FORWARD,
     MAX_COST,
     MULTIPLY_ADDS_S,
+    RANKING,
     ValidShare,
     body_weights,
     history_events,
@@ -47,17 +49,18 @@ def test_costs_by_hand(dataset: Dataset) -> None:
     assert body_weights(model) == weights > 0
     assert history_events(dataset, 100) == USERS * 2
     assert history_events(dataset, 1) == USERS
-    assert valid_cost(TRAIN, model, dataset) == USERS * (2 * weights + 301 * 8)
+    assert valid_cost(TRAIN, model, dataset) == pytest.approx(USERS * (FORWARD * 2 * weights + RANKING * 301 * 8))
     assert training_cost(TRAIN, model, dataset) == 2 * USERS * 3 * 3 * (weights + 100 * 8)
     by_softmax = TRAIN.model_copy(update={"loss": "softmax"})
     assert training_cost(by_softmax, model, dataset) == 2 * USERS * 3 * 3 * (weights + 300 * 8)
     short = TRAIN.model_copy(update={"max_time_s": 1e-4})
     assert training_cost(short, model, dataset) == pytest.approx(1e-4 * MULTIPLY_ADDS_S)
-    assert valid_cost(TRAIN, model_of(300, members=3), dataset) == pytest.approx(3 * USERS * (2 * weights + 301 * 8))
+    assert valid_cost(TRAIN, model_of(300, members=3), dataset) == pytest.approx(3 * valid_cost(TRAIN, model, dataset))
 
 
 def test_a_cheap_validation_is_by_all(dataset: Dataset) -> None:
-    share = valid_share(EvaluateConfig(), TRAIN.model_copy(update={"num_negatives": 300}), model_of(300), dataset)
+    train = TRAIN.model_copy(update={"num_negatives": 300, "validate_every_epochs": 6})
+    share = valid_share(EvaluateConfig(), train, model_of(300), dataset)
     assert share.users == 1
     assert not share.is_cut
 
