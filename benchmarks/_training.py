@@ -24,6 +24,7 @@ from mgray.data.padding import left_pad
 from mgray.distributed import rank_and_world
 from mgray.eval.ranking import part_queries
 from mgray.serve.scorer import ModelScorer
+from mgray.train.resolve import resolve_job
 from pipelines.train.job import check_trained
 from pipelines.train.worker import LocalSession, RankInput, RankRun
 
@@ -50,7 +51,8 @@ class Run(RankRun):
     def __init__(self, dataset: Dataset, config: TrainJobConfig, folder: Path, use_gpu: bool = False) -> None:
         device = torch.device("cuda", rank_and_world()[0]) if use_gpu else torch.device("cpu")
         session = LocalSession(folder / STATE_FOLDER, self._show_validated, device)
-        super().__init__(RankInput(config.model_dump_json(), str(dataset.folder)), session)
+        resolved = resolve_job(config, dataset.manifest)
+        super().__init__(RankInput(resolved.model_dump_json(), str(dataset.folder)), session)
         self.shown = 0.0
 
     def _show_validated(self, figures: dict[str, float]) -> None:
@@ -137,8 +139,7 @@ def _train_rank(
 ) -> None:
     """Leaves the result file, written by rank 0."""
     run = Run(dataset, config, folder, use_gpu)
-    trained = run.run()
-    check_trained(trained)
+    trained = check_trained(run.run())
     # It has the best weights now, which were tested.
     scorer = ModelScorer(run.model, run.vocabulary.popularity, config.train.max_length, run.session.device)
     settings = {
@@ -151,13 +152,17 @@ def _train_rank(
         "workers": rank_and_world()[1],
         "threads": torch.get_num_threads(),  # of the last sitting
         "device": run.session.device.type,
-        "test": trained["metrics"],
-        "valid": trained["best_valid"],
-        **{key: trained[key] for key in ("best_epoch", "epochs", "steps", "parameters", "slices")},
-        "seconds": trained["train_s"],
-        "positions_s": trained["positions"] / trained["train_s"],
+        "test": trained.metrics,
+        "valid": trained.best_valid,
+        "best_epoch": trained.best_epoch,
+        "epochs": trained.epochs,
+        "steps": trained.steps,
+        "parameters": trained.parameters,
+        "slices": {kind: [row.as_json() for row in rows] for kind, rows in trained.slices.items()},
+        "seconds": trained.train_s,
+        "positions_s": trained.positions / trained.train_s,
         "body_flops_a_position": body_flops(scorer, dataset),
-        "curve": [{"epoch": at["epoch"], "seconds": at["seconds"], **at["valid"]} for at in run.curve],
+        "curve": [{"epoch": at.epoch, "seconds": at.seconds, **at.valid} for at in run.curve],
         "config": settings,
     }
     if measure is not None:

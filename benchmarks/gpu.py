@@ -21,7 +21,7 @@ from _results import check, write
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mgray.config import ModelConfig, TrainConfig
+from mgray.config import ResolvedModelConfig, TrainConfig
 from mgray.data.feed import Batch
 from mgray.data.inputs import Inputs
 from mgray.model.convolution import depthwise_causal
@@ -32,7 +32,7 @@ from mgray.train.trainer import to_device
 
 NUM_ITEMS, BATCH, LENGTH = 50_000, 64, 256
 TAPS = 7  # the default model's kernel
-MODEL = ModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), norm="layer", dropout=0.0)
+MODEL = ResolvedModelConfig(width=128, granularities=(1, 4, 16, "decay:4..400"), norm="layer", dropout=0.0)
 
 
 def make_batch(seed: int = 0) -> Batch:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs
 from mgray.model.layers import Dropout
 from mgray.model.mgdsc import MGDSC
@@ -36,7 +36,7 @@ from mgray.train.trainer import autocast, resolve_precision
 NUM_ITEMS = 3_416  # MovieLens-1M
 LENGTHS = (200, 1_000, 4_000, 8_000)
 POSITIONS = 8_000
-DEFAULT = ModelConfig(norm="layer", dropout=0.25)  # as by a million training events
+DEFAULT = ResolvedModelConfig(norm="layer", dropout=0.25)  # as by a million training events
 GRANULARITIES: dict[str, tuple[int | str, ...]] = {
     "mgdsc with strides": (1, 4, 16),
     "mgdsc with decay": (1, 4, "decay:4..400"),
@@ -49,14 +49,14 @@ EVENT_GAP_S = 3600.0
 
 
 class TransformerLayer(nn.Module):
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ResolvedModelConfig) -> None:
         super().__init__()
         width = config.width
         self.heads = config.heads
         self.attention_norm, self.feedforward_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, L, D] -> [B, L, D]."""
@@ -69,13 +69,13 @@ class TransformerLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, config: ModelConfig, num_items: int, max_length: int) -> None:
+    def __init__(self, config: ResolvedModelConfig, num_items: int, max_length: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(num_items + 1, config.width, padding_idx=0)
         self.position = nn.Embedding(max_length, config.width)
         self.layers = nn.Sequential(TransformerLayer(config), TransformerLayer(config))
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, inputs: Inputs) -> Tensor:
         length = inputs.items.shape[1]

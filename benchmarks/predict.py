@@ -41,7 +41,7 @@ from mgray.serve.recommender import Recommender
 from mgray.serve.top_k import rank_lists, translate
 from mgray.serve.translation import Translation
 from mgray.testing.synthetic import make_log
-from mgray.train.resolve import model_info
+from mgray.train.resolve import model_info, resolve_job
 
 ROOT = Path(__file__).parent.parent
 THIS = "benchmarks/predict.py"
@@ -76,7 +76,7 @@ def register(home: Path, dataset: Dataset) -> Path:
     from pipelines import tracking
 
     torch.manual_seed(0)
-    info = model_info(dataset, TrainJobConfig())
+    info = model_info(dataset, resolve_job(TrainJobConfig(), dataset.manifest))
     model = make_model(info.config, info.num_items, info.inputs)
     folder = home / "model"
     save_model(folder, model.state_dict(), info, Vocabulary.of(dataset))

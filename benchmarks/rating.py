@@ -39,12 +39,13 @@ from mgray.eval.rating_baselines import make_rating_baselines
 from mgray.model.mgdsc import MGDSC
 from mgray.schema import TEST, TRAIN, UNKNOWN
 from mgray.train.objective import Objective
+from mgray.train.resolve import resolve_job
 from mgray.train.trainer import Trainer
 
 NUM_FOLDS = 5
 CONFIG_FILE = Path(__file__).parent.parent / "jobs" / "configs" / "rating.yaml"
 CONFIG = parse_args(TrainJobConfig, "rating", ["--config", str(CONFIG_FILE)])
-MODEL, TRAINING = CONFIG.model, CONFIG.train
+TRAINING = CONFIG.train
 CPU = torch.device("cpu")
 
 
@@ -69,8 +70,9 @@ class Fold(Dataset):
 def train(dataset: Dataset, training: TrainConfig) -> dict[str, float]:
     """-> the test part's errors, after the last epoch: no epoch is chosen."""
     torch.manual_seed(training.seed)
-    model = MGDSC(MODEL, dataset.num_items, dataset.input_spec(MODEL))
-    trainer = Trainer(Objective(model, training, CPU, exclude_seen=False), model, dataset, training, CPU)
+    config = resolve_job(CONFIG.model_copy(update={"train": training}), dataset.manifest)
+    model = MGDSC(config.model, dataset.num_items, dataset.input_spec(config.model))
+    trainer = Trainer(Objective(model, training, CPU, exclude_seen=False), model, dataset, config.train, CPU)
     test = PartEvaluation(model, dataset, "test", training.max_length, CPU, EvaluateConfig(), dataset.item_counts)
     for _ in trainer.run(lambda: test.run().compute(), test.chief_metric, 10**9):
         pass

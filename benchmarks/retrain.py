@@ -41,7 +41,7 @@ from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN
 from mgray.serve.recommender import Recommender
 from mgray.serve.scorer import ModelScorer
-from mgray.train.resolve import resolve_model, resolve_train
+from mgray.train.resolve import resolve_job, resolve_model
 from pipelines.ingest.source.resolve import fetch_movielens
 from pipelines.lifecycle.retrain import run_retrain, warm_training
 from pipelines.tracking import fetch_model
@@ -123,11 +123,12 @@ class Loop:
 
     def train_here(self, dataset: str, warm_start: Path | None, warm_schedule: bool, runs: Path) -> dict[str, Any]:
         """One training in this process -> its validations by CPU seconds, and its test figures."""
-        config, train = self.config, resolve_train(self.config.train, Dataset(dataset).manifest)
-        if warm_schedule:
-            train = warm_training(train, config.retrain)
+        config = self.config
         model = Recommender(warm_start).info.config if warm_start else config.model
-        job = TrainJobConfig(model=model, train=train, scale=config.scale, tracking=config.tracking)
+        asked = TrainJobConfig(model=model, train=config.train, scale=config.scale, tracking=config.tracking)
+        job = resolve_job(asked, Dataset(dataset).manifest)
+        if warm_schedule:
+            job = job.model_copy(update={"train": warm_training(job.train, config.retrain)})
         client = MlflowClient(self.uri, registry_uri=self.uri)
         experiment = client.get_experiment_by_name(config.tracking.experiment)
         run_id = client.create_run(experiment.experiment_id).info.run_id
@@ -147,13 +148,13 @@ class Loop:
             warm_start=str(warm_start) if warm_start else None,
             board=None,
         )
-        result, _ = fit_here(given, runs, on_report)
+        result = fit_here(given, runs, on_report).trained
         return {
             "curve": curve,
-            "valid": result["best_valid"][METRIC],
-            "test": result["metrics"][METRIC],
+            "valid": result.best_valid[METRIC],
+            "test": result.metrics[METRIC],
             "cpu_s": curve[-1]["cpu_s"],
-            "steps": result["steps"],
+            "steps": result.steps,
         }
 
 

@@ -31,7 +31,7 @@ from mgray.data.dataset import Dataset
 from mgray.eval.metrics import RMSE
 from mgray.eval.ranking import evaluate, part_queries
 from mgray.eval.rating import evaluate_ratings, rating_batches
-from mgray.train.resolve import resolve_exclude_seen
+from mgray.train.resolve import resolve_exclude_seen, resolve_model
 
 HR, NDCG = "hr@10", "ndcg@10"
 BOTH = ModelConfig(outputs="both")
@@ -42,7 +42,8 @@ MG_DSC, SKETCH, LONGER = "mg-dsc", "sketch", "sketch, longer"
 def run_sketch(dataset: Dataset, training: TrainConfig) -> dict[str, Any]:
     """The figures that _training.fit gives of a model."""
     torch.manual_seed(training.seed)
-    sketch, evaluation = Sketch(dataset.num_items, spec=dataset.input_spec(BOTH)), TrainJobConfig().evaluate
+    spec = dataset.input_spec(resolve_model(BOTH, dataset.manifest))
+    sketch, evaluation = Sketch(dataset.num_items, spec=spec), TrainJobConfig().evaluate
     scorer, valid = SketchScorer(sketch, dataset.item_counts), part_queries(dataset, "valid")
     fitted = train_sketch(
         sketch,

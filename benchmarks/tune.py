@@ -35,7 +35,7 @@ from _results import RESULTS, check, write
 from mgray.config import TrainJobConfig, TuneJobConfig
 from mgray.config import search_space as spaces
 from mgray.data.manifest import read_manifest
-from mgray.train.resolve import resolve_model
+from mgray.train.resolve import resolve_job
 from pipelines.ingest.job import ingest
 from pipelines.train.worker import LocalSession, RankInput, RankRun
 from pipelines.tune.study import EPOCH, FINISHED, SCORE, StudySearcher, make_scheduler, open_study, records
@@ -93,8 +93,10 @@ class Trainings:
             known.append((seconds, figures))
             report(seconds, figures)
 
+        resolved = resolve_job(config, read_manifest(self.dataset))
         # A training that was stopped goes on from its checkpoint where another search wants more of it.
-        run = RankRun(RankInput(key, str(self.dataset)), LocalSession(self.folder / str(abs(hash(key))), on_report))
+        session = LocalSession(self.folder / str(abs(hash(key))), on_report)
+        run = RankRun(RankInput(resolved.model_dump_json(), str(self.dataset)), session)
         assert len(run.curve) == reported, "the checkpoint is of the last report"
         run.run()
 
@@ -103,8 +105,7 @@ def search(arm: str, seed: int, budget_s: float, trainings: Trainings, dataset: 
     """One search -> its trace [(CPU seconds, best score so far)] and its trials."""
     settings = {"seed": seed, "trial_epochs": EPOCHS, "num_random": 8} | ARMS[arm]
     config = TuneJobConfig.model_validate(BASE | {"search": settings})
-    base = TrainJobConfig.model_validate(BASE)
-    base = base.model_copy(update={"model": resolve_model(base.model, read_manifest(dataset))})
+    base = resolve_job(TrainJobConfig.model_validate(BASE), read_manifest(dataset))
     space = spaces.parse_space(SPACE, base)
     spent, best, trace = 0.0, 0.0, [(0.0, 0.0)]
     with tempfile.TemporaryDirectory() as folder:

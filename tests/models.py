@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from mgray.config import ModelConfig, TrackingConfig
+from mgray.config import ResolvedModelConfig, TrackingConfig
 from mgray.data.dataset import Dataset
 from mgray.model.mgdsc import MGDSC
 from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
@@ -13,16 +13,21 @@ from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
 MAX_LENGTH = 50
 
 
-def model_config(**options: Any) -> ModelConfig:
+def model_config(**options: Any) -> ResolvedModelConfig:
     """A config with what mgray.train.resolve would choose by a dataset already chosen."""
-    return ModelConfig(**{"dropout": 0.5, "norm": "layer"} | options)
+    return ResolvedModelConfig(**{"dropout": 0.5, "norm": "layer"} | options)
 
 
 MODEL = model_config(width=16, granularities=(1, 4), heads=2)
 
 
 def write_model(
-    folder: Path, item_ids: list[str], counts: list[int], seed: int = 0, config: ModelConfig = MODEL, **info: Any
+    folder: Path,
+    item_ids: list[str],
+    counts: list[int],
+    seed: int = 0,
+    config: ResolvedModelConfig = MODEL,
+    **info: Any,
 ) -> Path:
     """A model folder whose vocabulary is `item_ids`, with `counts` training events each; info: more of ModelInfo."""
     torch.manual_seed(seed)

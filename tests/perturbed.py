@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import torch
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs, InputSpec
 from mgray.data.manifest import Feature
 from mgray.model.ensemble import Ensemble
@@ -21,12 +21,12 @@ SPEC = InputSpec(
 GAPS_S = (0.0, 60.0, 1700.0, 1900.0, 9_000.0, 50_000.0, 400_000.0)
 
 
-def make_model(config: ModelConfig, seed: int = 0) -> MGDSC:
+def make_model(config: ResolvedModelConfig, seed: int = 0) -> MGDSC:
     torch.manual_seed(seed)
     return perturbed(MGDSC(config, NUM_ITEMS, SPEC))
 
 
-def make_ensemble(config: ModelConfig, seed: int = 0) -> Ensemble:
+def make_ensemble(config: ResolvedModelConfig, seed: int = 0) -> Ensemble:
     torch.manual_seed(seed)
     return perturbed(Ensemble(config, NUM_ITEMS, SPEC))
 

@@ -24,6 +24,7 @@ from mgray.config.jobs import (
     PredictConfig,
     PredictJobConfig,
     PromoteJobConfig,
+    ResolvedTrainJobConfig,
     RetrainConfig,
     RetrainDataConfig,
     RetrainJobConfig,
@@ -35,8 +36,17 @@ from mgray.config.jobs import (
     resolve_home,
     resolve_out,
 )
-from mgray.config.model import PER_LEVEL, Granularity, Input, LevelSettings, ModelConfig, Outputs, Pooling
-from mgray.config.train import EvaluateConfig, ScaleConfig, TrainConfig
+from mgray.config.model import (
+    PER_LEVEL,
+    Granularity,
+    Input,
+    LevelSettings,
+    ModelConfig,
+    Outputs,
+    Pooling,
+    ResolvedModelConfig,
+)
+from mgray.config.train import EvaluateConfig, ResolvedTrainConfig, ScaleConfig, TrainConfig
 
 __all__ = [
     "HOME_VARIABLE",
@@ -65,6 +75,9 @@ __all__ = [
     "PredictJobConfig",
     "PrivacyConfig",
     "PromoteJobConfig",
+    "ResolvedModelConfig",
+    "ResolvedTrainConfig",
+    "ResolvedTrainJobConfig",
     "RetrainConfig",
     "RetrainDataConfig",
     "RetrainJobConfig",

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mgray.config.base import HOME_VARIABLE, MAX_NAME_BYTES, MODEL_NAME, Section, TrackingConfig, local_folder
 from mgray.config.data import DataConfig
-from mgray.config.model import ModelConfig
-from mgray.config.train import EvaluateConfig, ScaleConfig, TrainConfig
+from mgray.config.model import ModelConfig, ResolvedModelConfig
+from mgray.config.train import EvaluateConfig, ResolvedTrainConfig, ScaleConfig, TrainConfig
 
 
 class GateConfig(Section):
@@ -83,6 +83,13 @@ class TrainJobConfig(JobConfig):
     evaluate: EvaluateConfig = EvaluateConfig()
     scale: ScaleConfig = ScaleConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+
+class ResolvedTrainJobConfig(TrainJobConfig):
+    """What a training run does, once its dataset is known: `mgray.train.resolve.resolve_job` makes it, once a job."""
+
+    model: ResolvedModelConfig
+    train: ResolvedTrainConfig
 
 
 class EvalJobConfig(JobConfig):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -149,14 +149,9 @@ class ModelConfig(Section):
         return self
 
     @property
-    def member(self) -> "ModelConfig":
+    def member(self) -> Self:
         """The config of one of the members."""
         return self.model_copy(update={"members": 1})
-
-    @property
-    def dropout_rate(self) -> float:
-        assert self.dropout != "auto", "mgray.train.resolve resolves it by a dataset before a model is made"
-        return self.dropout
 
     @property
     def levels(self) -> tuple[LevelSettings, ...]:
@@ -177,10 +172,21 @@ class ModelConfig(Section):
             )
         return tuple(found)
 
-    def cut(self, num_levels: int) -> "ModelConfig":
+    def cut(self, num_levels: int) -> Self:
         """The config of the first `num_levels` levels. Raises ValueError where there are not so many."""
         if not 1 <= num_levels <= len(self.granularities):
             raise ValueError(f"cannot keep {num_levels} of {len(self.granularities)} levels; give 1 or more, not above")
         first = {"granularities": self.granularities[:num_levels]}
         first |= {key: value[:num_levels] for key in PER_LEVEL if isinstance(value := getattr(self, key), tuple)}
         return self.model_copy(update=first)
+
+
+class ResolvedModelConfig(ModelConfig):
+    """ModelConfig in which the data has decided each `auto`: what a model is made from, and what `model.json` holds.
+
+    `mgray.train.resolve` makes it, once a job.
+    """
+
+    inputs: tuple[Input, ...] = ()
+    norm: Literal["layer", "batch"] = "layer"  # the only one there was in models that do not name it
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)]

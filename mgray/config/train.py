@@ -149,6 +149,16 @@ class TrainConfig(Section):
         return self
 
 
+class ResolvedTrainConfig(TrainConfig):
+    """TrainConfig in which the data has decided the batch size. `mgray.train.resolve` makes it, once a job.
+
+    What the data does not decide is still as asked: `exclude_seen`, which follows `evaluate.remove_seen` (`ModelInfo`
+    says what it came to), and the two precisions, which follow the device of each rank.
+    """
+
+    global_batch_events: Annotated[int, Field(ge=1)]
+
+
 class ScaleConfig(Section):
     num_workers: int = Field(2, ge=1, description="DDP workers")
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores of each worker")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data import moments
 from mgray.data.columns import LIST_NAMES, Columns, OptionalColumn, parts_of
 from mgray.data.inputs import InputSpec, named_inputs
@@ -291,7 +291,7 @@ class Dataset:
                 rating = np.nan if ratings is None else float(ratings[place])
                 yield Query(histories.user_ids[row], history, int(items[place]), rating)
 
-    def input_spec(self, config: ModelConfig) -> InputSpec:
+    def input_spec(self, config: ResolvedModelConfig) -> InputSpec:
         """What the model's extra inputs stand for; reads the training part's ratings where it takes them."""
         spec = named_inputs(config, self.manifest)
         if "rating" not in config.inputs and config.outputs == "next_item":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from mgray.config import Input, ModelConfig, granularity
+from mgray.config import Input, ModelConfig, ResolvedModelConfig, granularity
 from mgray.data.columns import OptionalColumn
 from mgray.data.manifest import Feature, Manifest
 from mgray.errors import InputError
@@ -51,9 +51,8 @@ class InputSpec(BaseModel):
     rating_scale: tuple[float, ...] = ()  # the values that ratings have, rising; empty: too many to be a scale
 
 
-def read_columns(config: ModelConfig) -> frozenset[OptionalColumn]:
-    """The columns beside items that a model of this config reads; `inputs` resolved."""
-    assert config.inputs != "auto", "inputs are resolved against a dataset before a model is made"
+def read_columns(config: ResolvedModelConfig) -> frozenset[OptionalColumn]:
+    """The columns beside items that a model of this config reads."""
     columns = {COLUMN_OF[name] for name in config.inputs}
     if config.outputs != "next_item":
         columns.add("ratings")
@@ -107,8 +106,8 @@ def available_inputs(manifest: Manifest) -> tuple[Input, ...]:
     return tuple(name for name in AUTO_INPUTS if has[name])
 
 
-def named_inputs(config: ModelConfig, manifest: Manifest) -> InputSpec:
-    """The names that the model's inputs stand for; `inputs` resolved. `Dataset.input_spec` has the ratings' moments."""
+def named_inputs(config: ResolvedModelConfig, manifest: Manifest) -> InputSpec:
+    """The names that the model's inputs stand for. `Dataset.input_spec` has the ratings' moments."""
     return InputSpec(
         event_types=tuple(kind.name for kind in manifest.event_types) if "event_type" in config.inputs else (),
         features=tuple(manifest.features) if "features" in config.inputs else (),

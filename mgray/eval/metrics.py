@@ -6,15 +6,28 @@ model, and so does a target outside the vocabulary or already seen (it cannot be
 
 import math
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from mgray.distributed import sum_over_ranks
-from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, LENGTH_EDGES, POPULARITY_EDGES, slice_labels
+from mgray.eval.slices import (
+    HISTORY_LENGTH,
+    ITEM_POPULARITY,
+    LENGTH_EDGES,
+    POPULARITY_EDGES,
+    SliceFigures,
+    slice_labels,
+)
 from mgray.schema import PAD, UNKNOWN
+
+# In a record that goes through JSON, which has no NaN: pydantic writes null, and this reads it back as what it was.
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+Metrics = dict[str, Number]  # metric key (`hr@10`) -> value
 
 RMSE, MAE, ACCURACY = "rmse", "mae", "accuracy"
 LOWER_IS_BETTER = (RMSE, MAE)
@@ -118,16 +131,16 @@ class RankingMetrics:
         """Targets that were no candidates though they are known: items that the user has, where those are removed."""
         return int(self.removed)
 
-    def slices(self) -> dict[str, list[dict[str, float | str]]]:
-        """Slice kind -> rows of {"slice", "count", metric: value}; empty slices are left out."""
-        result: dict[str, list[dict[str, float | str]]] = {}
+    def slices(self) -> dict[str, list[SliceFigures]]:
+        """Slice kind -> its buckets in order; empty ones are left out."""
+        result: dict[str, list[SliceFigures]] = {}
         offset = 1
         for kind, labels in self.labels.items():
-            rows: list[dict[str, float | str]] = []
+            rows: list[SliceFigures] = []
             for label, sums in zip(labels, self.sums[offset : offset + len(labels)], strict=True):
                 if sums[0] > 0:
                     metrics = {name: float(s / sums[0]) for name, s in zip(self.names, sums[1:], strict=True)}
-                    rows.append({"slice": label, "count": int(sums[0]), **metrics})
+                    rows.append(SliceFigures(label, int(sums[0]), metrics))
             result[kind] = rows
             offset += len(labels)
         return result

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from mgray.data.dataset import Dataset, Part
 from mgray.eval.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.eval.ranking import evaluate_batches, part_batches
 from mgray.eval.rating import evaluate_ratings, rating_batches
+from mgray.eval.slices import SliceFigures
 from mgray.model.ensemble import Model
 from mgray.serve.rater import ModelRater
 from mgray.serve.scorer import ModelScorer
@@ -34,7 +35,7 @@ class PartMetrics(NamedTuple):
     def num_targets(self) -> int:
         return self._measured()[0].num_targets
 
-    def slices(self) -> dict[str, list[dict[str, Any]]]:
+    def slices(self) -> dict[str, list[SliceFigures]]:
         return {} if self.ranking is None else self.ranking.slices()
 
     def _measured(self) -> list[RankingMetrics | RatingMetrics]:

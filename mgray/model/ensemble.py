@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs, InputSpec
 from mgray.model.mgdsc import MGDSC, State
 
@@ -22,7 +22,7 @@ from mgray.model.mgdsc import MGDSC, State
 class Ensemble(nn.Module):
     """M models with the methods of one, but for `rate`: `rating_head` is None. Its state is a tuple of theirs."""
 
-    def __init__(self, config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
+    def __init__(self, config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
         """As MGDSC's; config.members: M."""
         super().__init__()
         assert config.outputs == "next_item", "the config says so"
@@ -96,6 +96,6 @@ class Ensemble(nn.Module):
 Model = MGDSC | Ensemble
 
 
-def make_model(config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> Model:
+def make_model(config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> Model:
     """spec: what the extra inputs of the config stand for; none: there are none."""
     return (MGDSC if config.members == 1 else Ensemble)(config, num_items, spec)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.model.layers import make_norm
 
 Fused = tuple[Tensor, Tensor | None]
@@ -36,7 +36,7 @@ class SumFusion(nn.Module):
 class ConcatFusion(nn.Module):
     """One matrix over the outputs side by side."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ResolvedModelConfig) -> None:
         super().__init__()
         self.project = nn.Linear(len(config.granularities) * config.width, config.width)
 
@@ -52,7 +52,7 @@ class ConcatFusion(nn.Module):
 class GateFusion(nn.Module):
     """`sum_g sigmoid(W_g norm(x_g)) * x_g`: each channel of a level opens or closes by what the level holds."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ResolvedModelConfig) -> None:
         super().__init__()
         levels = range(len(config.granularities))
         self.gates = nn.ModuleList(nn.Linear(config.width, config.width) for _ in levels)
@@ -78,7 +78,7 @@ class AttentionFusion(nn.Module):
     adds parameters, not choice, and without it a level's share reads directly as its weight in the interest.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ResolvedModelConfig) -> None:
         super().__init__()
         num_levels = len(config.granularities)
         self.heads = config.heads
@@ -120,7 +120,7 @@ class AttentionFusion(nn.Module):
 Fusion = SumFusion | ConcatFusion | GateFusion | AttentionFusion
 
 
-def make_fusion(config: ModelConfig) -> Fusion:
+def make_fusion(config: ResolvedModelConfig) -> Fusion:
     match config.fusion:
         case "sum":
             return SumFusion()

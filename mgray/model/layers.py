@@ -124,6 +124,5 @@ def _over_ranks(x: Tensor) -> Tensor:
 Norm = LayerNorm | BatchNorm
 
 
-def make_norm(kind: Literal["layer", "batch", "auto"], width: int) -> Norm:
-    assert kind != "auto", "mgray.train.resolve resolves it by a dataset before a model is made"
+def make_norm(kind: Literal["layer", "batch"], width: int) -> Norm:
     return BatchNorm(width) if kind == "batch" else LayerNorm(width)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mgray.config import LevelSettings, ModelConfig
+from mgray.config import LevelSettings, ResolvedModelConfig
 from mgray.config.granularity import Decay
 from mgray.model.convolution import dense_causal, depthwise_causal, last
 from mgray.model.layers import Dropout, make_norm
@@ -95,7 +95,7 @@ class GatedBlock(nn.Module):
     `x + drop(norm(mixer(silu(v))) * silu(g))`.
     """
 
-    def __init__(self, config: ModelConfig, settings: LevelSettings) -> None:
+    def __init__(self, config: ResolvedModelConfig, settings: LevelSettings) -> None:
         super().__init__()
         inner, width = settings.inner_width, config.width
         mixer = _make_mixer(config, settings)
@@ -106,7 +106,7 @@ class GatedBlock(nn.Module):
         self.mixer = mixer
         self.mixed_norm = make_norm(config.norm, gate)
         self.pointwise_out = None if isinstance(mixer, DenseMixer) else nn.Linear(inner, width)
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, x: Tensor, mask: Tensor, past: Tensor | None, only_last: bool = False
@@ -122,7 +122,7 @@ class GatedBlock(nn.Module):
         return x + self.dropout(out), past
 
 
-def _make_mixer(config: ModelConfig, settings: LevelSettings) -> DepthwiseMixer | DenseMixer | DecayMixer:
+def _make_mixer(config: ResolvedModelConfig, settings: LevelSettings) -> DepthwiseMixer | DenseMixer | DecayMixer:
     inner, kind = settings.inner_width, settings.kind
     if isinstance(kind, Decay):  # a filter without an end has no dense form
         return DecayMixer(inner, kind.shortest, kind.longest)
@@ -134,13 +134,13 @@ def _make_mixer(config: ModelConfig, settings: LevelSettings) -> DepthwiseMixer 
 class GatedFeedForward(nn.Module):
     """`x + drop(W_down(v * silu(g)))`, `v, g = W_up norm(x)`."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ResolvedModelConfig) -> None:
         super().__init__()
         inner = config.feedforward * config.width
         self.norm = make_norm(config.norm, config.width)
         self.up = nn.Linear(config.width, 2 * inner)
         self.down = nn.Linear(inner, config.width)
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         value, gate = self.up(self.norm(x, mask)).chunk(2, dim=-1)
@@ -157,7 +157,7 @@ class LevelState(NamedTuple):
 class Level(nn.Module):
     """One granularity: a causal pooling of the level below over its span, then depthwise separable blocks."""
 
-    def __init__(self, config: ModelConfig, settings: LevelSettings) -> None:
+    def __init__(self, config: ResolvedModelConfig, settings: LevelSettings) -> None:
         super().__init__()
         self.pool = make_pool(settings.kind, settings.pooling, config.width)
         self.blocks = nn.ModuleList(GatedBlock(config, settings) for _ in range(settings.depth))

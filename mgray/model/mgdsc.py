@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs, InputSpec, read_columns
 from mgray.errors import InputError
 from mgray.model.convolution import last
@@ -56,7 +56,7 @@ def _owned(part: Any) -> Any:
 class MGDSC(nn.Module):
     """History of item numbers to user interest at every position, scored against the item embedding itself."""
 
-    def __init__(self, config: ModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
+    def __init__(self, config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
         """spec: what the extra inputs of the config stand for; none: there are none."""
         super().__init__()
         assert config.members == 1, "mgray.model.ensemble makes a model of several"
@@ -70,12 +70,12 @@ class MGDSC(nn.Module):
             self.embedding.weight[PAD].zero_()
         # The table is small enough to score with; the blocks want inputs of unit variance.
         self.input_norm = make_norm(config.norm, config.width)
-        self.dropout = Dropout(config.dropout_rate)
+        self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(Level(config, settings) for settings in config.levels)
         self.fusion = make_fusion(config)
         self.output_norm = make_norm(config.norm, config.width)
         self.input_encoder = InputEncoder(config, self.spec) if config.inputs else None
-        rate = config.dropout_rate
+        rate = config.dropout
         self.rating_head = (
             RatingHead(num_items, config.width, rate, self.spec) if config.outputs != "next_item" else None
         )

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-from mgray.config import TrainJobConfig, granularity
-from mgray.data.inputs import resolve_inputs
+from mgray.config import ResolvedTrainJobConfig, granularity
 from mgray.data.manifest import Manifest
-from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY
+from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, SliceFigures
 from mgray.report.report_data import MODEL
-from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION
-from mgray.train.resolve import resolve_exclude_seen
+from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION, ModelInfo
+from mgray.train.run_result import RankResult
 
 MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card
 SLICE_TITLES = {HISTORY_LENGTH: "length of the history, events", ITEM_POPULARITY: "training events of the item"}
@@ -25,7 +23,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
+def _trained_on(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     split = manifest.split
     include_valid = config.train.include_valid
     trained = f"{manifest.train_events:,}"
@@ -54,25 +52,25 @@ def _trained_on(config: TrainJobConfig, manifest: Manifest) -> str:
     )
 
 
-def _reads(config: TrainJobConfig, manifest: Manifest) -> str:
+def _reads(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
-    inputs = resolve_inputs(config.model, manifest).inputs
-    named = [given.get(name, name.replace("_", " ")) for name in inputs]
+    named = [given.get(name, name.replace("_", " ")) for name in config.model.inputs]
     if any(granularity.reads_times(level) for level in config.model.granularities):
         named.append("times of the events")
-    if config.model.outputs != "next_item" and "rating" not in inputs:
+    if config.model.outputs != "next_item" and "rating" not in config.model.inputs:
         named.append("rating")
     return f"{', '.join(['item', *named])}, nothing else"
 
 
 def model_card(
-    config: TrainJobConfig,
+    config: ResolvedTrainJobConfig,
+    info: ModelInfo,
     manifest: Manifest,
-    trained: Mapping[str, Any],
+    trained: RankResult,
     baselines: Mapping[str, Mapping[str, float]],
 ) -> str:
-    """trained: the fields of rank 0's result (metrics, num_targets, slices, parameters); at most MAX_CHARS long."""
-    metrics = trained["metrics"]
+    """Write the card, at most MAX_CHARS long. trained: rank 0's result; baselines: name -> metrics."""
+    metrics = trained.metrics
     ndcg = f"ndcg@{config.evaluate.k}"
     systems = {MODEL: metrics, **baselines}
     quality = _table(
@@ -80,22 +78,20 @@ def model_card(
     )
     slices = "\n\n".join(
         _table([SLICE_TITLES.get(kind, kind), "queries", ndcg], [_slice_row(row, ndcg) for row in rows])
-        for kind, rows in trained["slices"].items()
+        for kind, rows in trained.slices.items()
     )
     levels = ", ".join(str(granularity) for granularity in config.model.granularities)
     seen = "items the user already has are never recommended" if config.evaluate.remove_seen else "seen items stay in"
-    likeness = ""
-    if resolve_exclude_seen(config.train, config.evaluate.remove_seen):
-        likeness = f"- {SEEN_CAUTION}.\n"
+    caution = f"- {SEEN_CAUTION}.\n" if info.exclude_seen else ""
     members = "" if config.model.members == 1 else f" ({config.model.members} models, whose scores are averaged)"
     card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}{members}, \
-{trained["parameters"]:,} parameters.
+{trained.parameters:,} parameters.
 
 ## Trained on
 {_trained_on(config, manifest)}
 
 ## Quality
-Test part, {trained["num_targets"]:,} targets, full catalogue; {seen}; ties count against the model.
+Test part, {trained.num_targets:,} targets, full catalogue; {seen}; ties count against the model.
 
 {quality}
 
@@ -109,10 +105,10 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
 - A user without any known item gets what was popular among the newest {POPULAR_SHARE:.0%} of the events.
 - It reads at most the last {config.train.max_length:,} events, and of each {_reads(config, manifest)}.
 - Scores rank items within one user; they are no probabilities and do not compare between users.
-{likeness}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
+{caution}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
 """
     return card if len(card) <= MAX_CHARS else card.replace(slices, "By slice: see the run's report.html.")[:MAX_CHARS]
 
 
-def _slice_row(row: Mapping[str, Any], metric: str) -> list[str]:
-    return [str(row["slice"]), f"{row['count']:,}", f"{row[metric]:.4f}"]
+def _slice_row(row: SliceFigures, metric: str) -> list[str]:
+    return [row.label, f"{row.num_targets:,}", f"{row.metrics[metric]:.4f}"]

@@ -5,28 +5,16 @@ A figure that is NaN was not measured: it is shown as a dash, never as a zero, a
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from mgray.eval.metrics import lower_is_better
+from mgray.eval.metrics import Metrics, Number, lower_is_better
 from mgray.record import Record
+from mgray.train.run_result import CurvePoint
 
 MODEL = "mg-dsc"  # the model's name among the systems that a report compares
 DASH = "–"  # noqa: RUF001 - what stands for a figure that was not measured
-
-# JSON has no NaN: pydantic writes null, and this reads it back as what it was.
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-Metrics = dict[str, Number]  # metric key (`hr@10`) -> value
-
-
-class CurvePoint(Record):
-    step: int = Field(ge=0, description="optimizer steps taken")
-    epoch: float = Field(ge=0, description="passes over the training part, 0.5 is half a pass")
-    train_loss: Number | None = Field(default=None, description="loss per target; none: not logged at this step")
-    valid: Metrics = Field(default={}, description="validation metrics; empty: not validated at this step")
-    learning_rate: Number | None = None
-    seconds: float = Field(default=0.0, ge=0, description="training time so far, seconds")
 
 
 class SliceRow(Record):

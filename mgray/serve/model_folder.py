@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mgray import __version__
-from mgray.config import EvaluateConfig, ModelConfig
+from mgray.config import EvaluateConfig, ResolvedModelConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec
 from mgray.distributed import rank_and_world
@@ -41,7 +41,7 @@ class ModelInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    config: ModelConfig
+    config: ResolvedModelConfig
     num_items: int
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
@@ -109,18 +109,14 @@ def load_info(folder: str | Path) -> ModelInfo:
 
 
 def parse_info(content: bytes, source: str | Path) -> ModelInfo:
-    """Of a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
+    """Parse a MODEL_FILE. Raises InputError, which names the source, where another version wrote it."""
     try:
-        info = ModelInfo.model_validate_json(content)
+        return ModelInfo.model_validate_json(content)
     except ValidationError as error:
         raise InputError(
             f"{source}: {MODEL_FILE} is not of a model that mgray {__version__} reads ({error.error_count()} errors, "
             f"the first: {error.errors()[0]['msg']}); train it anew, or use the version that wrote it"
         ) from error
-    if info.config.norm != "auto":
-        return info
-    # Of a version that had layer normalization alone and did not name it.
-    return info.model_copy(update={"config": info.config.model_copy(update={"norm": "layer"})})
 
 
 def load_model(folder: str | Path, device: torch.device) -> tuple[Model, ModelInfo, Vocabulary]:

@@ -10,7 +10,7 @@ from uuid import UUID
 import numpy as np
 import numpy.typing as npt
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.columns import LIST_NAMES, Columns
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec, read_columns
@@ -107,7 +107,7 @@ def _raw_row(columns: Columns, dataset: Dataset, spec: InputSpec) -> dict[str, l
 class HistoryEncoder:
     """Raw item ids of a history, and lists beside them, to the model's numbers; unknown items are left out."""
 
-    def __init__(self, item_ids: Sequence[str], config: ModelConfig, spec: InputSpec) -> None:
+    def __init__(self, item_ids: Sequence[str], config: ResolvedModelConfig, spec: InputSpec) -> None:
         self.spec = spec
         self.names = tuple(LIST_NAMES[column] for column in sorted(read_columns(config)))  # needed beside `history`
         self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}

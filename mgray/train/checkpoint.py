@@ -6,9 +6,9 @@ latest step: resume needs nothing else, since order, negatives and dropout are d
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mgray.serve.model_folder import WEIGHTS_FILE
 from mgray.train.optim import WeightAverage
+from mgray.train.run_result import CurvePoint
 from mgray.train.trainer import Progress
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -29,7 +30,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def replace_folder(draft: Path, folder: Path) -> None:
-    """Puts a folder that is written whole in another's place; a kill leaves one that `recover_folder` finds.
+    """Put a folder that is written whole in another's place; a kill leaves one that `recover_folder` finds.
 
     draft: beside `folder`, under any name.
     """
@@ -44,7 +45,7 @@ def replace_folder(draft: Path, folder: Path) -> None:
 
 
 def recover_folder(folder: Path) -> None:
-    """Ends what `replace_folder` had begun when it was killed. The new folder was whole before the old one moved."""
+    """End what `replace_folder` had begun when it was killed. The new folder was whole before the old one moved."""
     new = folder.with_name(f"{folder.name}.new")
     if new.is_dir() and not folder.exists():
         new.rename(folder)
@@ -55,10 +56,10 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
-    curve: list[dict[str, Any]],
+    curve: Sequence[CurvePoint],
     average: WeightAverage | None = None,
 ) -> None:
-    """The latest step: weights, their average, optimizer state, progress, and the curve so far."""
+    """Write the latest step: weights, their average, optimizer state, progress, and the curve so far."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file(_tensors(model), folder / WEIGHTS_FILE)
     if average is not None:
@@ -69,13 +70,15 @@ def save_state(
         for name, value in state.items()
     }
     save_file(moments, folder / OPTIMIZER_FILE)
-    (folder / STATE_FILE).write_text(json.dumps({"progress": asdict(progress), "curve": curve}))
+    (folder / STATE_FILE).write_text(
+        json.dumps({"progress": asdict(progress), "curve": [point.model_dump() for point in curve]})
+    )
 
 
 def restore_state(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
-) -> tuple[Progress, list[Any]]:
-    """Fill model, optimizer and average in place; gives the progress and the curve so far."""
+) -> tuple[Progress, list[CurvePoint]]:
+    """Fill model, optimizer and average in place; return the progress and the curve so far."""
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     if average is not None:
         average.load(load_file(folder / AVERAGE_FILE))
@@ -85,4 +88,4 @@ def restore_state(
         states.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     state = json.loads((folder / STATE_FILE).read_text())
-    return Progress(**state["progress"]), state["curve"]
+    return Progress(**state["progress"]), [CurvePoint(**point) for point in state["curve"]]

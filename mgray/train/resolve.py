@@ -1,9 +1,19 @@
-"""What a configuration leaves to the data, by stated rules; no rule knows a dataset by name."""
+"""Replaces what a configuration leaves to the data (`auto`), by stated rules; no rule knows a dataset by name.
+
+Done once a job, on the driver, by `resolve_job`; ranks, model folder, report and card take its result.
+"""
 
 import math
 from typing import Any
 
-from mgray.config import ModelConfig, TrainConfig, TrainJobConfig
+from mgray.config import (
+    ModelConfig,
+    ResolvedModelConfig,
+    ResolvedTrainConfig,
+    ResolvedTrainJobConfig,
+    TrainConfig,
+    TrainJobConfig,
+)
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import resolve_inputs
 from mgray.data.manifest import Manifest
@@ -31,36 +41,48 @@ def dropout_rate(train_events: int) -> float:
     return round(min(high, max(low, rate)), 3)
 
 
-def resolve_model(config: ModelConfig, manifest: Manifest, start: ModelConfig | None = None) -> ModelConfig:
-    """The config with each `auto` replaced by what the dataset's manifest says; where training starts from an earlier
-    model, by what that one has, for its weights fit no other: `start` is its config.
+def resolve_job(
+    config: TrainJobConfig, manifest: Manifest, start: ResolvedModelConfig | None = None
+) -> ResolvedTrainJobConfig:
+    """Resolve both sections, `model` and `train`. Arguments and errors as of `resolve_model`."""
+    resolved = {
+        "model": resolve_model(config.model, manifest, start),
+        "train": resolve_train(config.train, manifest),
+    }
+    return ResolvedTrainJobConfig(**(dict(config) | resolved))
 
+
+def resolve_model(
+    config: ModelConfig, manifest: Manifest, start: ResolvedModelConfig | None = None
+) -> ResolvedModelConfig:
+    """Replace each `auto` by what the dataset's manifest says.
+
+    start: config of the earlier model that training starts from. Its weights fit no other, so its values go first.
     Raises InputError for an input that is asked for, or ratings to train on, that the dataset does not have.
     """
     if start is not None:
         left = {name for name in ModelConfig.model_fields if getattr(config, name) == "auto"} - FREE_TO_CHANGE
         config = config.model_copy(update={name: getattr(start, name) for name in left})
-    resolved = resolve_inputs(config, manifest)
-    found: dict[str, Any] = {}
-    if resolved.dropout == "auto":
-        found["dropout"] = dropout_rate(manifest.train_events)
-    if resolved.norm == "auto":
-        found["norm"] = NORM
-    return resolved.model_copy(update=found)
+    values: dict[str, Any] = resolve_inputs(config, manifest).model_dump()
+    if config.dropout == "auto":
+        values["dropout"] = dropout_rate(manifest.train_events)
+    if config.norm == "auto":
+        values["norm"] = NORM
+    return ResolvedModelConfig(**values)
 
 
-def resolve_train(config: TrainConfig, manifest: Manifest) -> TrainConfig:
-    """The config with a batch size in place of `auto`, by the dataset's training events."""
-    if config.global_batch_events != "auto":
-        return config
-    low, high = BATCH_RANGE
-    events = min(high, max(low, manifest.train_events // BATCHES_AN_EPOCH))
-    return config.model_copy(update={"global_batch_events": events})
+def resolve_train(config: TrainConfig, manifest: Manifest) -> ResolvedTrainConfig:
+    """Replace a batch size of `auto` by one that follows the dataset's training events."""
+    values: dict[str, Any] = config.model_dump()
+    if config.global_batch_events == "auto":
+        low, high = BATCH_RANGE
+        values["global_batch_events"] = min(high, max(low, manifest.train_events // BATCHES_AN_EPOCH))
+    return ResolvedTrainConfig(**values)
 
 
-def model_info(dataset: Dataset, config: TrainJobConfig) -> ModelInfo:
-    """What training with `config` on the dataset makes. Raises InputError as `resolve_model`."""
-    model = resolve_model(config.model, dataset.manifest)
+def model_info(dataset: Dataset, config: ResolvedTrainJobConfig) -> ModelInfo:
+    """Describe the model that training with `config` on the dataset makes."""
+    model = config.model
     return ModelInfo(
         config=model,
         num_items=dataset.num_items,
@@ -74,7 +96,7 @@ def model_info(dataset: Dataset, config: TrainJobConfig) -> ModelInfo:
 
 
 def resolve_exclude_seen(config: TrainConfig, ranking_removes_seen: bool) -> bool:
-    """`auto` trains as the ranking is evaluated, where no label smoothing forbids it."""
+    """Replace `auto`: train as the ranking is evaluated, where no label smoothing forbids it."""
     if config.exclude_seen == "auto":
         return ranking_removes_seen and config.label_smoothing == 0
     return config.exclude_seen

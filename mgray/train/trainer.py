@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mgray.config import TrainConfig
+from mgray.config import ResolvedTrainConfig
 from mgray.data.dataset import Dataset
 from mgray.data.feed import Batch, feed, plan_epoch
 from mgray.data.inputs import read_columns
@@ -28,7 +28,6 @@ from mgray.train.augment import augment, is_augmented
 from mgray.train.negatives import StepNegatives
 from mgray.train.objective import autocast, resolve_precision
 from mgray.train.optim import WeightAverage, learning_rate, make_optimizer
-from mgray.train.resolve import resolve_train
 
 # How often the ranks agree on the time left. The schedule is never longer than asked, so a run whose time was never
 # short is a pure function of its seed.
@@ -82,11 +81,11 @@ class Trainer:
     """One rank's part of a training run."""
 
     def __init__(
-        self, objective: nn.Module, model: Model, dataset: Dataset, config: TrainConfig, device: torch.device
+        self, objective: nn.Module, model: Model, dataset: Dataset, config: ResolvedTrainConfig, device: torch.device
     ) -> None:
         """objective: an Objective over `model`, wrapped in DDP where there is more than one rank."""
         self.objective, self.model, self.dataset, self.device = objective, model, dataset, device
-        self.config = config = resolve_train(config, dataset.manifest)
+        self.config = config
         self.dtype = resolve_precision(config.precision, device)
         self.optimizer = make_optimizer(model, config)
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
@@ -110,7 +109,6 @@ class Trainer:
         started = time.perf_counter() - progress.elapsed_s
         window, rate = _Window(self.device), 0.0
         while progress.epoch < progress.horizon_epochs:
-            assert config.global_batch_events != "auto", "resolved by the dataset"
             groups = plan_epoch(
                 self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length
             )

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import InputSpec
 from mgray.data.item_numbers import number_map
 from mgray.errors import InputError
@@ -26,12 +26,14 @@ class WarmStart(NamedTuple):
     num_new: int
 
 
-def check_fits(config: ModelConfig, spec: InputSpec, source_config: ModelConfig, source_spec: InputSpec) -> None:
+def check_fits(
+    config: ResolvedModelConfig, spec: InputSpec, source_config: ResolvedModelConfig, source_spec: InputSpec
+) -> None:
     """Raises InputError where a model of `config` cannot start from one of `source_config`: they differ in shape, or
     their features in name.
     """
     is_other = {name for name, value in source_config.model_dump().items() if getattr(config, name) != value}
-    changed = [name for name in ModelConfig.model_fields if name in is_other - FREE_TO_CHANGE]
+    changed = [name for name in ResolvedModelConfig.model_fields if name in is_other - FREE_TO_CHANGE]
     if changed:
         raise InputError(
             f"train.warm_start: the earlier model differs in {', '.join(f'model.{name}' for name in changed)}; "

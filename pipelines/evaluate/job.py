@@ -218,6 +218,6 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
         "dataset": {"path": str(found.path), "fingerprint": found.manifest.fingerprint},
         "metrics": metrics.compute(),
         "baselines": baselines,
-        "slices": metrics.slices(),
+        "slices": {kind: [row.as_json() for row in rows] for kind, rows in metrics.slices().items()},
         "rows": {"queries": metrics.num_targets, **asked._asdict()},
     }

@@ -12,7 +12,16 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
-from mgray.config import RetrainConfig, RetrainJobConfig, TrainConfig, TrainJobConfig, resolve_out
+from mgray.config import (
+    ModelConfig,
+    ResolvedModelConfig,
+    ResolvedTrainConfig,
+    ResolvedTrainJobConfig,
+    RetrainConfig,
+    RetrainJobConfig,
+    TrainJobConfig,
+    resolve_out,
+)
 from mgray.data.dataset import Dataset
 from mgray.data.manifest import Manifest
 from mgray.errors import InputError
@@ -20,7 +29,7 @@ from mgray.eval import gate
 from mgray.eval.compare_models import Comparison, compare
 from mgray.eval.drift import Drift, describe, known_share, measure_drift, summarize
 from mgray.serve.recommender import Recommender
-from mgray.train.resolve import BATCH_RANGE, FREE_TO_CHANGE, resolve_model, resolve_train
+from mgray.train.resolve import BATCH_RANGE, FREE_TO_CHANGE, resolve_job
 from pipelines import tracking
 from pipelines.ingest.job import obtain_dataset
 from pipelines.ingest.source.digests import Files, Log, digest_log, sort_files
@@ -212,36 +221,26 @@ class _Retraining:
         self.say(describe(drift))
         return dataset, drift, reused
 
-    def _training(self, dataset: Dataset, champion: _Champion | None) -> TrainJobConfig:
-        """The training run's config: of a start from champion, its model section and the shorter schedule."""
+    def _training(self, dataset: Dataset, champion: _Champion | None) -> ResolvedTrainJobConfig:
+        """The training run's config: with a start from champion, its model section and the shorter schedule."""
         config = self.config
-        model = wanted = resolve_model(config.model, dataset.manifest)
-        train = resolve_train(config.train, dataset.manifest)
-        if champion is not None and config.retrain.start == "champion":
-            model = champion.model.info.config
-            for name in config.model.model_fields_set:
-                asked, has = getattr(wanted, name), getattr(model, name)
-                is_wish = getattr(config.model, name) != "auto"  # what the data decides, champion has decided
-                if is_wish and asked != has and name not in FREE_TO_CHANGE:
-                    raise InputError(
-                        f"model.{name}: {asked}, but champion, from which training starts, has {has}; "
-                        "leave it out, or set --retrain.start scratch"
-                    )
-            free = FREE_TO_CHANGE & config.model.model_fields_set
-            model = model.model_copy(update={name: getattr(wanted, name) for name in free})
-            warm_start = {"warm_start": champion.version.uri}
-            train = warm_training(train, config.retrain).model_copy(update=warm_start)
-        return TrainJobConfig(
+        start = champion if config.retrain.start == "champion" else None
+        asked = TrainJobConfig(
             home=str(self.home),
             data=config.data.model_copy(update={"dataset": str(dataset.folder)}),
-            model=model,
-            train=train,
+            model=config.model if start is None else _model_to_go_on_with(config.model, start.model.info.config),
+            train=config.train,
             evaluate=config.evaluate,
             scale=config.scale,
             tracking=config.tracking,
         )
+        resolved = resolve_job(asked, dataset.manifest)
+        if start is None:
+            return resolved
+        train = warm_training(resolved.train, config.retrain).model_copy(update={"warm_start": start.version.uri})
+        return resolved.model_copy(update={"train": train})
 
-    def _train(self, training: TrainJobConfig, champion: _Champion | None) -> dict[str, Any]:
+    def _train(self, training: ResolvedTrainJobConfig, champion: _Champion | None) -> dict[str, Any]:
         """Train and register; a dry run trains in its own HOME, with its own MLflow, and registers nothing."""
         if self.dry:
             warm_start = str(champion.folder) if champion and training.train.warm_start else None
@@ -339,14 +338,30 @@ class _Retraining:
             self.say(f"gate: {reason}")
 
 
-def warm_training(train: TrainConfig, retrain: RetrainConfig) -> TrainConfig:
-    """The training of a start from champion: its own schedule and share of champion's weights, else as from scratch.
+def _model_to_go_on_with(asked: ModelConfig, champion: ResolvedModelConfig) -> ModelConfig:
+    """Champion's model section, with what may change (FREE_TO_CHANGE) as `asked` says.
+
+    Raises InputError where the user asks for another value of what may not. An `auto` asks for nothing: what the data
+    decides, champion has decided.
+    """
+    given = asked.model_fields_set
+    for name in given - FREE_TO_CHANGE:
+        wanted, has = getattr(asked, name), getattr(champion, name)
+        if wanted not in ("auto", has):
+            raise InputError(
+                f"model.{name}: {wanted}, but champion, from which training starts, has {has}; "
+                "leave it out, or set --retrain.start scratch"
+            )
+    return ModelConfig(**(dict(champion) | {name: getattr(asked, name) for name in given & FREE_TO_CHANGE}))
+
+
+def warm_training(train: ResolvedTrainConfig, retrain: RetrainConfig) -> ResolvedTrainConfig:
+    """The training that starts from champion: its own schedule and share of champion's weights, else as from scratch.
 
     From scratch many epochs over the same events find the weights; from champion few will do, as long as they take
     enough steps, which smaller batches give at nearly the same cost: down to the smallest that a small log gets.
     """
     whole, smallest = train.global_batch_events, BATCH_RANGE[0]
-    assert whole != "auto", "resolved by the dataset"
     settings = {
         "epochs": retrain.warm_epochs,
         "learning_rate": retrain.warm_learning_rate,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from rich.console import Console
@@ -83,25 +83,39 @@ class PhaseProgress:
             say(self.out, f"{phase} {shown}")
 
 
+class TrainingState(NamedTuple):
+    """What rank 0 posts for the progress bar."""
+
+    epoch: float
+    epochs: float  # at which training will end, as far as is known
+    step: int
+    loss: float
+    events_s: float
+    remaining_s: float
+    metric: str  # that the best model is chosen by
+    valid: float | None  # its latest value; None: not validated yet
+
+
 @ray.remote(num_cpus=0)
 class _Board:
     """Holds the latest state that rank 0 posted. Losing it loses a progress bar and nothing else."""
 
     def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
+        self.state: TrainingState | None = None
 
-    def post(self, state: dict[str, Any]) -> None:
+    def post(self, state: TrainingState) -> None:
         self.state = state
 
-    def read(self) -> dict[str, Any]:
+    def read(self) -> TrainingState | None:
         return self.state
 
 
-def training_detail(state: dict[str, Any], width: int) -> str:
-    text = f"step {state['step']}  loss {state['loss']:.3f}  {state['events_s']:,.0f} positions/s"
-    if state.get("valid") is not None and width >= WIDE:
-        text += f"  valid {state['metric']} {state['valid']:.4f}"
-    minutes, seconds = divmod(int(state["remaining_s"]), 60)
+def training_line(state: TrainingState, width: int) -> str:
+    """The text beside the bar. width: columns of the terminal."""
+    text = f"step {state.step}  loss {state.loss:.3f}  {state.events_s:,.0f} positions/s"
+    if state.valid is not None and width >= WIDE:
+        text += f"  valid {state.metric} {state.valid:.4f}"
+    minutes, seconds = divmod(int(state.remaining_s), 60)
     return f"{text}  {minutes}:{seconds:02d} left"
 
 
@@ -119,9 +133,9 @@ def training_progress(out: Console) -> Iterator[Any]:
                     state = ray.get(board.read.remote(), timeout=5)
                 except (ray.exceptions.RayError, TimeoutError):
                     continue  # the board's node is gone or slow; training does not depend on it
-                if state and (state["step"], state["epoch"]) != shown:
-                    shown = (state["step"], state["epoch"])
-                    progress.update("epoch", state["epoch"], state["epochs"], training_detail(state, out.width), ".1f")
+                if state and (state.step, state.epoch) != shown:
+                    shown = (state.step, state.epoch)
+                    progress.update("epoch", state.epoch, state.epochs, training_line(state, out.width), ".1f")
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()

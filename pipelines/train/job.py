@@ -3,19 +3,20 @@
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlflow
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
-from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.errors import InputError
 from mgray.serve.model_folder import ModelInfo, load_info
 from mgray.train import checkpoint
-from mgray.train.resolve import resolve_model, resolve_train
+from mgray.train.resolve import resolve_job
+from mgray.train.run_result import RankMistake, RankResult
 from mgray.train.warm_start import check_fits
 from pipelines import tracking
 from pipelines.evaluate.job import evaluate_baselines
@@ -23,14 +24,19 @@ from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, training_progress
 from pipelines.train.publish import REPORT_FILE, FinishedRun, publish
-from pipelines.train.worker import INPUT_ERROR, LocalSession, RankInput, RankRun, train_worker
+from pipelines.train.worker import LocalSession, RankInput, RankRun, train_worker
 
 MODEL_FOLDER = "model"  # in a run's folder: the best one
 SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
 WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
 
-Fitted = tuple[dict[str, Any], Path]  # rank 0's result, the folder of the best model
+
+class Fitted(NamedTuple):
+    """A training that has ended."""
+
+    trained: RankResult  # rank 0's
+    model_folder: Path  # the best model
 
 
 class _Trainer(TorchTrainer):
@@ -67,16 +73,17 @@ def fit(
         ),
     )
     result = trainer.fit()
-    check_trained(result.return_value)
+    trained = check_trained(result.return_value)
     assert result.checkpoint is not None, "the last epoch always validates, and so checkpoints"
     with result.checkpoint.as_directory() as folder:
-        return result.return_value, _keep_best(Path(folder), runs / given.run_id)
+        return Fitted(trained, _keep_best(Path(folder), runs / given.run_id))
 
 
-def check_trained(result: dict[str, Any]) -> None:
-    """Raises InputError where a rank's result is a mistake of the user's."""
-    if INPUT_ERROR in result:
-        raise InputError(result[INPUT_ERROR])
+def check_trained(result: RankResult | RankMistake) -> RankResult:
+    """The rank's result. Raises InputError where it is a mistake of the user's."""
+    if isinstance(result, RankMistake):
+        raise InputError(result.message)
+    return result
 
 
 def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
@@ -91,9 +98,8 @@ def check_trainable(dataset: Dataset, include_valid: bool = False) -> None:
 def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]], None]) -> Fitted:
     """Train in this process, as a Tune trial of one worker does."""
     session = LocalSession(runs / given.run_id / "checkpoint", on_report)
-    result = RankRun(given, session).run()
-    check_trained(result)
-    return result, _keep_best(session.folder, runs / given.run_id)
+    trained = check_trained(RankRun(given, session).run())
+    return Fitted(trained, _keep_best(session.folder, runs / given.run_id))
 
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
@@ -133,14 +139,17 @@ def find_warm_start(config: TrainJobConfig, uri: str) -> tuple[TrainJobConfig, M
     return config.model_copy(update={"train": train}), info
 
 
-def resolve_for(dataset: Dataset, config: ModelConfig, start: ModelInfo | None) -> ModelConfig:
-    """What the dataset, and the model that training starts from, make of the config.
+def resolve_for(dataset: Dataset, config: TrainJobConfig, start: ModelInfo | None) -> ResolvedTrainJobConfig:
+    """Resolve the config by the dataset and by `start`, the model that training starts from.
 
-    Raises InputError where either does not fit.
+    A config that the calling job has resolved stays as it is. Raises InputError where dataset or `start` does not fit.
     """
-    resolved = resolve_model(config, dataset.manifest, start.config if start else None)
+    if isinstance(config, ResolvedTrainJobConfig):
+        resolved = config
+    else:
+        resolved = resolve_job(config, dataset.manifest, start.config if start else None)
     if start is not None:
-        check_fits(resolved, named_inputs(resolved, dataset.manifest), start.config, start.inputs)
+        check_fits(resolved.model, named_inputs(resolved.model, dataset.manifest), start.config, start.inputs)
     return resolved
 
 
@@ -155,7 +164,7 @@ def fetch_warm_start(config: TrainJobConfig, uri: str, run_folder: Path) -> str 
 
 
 def train_in_run(
-    config: TrainJobConfig,
+    config: ResolvedTrainJobConfig,
     dataset: Path,
     run_id: str,
     uri: str,
@@ -177,32 +186,32 @@ def train_in_run(
     )
     tracker = tracking.Tracker(uri, run_id, spool)
     try:
-        trained, model_folder = train(given)
-        tracker.log({"model/parameters": trained["parameters"], "train/seconds": trained["train_s"]}, trained["steps"])
+        fitted = train(given)
+        trained = fitted.trained
+        tracker.log({"model/parameters": trained.parameters, "train/seconds": trained.train_s}, trained.steps)
     finally:
         shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
         tracker.replay()  # the workers' too
-    return trained, model_folder
+    return fitted
 
 
-def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run_training(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
     """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong.
 
     extra_tags: more tags of the MLflow run, such as the search that it belongs to.
     """
     out, timer = console(), Timer()
-    home = cluster.job_home(config)
-    uri = tracking.open_tracking(config.tracking, home)
-    config, start = find_warm_start(config, uri)
+    home = cluster.job_home(asked)
+    uri = tracking.open_tracking(asked.tracking, home)
+    asked, start = find_warm_start(asked, uri)
     with timer.phase("ray_start"):
         cluster.connect()
-    plan = cluster.plan_workers(config.scale)
-    dataset, reused = obtain_dataset(config.data, home, out, timer)
-    check_trainable(dataset, config.train.include_valid)
+    plan = cluster.plan_workers(asked.scale)
+    dataset, reused = obtain_dataset(asked.data, home, out, timer)
+    check_trainable(dataset, asked.train.include_valid)
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
-    resolved = {"model": resolve_for(dataset, config.model, start), "train": resolve_train(config.train, manifest)}
-    config = config.model_copy(update=resolved)
+    config = resolve_for(dataset, asked, start)
     params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
     with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
@@ -224,7 +233,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
                 baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
             for name, baseline in baselines.items():
                 values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
-                tracker.log(values, trained["steps"])
+                tracker.log(values, trained.steps)
             with timer.phase("publish"):
                 finished = FinishedRun(
                     config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds
@@ -239,7 +248,7 @@ def run_training(config: TrainJobConfig, extra_tags: Mapping[str, str] | None = 
         **result,
         "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},
         "rows": manifest.result_rows(),
-        "seconds": {**timer.seconds, "training": round(trained["train_s"], 2)},
+        "seconds": {**timer.seconds, "training": round(trained.train_s, 2)},
         "unsent_metrics": unsent,
     }
 

@@ -10,17 +10,20 @@ import mlflow
 import numpy as np
 from rich.console import Console
 
-from mgray.config import TrainConfig, TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query
 from mgray.data.manifest import MANIFEST_FILE, Manifest
 from mgray.eval.part_metrics import PartMetrics, valid_share
+from mgray.eval.slices import SliceFigures
 from mgray.report import report_data as report
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
 from mgray.schema import UNKNOWN
+from mgray.serve.model_folder import ModelInfo
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
+from mgray.train.run_result import RankResult
 from pipelines import tracking
 from pipelines.evaluate.job import print_result, repeat_notes
 from pipelines.runtime import cluster
@@ -37,9 +40,9 @@ EXAMPLE_EVENTS = 5  # that the report names as what a recommendation comes from
 class FinishedRun(NamedTuple):
     """A training that has ended, and where it ran."""
 
-    config: TrainJobConfig
+    config: ResolvedTrainJobConfig
     dataset: Dataset
-    trained: dict[str, Any]  # rank 0's result
+    trained: RankResult  # rank 0's
     baselines: dict[str, PartMetrics]
     model_folder: Path
     run_id: str
@@ -60,7 +63,7 @@ class FinishedRun(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What a person must know beside the figures."""
-        return time_notes(self.config.train, self.trained["epochs"]) + repeat_notes(self.baselines)
+        return time_notes(self.config.train, self.trained.epochs) + repeat_notes(self.baselines)
 
 
 def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     example = make_example(run.dataset, query, recommender) if query is not None else None
     version = failure = None
     if run.ranks:
-        registration = _registration(run, example_request(run.dataset, query, recommender))
+        registration = _registration(run, recommender.info, example_request(run.dataset, query, recommender))
         try:
             version = tracking.register(
                 run.config.tracking, run.model_folder, registration.request, registration.tags, registration.card
@@ -81,7 +84,7 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
     path = run.model_folder.parent / REPORT_FILE
     path.write_text(render_html(_report_data(run, version, example)), encoding="utf-8")
     tracking.try_to_log("report and manifest", partial(_log_files, run.dataset, path))
-    print_result(out, run.trained["metrics"], run.figures, run.notes, example)
+    print_result(out, run.trained.metrics, run.figures, run.notes, example)
     say(out, f"report: {path}")
     say(out, f"MLflow UI: {tracking.ui_command(run.uri)}")
     out.print(f"  then the runs: {tracking.runs_link(run.uri)}", highlight=False, soft_wrap=True)
@@ -97,22 +100,22 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
         "run_id": run.run_id,
         "tracking_uri": shown_uri(run.uri),
         "model": {"name": settings.model_name, "version": version} if version else None,
-        "metrics": run.trained["metrics"],
+        "metrics": run.trained.metrics,
         "baselines": run.figures,
         "report": str(path),
         "checkpoint": str(run.model_folder),
         "workers": run.plan.label,
-        "positions_s": round(run.trained["positions"] / run.trained["train_s"]),
+        "positions_s": round(run.trained.positions / run.trained.train_s),
     }
 
 
-def _registration(run: FinishedRun, request: dict[str, list[list[Any]]]) -> Registration:
+def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[list[Any]]]) -> Registration:
     """What goes to the registry with the model. request: an example for it."""
     fingerprint = run.dataset.manifest.fingerprint
     tags = {"dataset_fingerprint": fingerprint, "run_id": run.run_id}
-    tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained["metrics"].items()}
+    tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained.metrics.items()}
     tags |= {TRAINING_KEY_TAG: training_key(run.config, fingerprint)}
-    card = model_card(run.config, run.dataset.manifest, run.trained, run.figures)
+    card = model_card(run.config, info, run.dataset.manifest, run.trained, run.figures)
     return Registration(request=request, tags=tags, card=card, manifest=run.dataset.manifest)
 
 
@@ -130,12 +133,12 @@ def _report_data(run: FinishedRun, version: str | None, example: report.Example 
             **run_facts(run.dataset, trained, run.plan, run.seconds),
         },
         k=config.evaluate.k,
-        metrics=trained["metrics"],
+        metrics=trained.metrics,
         baselines=run.figures,
-        num_targets=trained["num_targets"],
-        curves=[report.CurvePoint(**point) for point in trained["curve"]],
-        slices=slice_rows({report.MODEL: trained["slices"]} | slices),
-        granularities=granularity_shares(config, trained["attention"]),
+        num_targets=trained.num_targets,
+        curves=trained.curve,
+        slices=slice_rows({report.MODEL: trained.slices} | slices),
+        granularities=granularity_shares(config, trained.attention),
         example=example,
         config=tracking.run_params(config, run.uri),
         rows=manifest.rows,
@@ -151,30 +154,30 @@ def _log_files(dataset: Dataset, report_path: Path) -> None:
 
 
 def run_facts(
-    dataset: Dataset, trained: dict[str, Any], plan: cluster.WorkerPlan, seconds: dict[str, float]
+    dataset: Dataset, trained: RankResult, plan: cluster.WorkerPlan, seconds: dict[str, float]
 ) -> dict[str, str]:
     """What the report says of the data and the training, by label."""
     manifest = dataset.manifest
     return {
         "dataset": manifest.fingerprint[:16],
         "users, items, events": f"{manifest.users:,}, {manifest.items:,}, {manifest.rows['written']:,}",
-        "parameters": f"{trained['parameters']:,}",
-        "workers": f"{plan.label} ({trained['device']})",
-        "epochs, steps": f"{trained['epochs']:.1f}, {trained['steps']:,} (best: {trained['best_epoch']:.1f})",
-        "positions a second": f"{trained['positions'] / trained['train_s']:,.0f}",
+        "parameters": f"{trained.parameters:,}",
+        "workers": f"{plan.label} ({trained.device})",
+        "epochs, steps": f"{trained.epochs:.1f}, {trained.steps:,} (best: {trained.best_epoch:.1f})",
+        "positions a second": f"{trained.positions / trained.train_s:,.0f}",
         "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
     }
 
 
-def slice_rows(slices_by_system: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, list[report.SliceRow]]:
+def slice_rows(slices_by_system: dict[str, dict[str, list[SliceFigures]]]) -> dict[str, list[report.SliceRow]]:
     """System -> slices, to slice kind -> rows that show every system side by side."""
     rows: dict[str, list[report.SliceRow]] = {}
     for kind, model_rows in slices_by_system[report.MODEL].items():
-        by_label: dict[str, dict[str, dict[str, float]]] = {str(row["slice"]): {} for row in model_rows}
+        by_label: dict[str, dict[str, dict[str, float]]] = {row.label: {} for row in model_rows}
         for system, slices in slices_by_system.items():
             for row in slices[kind]:
-                by_label[row["slice"]][system] = {k: v for k, v in row.items() if k not in ("slice", "count")}
-        counts = {row["slice"]: row["count"] for row in model_rows}
+                by_label[row.label][system] = row.metrics
+        counts = {row.label: row.num_targets for row in model_rows}
         rows[kind] = [report.SliceRow(label=label, count=counts[label], metrics=m) for label, m in by_label.items()]
     return rows
 

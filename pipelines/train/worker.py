@@ -17,7 +17,7 @@ from ray.train import Checkpoint
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mgray.config import TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig
 from mgray.data.dataset import Dataset, Part
 from mgray.distributed import rank_and_world
 from mgray.errors import InputError
@@ -29,17 +29,17 @@ from mgray.train.checkpoint import recover_folder, replace_folder
 from mgray.train.item_init import start_items_
 from mgray.train.objective import Objective
 from mgray.train.resolve import model_info
+from mgray.train.run_result import CurvePoint, RankMistake, RankResult
 from mgray.train.trainer import Logged, Trainer, Validated
 from mgray.train.warm_start import warm_start_
 from pipelines import tracking
-
-INPUT_ERROR = "input_error"  # key of a rank's result that is a mistake of the user's
+from pipelines.runtime.console import TrainingState
 
 
 class RankInput(NamedTuple):
     """What the driver tells every rank; plain values, so that it travels to any node."""
 
-    config: str  # a TrainJobConfig as JSON
+    config: str  # a ResolvedTrainJobConfig as JSON
     dataset: str  # folder of the dataset version
     run_id: str = ""
     uri: str | None = None  # of MLflow; None: nothing is tracked
@@ -129,13 +129,13 @@ class RankRun:
     """A rank's whole run over a session."""
 
     def __init__(self, given: RankInput, session: Session) -> None:
-        self.config = TrainJobConfig.model_validate_json(given.config)
+        self.config = ResolvedTrainJobConfig.model_validate_json(given.config)
         self.dataset = Dataset(given.dataset)
         self.session, self.board = session, given.board
         self.tracker = None
         if session.rank == 0 and given.uri is not None:
             self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool))
-        self.curve: list[dict[str, Any]] = []
+        self.curve: list[CurvePoint] = []
         self.logged: Logged | None = None
         self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)
         self.info = model_info(self.dataset, self.config)
@@ -184,16 +184,16 @@ class RankRun:
             popularity,
         )
 
-    def run(self) -> dict[str, Any]:
-        """Train to the end and test the best -> plain figures; those of rank 0 are the run's.
+    def run(self) -> RankResult | RankMistake:
+        """Train to the end and test the best. Rank 0's result is the run's.
 
-        A mistake that shows only in training is returned under INPUT_ERROR: Ray Train would take an exception for a
-        failed worker, and train up to the same place again.
+        A mistake that shows only in training is returned, not raised: Ray Train would take an exception for a failed
+        worker, and train up to the same place again.
         """
         try:
             self._train()
         except InputError as error:
-            return {INPUT_ERROR: str(error)}
+            return RankMistake(str(error))
         return self._tested()
 
     def _train(self) -> None:
@@ -223,14 +223,14 @@ class RankRun:
         if event.is_best:
             self.best = self.trainer.weights()
         self.curve.append(
-            {
-                "step": event.step,
-                "epoch": event.epoch,
-                "train_loss": self.logged.loss if self.logged else None,
-                "learning_rate": self.logged.learning_rate if self.logged else None,
-                "valid": event.metrics,
-                "seconds": event.elapsed_s,
-            }
+            CurvePoint(
+                step=event.step,
+                epoch=event.epoch,
+                train_loss=self.logged.loss if self.logged else None,
+                learning_rate=self.logged.learning_rate if self.logged else None,
+                valid=event.metrics,
+                seconds=event.elapsed_s,
+            )
         )
         if self.tracker:
             figures = {f"valid/{name}": value for name, value in event.metrics.items()}
@@ -243,19 +243,19 @@ class RankRun:
     def _show_progress(self) -> None:
         if self.session.rank != 0 or self.board is None or self.logged is None:
             return
-        state = {
-            "epoch": max(self.logged.epoch, self.curve[-1]["epoch"] if self.curve else 0.0),
-            "epochs": self.trainer.progress.horizon_epochs,
-            "step": self.logged.step,
-            "loss": self.logged.loss,
-            "events_s": self.logged.events_s,
-            "remaining_s": self.logged.remaining_s,
-            "metric": self.valid.chief_metric,
-            "valid": self.curve[-1]["valid"].get(self.valid.chief_metric) if self.curve else None,
-        }
+        state = TrainingState(
+            epoch=max(self.logged.epoch, self.curve[-1].epoch if self.curve else 0.0),
+            epochs=self.trainer.progress.horizon_epochs,
+            step=self.logged.step,
+            loss=self.logged.loss,
+            events_s=self.logged.events_s,
+            remaining_s=self.logged.remaining_s,
+            metric=self.valid.chief_metric,
+            valid=self.curve[-1].valid.get(self.valid.chief_metric) if self.curve else None,
+        )
         self.board.post.remote(state)
 
-    def _tested(self) -> dict[str, Any]:
+    def _tested(self) -> RankResult:
         self.model.load_state_dict(self.best)
         test, progress = self._evaluation("test"), self.trainer.progress
         metrics = test.run()
@@ -263,27 +263,27 @@ class RankRun:
         if self.tracker:
             self.tracker.log({f"test/{name}": value for name, value in metrics.compute().items()}, progress.step)
             self.tracker.flush()
-        return {
-            "metrics": metrics.compute(),
-            "num_targets": metrics.num_targets,
-            "slices": metrics.slices(),
-            "attention": share,
-            "curve": self.curve,
-            "best_valid": progress.best_valid,
-            "best_epoch": progress.best_epoch,
-            "epochs": progress.horizon_epochs,
-            "steps": progress.step,
-            "positions": progress.events,
-            "train_s": progress.elapsed_s,
-            "device": str(self.session.device),
-            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
-        }
+        return RankResult(
+            metrics=metrics.compute(),
+            num_targets=metrics.num_targets,
+            slices=metrics.slices(),
+            attention=share,
+            curve=self.curve,
+            best_valid=progress.best_valid,
+            best_epoch=progress.best_epoch,
+            epochs=progress.horizon_epochs,
+            steps=progress.step,
+            positions=progress.events,
+            train_s=progress.elapsed_s,
+            device=str(self.session.device),
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+        )
 
 
-def train_worker(given: dict[str, Any]) -> dict[str, Any]:
-    """A rank as Ray Train calls it; given: RankInput's fields."""
+def train_worker(given: dict[str, Any]) -> RankResult | RankMistake:
+    """Run one rank, as Ray Train calls it. given: RankInput's fields."""
     try:
         run = RankRun(RankInput(**given), RaySession())
     except InputError as error:  # the same on every rank, for all read the same; see RankRun.run
-        return {INPUT_ERROR: str(error)}
+        return RankMistake(str(error))
     return run.run()

@@ -24,7 +24,7 @@ from mgray.config import search_space as spaces
 from mgray.data.dataset import Dataset
 from mgray.errors import InputError
 from mgray.serve.model_folder import ModelInfo
-from mgray.train.resolve import resolve_train
+from mgray.train.resolve import resolve_job
 from pipelines import tracking
 from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
@@ -150,15 +150,13 @@ class _Run:
         self.search, self.home, self.uri, self.plan, self.dataset = search, home, uri, plan, dataset
         self.out, self.timer, self.config = out, timer, search.config
         self.metric = f"{self.config.search.metric}@{self.config.evaluate.k}"
-        given = self.config.model_dump(exclude={"search", "resume"})
+        found, self.start = warm
+        asked = TrainJobConfig.model_validate(found.model_dump(include=set(TrainJobConfig.model_fields)))
         # The space's ranges hold numbers: the first trial, the configuration itself, has to be a point of them.
         # And before a trial is made, each of which would fail by a wrong input.
-        found, start = warm
-        given["train"] = resolve_train(found.train, dataset.manifest).model_dump()
-        given["model"] = resolve_for(dataset, self.config.model, start).model_dump()
-        self.base = TrainJobConfig.model_validate(given)
-        given["train"]["epochs"] = self.config.trial_epochs
-        self.trial_base = TrainJobConfig.model_validate(given)
+        self.base = resolve_for(dataset, asked, self.start)
+        shorter = self.base.train.model_copy(update={"epochs": self.config.trial_epochs})
+        self.trial_base = self.base.model_copy(update={"train": shorter})
         first = spaces.encode(search.space, self.base) if self.config.search.start_from_config else None
         self.study = open_study(search.path, self.config, first)
         self.runs: TrialRuns | None = None
@@ -248,18 +246,20 @@ class _Run:
         """The trial's config and MLflow run: a new one, or that of the attempt which a kill cut short."""
         assert self.runs is not None
         values = spaces.decode(self.search.space, point)
+        asked: TrainJobConfig = self.trial_base
         wrong_input = None
         try:
-            config = spaces.apply(self.trial_base, values, f"trial {number}")
-        except InputError as error:  # keys that are valid one by one and not together
+            asked = spaces.apply(self.trial_base, values, f"trial {number}")
+            config = resolve_job(asked, self.dataset.manifest, self.start.config if self.start else None)
+        except InputError as error:  # keys that are valid one by one and not together, or that the data does not fit
             config, wrong_input = self.trial_base, str(error)
         if earlier:
             self.runs.update(earlier, "RUNNING")
         else:
-            tags = tracking.run_tags(config.model.granularities, self.dataset.manifest.fingerprint, self.plan.label)
+            tags = tracking.run_tags(asked.model.granularities, self.dataset.manifest.fingerprint, self.plan.label)
             tags |= {"search.name": self.search.name, "search.trial": str(number), "kind": "trial"}
             earlier = self.runs.create(
-                f"trial {number}: {run_name(config)}", tracking.run_params(config, self.uri) | values, tags
+                f"trial {number}: {run_name(asked)}", tracking.run_params(asked, self.uri) | values, tags
             )
         return TrialInput(
             config=config.model_dump_json(),

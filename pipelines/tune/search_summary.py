@@ -8,7 +8,7 @@ import mlflow
 import torch
 from rich.console import Console
 
-from mgray.config import TrainJobConfig
+from mgray.config import ResolvedModelConfig, TrainJobConfig
 from mgray.config import search_space as spaces
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
@@ -16,7 +16,7 @@ from mgray.data.manifest import Manifest
 from mgray.errors import InputError
 from mgray.model.ensemble import make_model
 from mgray.report.search_report import SearchReport, TrialRow, render_search, summary
-from mgray.train.resolve import resolve_model
+from mgray.train.resolve import resolve_job
 from pipelines import tracking
 from pipelines.runtime.console import say
 from pipelines.runtime.redact import command_line
@@ -64,10 +64,9 @@ def rungs(search: SearchFolder) -> list[float]:
     return found
 
 
-def count_parameters(config: TrainJobConfig, manifest: Manifest) -> int:
-    resolved = resolve_model(config.model, manifest)
+def count_parameters(config: ResolvedModelConfig, manifest: Manifest) -> int:
     with torch.device("meta"):  # shapes alone
-        model = make_model(resolved, manifest.items, named_inputs(resolved, manifest))
+        model = make_model(config, manifest.items, named_inputs(config, manifest))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -75,7 +74,7 @@ def trial_row(trial: TrialRecord, search: SearchFolder, base: TrainJobConfig, ma
     values = spaces.decode(search.space, trial.point)
     try:
         config = spaces.apply(base, values)
-        parameters = count_parameters(config, manifest)
+        parameters = count_parameters(resolve_job(config, manifest).model, manifest)
     except InputError:  # it failed by that
         config, parameters = base, 0
     levels = values.get("model.granularities", config.model.granularities)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from mgray.config import TrainJobConfig
+from mgray.config import ResolvedTrainJobConfig
 from mgray.errors import InputError
 from pipelines.runtime.cluster import WorkerPlan
 from pipelines.train.job import Fitted, fit, fit_here, train_in_run
@@ -23,7 +23,7 @@ from pipelines.tune.study import EPOCH, FAILED, FINISHED, SCORE
 class TrialInput(NamedTuple):
     """What the driver tells a trial; plain values, so that it travels to any node."""
 
-    config: str  # a TrainJobConfig as JSON
+    config: str  # a ResolvedTrainJobConfig as JSON
     dataset: str  # folder of the dataset version
     run_id: str  # of MLflow, and so of the trial's folder in `home`/runs
     uri: str
@@ -55,20 +55,20 @@ def run_trial(settings: dict[str, Any]) -> None:
     try:
         if given.wrong_input:
             raise InputError(given.wrong_input)
-        trained, _ = _train(given)
+        trained = _train(given).trained
     except Exception as error:  # whatever it is, it ends this trial and not the search
         cause = _cause(error)
         wrong_input = isinstance(cause, InputError)
         reason = str(cause) if wrong_input else f"{type(cause).__name__}: {cause}"
         tune.report({FAILED: reason[:2000], "wrong_input": wrong_input})
         return
-    last = trained["curve"][-1]
-    figures = {EPOCH: last["epoch"], "step": last["step"], "seconds": last["seconds"]}
-    tune.report({SCORE: trained["best_valid"][given.metric], FINISHED: True, **figures})
+    last = trained.curve[-1]
+    figures = {EPOCH: last.epoch, "step": last.step, "seconds": last.seconds}
+    tune.report({SCORE: trained.best_valid[given.metric], FINISHED: True, **figures})
 
 
 def _train(given: TrialInput) -> Fitted:
-    config = TrainJobConfig.model_validate_json(given.config)
+    config = ResolvedTrainJobConfig.model_validate_json(given.config)
     plan, home = given.plan, Path(given.home)
 
     def train(rank: RankInput) -> Fitted:

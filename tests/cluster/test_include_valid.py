@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from mgray.config import TrainJobConfig
-from mgray.report.report_data import CurvePoint
 from mgray.serve.model_folder import load_info
 from mgray.testing.synthetic import make_log
+from mgray.train.resolve import resolve_job
 from pipelines import tracking
 from pipelines.train.job import Fitted, fit_here
 from pipelines.train.worker import RankInput
@@ -42,7 +42,8 @@ def rank(tmp_path: Path, mlflow_apart: None) -> RankInput:
     with tracking.start_run(config.tracking, {}, {}, "include-valid") as run:
         run_id = run.info.run_id
     spool = tmp_path / "runs" / run_id / "unsent.jsonl"
-    return RankInput(config.model_dump_json(), str(dataset.folder), run_id, uri, str(spool), None, None)
+    resolved = resolve_job(config, dataset.manifest)
+    return RankInput(resolved.model_dump_json(), str(dataset.folder), run_id, uri, str(spool), None, None)
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, rank: RankInput) -> None:
@@ -61,9 +62,9 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, rank: RankInput) 
     with pytest.raises(KilledError):
         train("killed", kill_at=2.0)
     resumed, _ = train("killed")
-    assert [point["epoch"] for point in resumed["curve"]] == [1, 2, 3]
-    assert resumed["metrics"] == whole["metrics"]
-    assert (resumed["best_valid"], resumed["best_epoch"]) == ({}, 3)
-    assert all(CurvePoint(**point).valid == {} for point in resumed["curve"])
+    assert [point.epoch for point in resumed.curve] == [1, 2, 3]
+    assert resumed.metrics == whole.metrics
+    assert (resumed.best_valid, resumed.best_epoch) == ({}, 3)
+    assert all(point.valid == {} for point in resumed.curve)
     info = load_info(folder)
     assert (info.include_valid, info.exclude_seen) == (True, True)

@@ -10,7 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn.parallel import DistributedDataParallel
 
-from mgray.config import EvaluateConfig, TrainConfig
+from mgray.config import EvaluateConfig, ResolvedTrainConfig
 from mgray.data.dataset import Dataset
 from mgray.train.trainer import Logged, Trainer, Validated
 from mgray.serve.scorer import ModelScorer
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 MODEL = model_config(width=16, granularities=(1, 4, "decay:1..50"), heads=2, dropout=0.0)
 
 
-def train(dataset: Dataset, config: TrainConfig, switch: dict[str, Any]) -> dict:
+def train(dataset: Dataset, config: ResolvedTrainConfig, switch: dict[str, Any]) -> dict:
     torch.manual_seed(0)
     settings = MODEL.model_copy(update=switch)
     model = make_model(settings, dataset.num_items, dataset.input_spec(settings))
@@ -57,7 +57,7 @@ def train(dataset: Dataset, config: TrainConfig, switch: dict[str, Any]) -> dict
     }
 
 
-def worker(rank: int, world: int, folder: str, config: TrainConfig, switch: dict[str, Any], out: str) -> None:
+def worker(rank: int, world: int, folder: str, config: ResolvedTrainConfig, switch: dict[str, Any], out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world)
     result = train(Dataset(folder), config, switch)
@@ -72,7 +72,7 @@ def test_two_ranks_equal_one(tmp_path: Path, loss: str, switch: dict[str, Any]) 
     # 61 users, an odd number; one history longer than a whole batch, so that some steps leave a rank idle.
     long = make_log(1, 40, seed=9, mean_events=400).with_columns(pl.lit("whale").alias("user_id"))
     dataset = write_dataset(tmp_path / "data", pl.concat([make_log(60, 40), long]))
-    config = TrainConfig(
+    config = ResolvedTrainConfig(
         epochs=3, global_batch_events=120, num_negatives=15, loss=loss, max_time_s=None, validate_every_epochs=1
     )
     torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from mgray.data.dataset import Dataset
 from mgray.model.mgdsc import MGDSC
 from mgray.serve.model_folder import Vocabulary, save_model
 from mgray.testing.synthetic import make_log
-from mgray.train.resolve import model_info
+from mgray.train.resolve import model_info, resolve_job
 from tests.jobs.processes import Done, error_of, run_job_process
 from tests.models import model_config
 
@@ -64,7 +64,7 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     place = Place(folder / "home", log, dataset.folder)
     # A model that was never trained is registered like any other.
     config = model_config(width=8, granularities=(1,), heads=1)
-    info = model_info(dataset, TrainJobConfig(model=config))
+    info = model_info(dataset, resolve_job(TrainJobConfig(model=config), dataset.manifest))
     torch.manual_seed(0)
     save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, Vocabulary.of(dataset))
     tracking.open_tracking(TrackingConfig(), place.home)

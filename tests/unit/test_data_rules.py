@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mgray.config import ModelConfig, TrainConfig
+from mgray.config import ModelConfig, ResolvedModelConfig, TrainConfig
 from mgray.testing.synthetic import make_log
 from mgray.train.resolve import DROPOUT_RANGE, dropout_rate, resolve_model, resolve_train
 from tests.datasets import write_dataset
@@ -30,7 +30,7 @@ def test_auto_becomes_what_the_dataset_says_and_a_number_stays(tmp_path: Path) -
 def test_auto_becomes_what_the_model_has_that_training_starts_from(tmp_path: Path) -> None:
     """By a log that has grown past a rule's border it would be another model, which the weights do not fit."""
     manifest = write_dataset(tmp_path / "version", make_log(30, 20, mean_events=40)).manifest
-    start = ModelConfig(norm="batch", inputs=("rating",), dropout=0.11)
+    start = ResolvedModelConfig(norm="batch", inputs=("rating",), dropout=0.11)
     resolved = resolve_model(ModelConfig(inputs="auto"), manifest, start)
     assert (resolved.norm, resolved.inputs) == ("batch", ("rating",))
     assert resolved.dropout == dropout_rate(manifest.train_events), "it has no weights: the data's"

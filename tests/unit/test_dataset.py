@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from mgray.config import ModelConfig
 from mgray.data.columns import Columns, concatenate
 from mgray.data.dataset import Dataset
 from mgray.data.feed import feed, plan_epoch
@@ -20,6 +19,7 @@ from mgray.schema import PAD, TRAIN, UNKNOWN, VALID
 from mgray.serve.request import HistoryEncoder
 from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
+from tests.models import model_config
 
 # One user whose items are a b c d e, one whose are a a b c.
 LOG = pl.DataFrame(
@@ -68,12 +68,12 @@ def test_queries_skip_unknown_items_in_every_column(dataset: Dataset) -> None:
 
 
 def test_statistics_are_of_the_training_part(dataset: Dataset) -> None:
-    spec = dataset.input_spec(ModelConfig(inputs=("event_type", "rating", "features")))
+    spec = dataset.input_spec(model_config(inputs=("event_type", "rating", "features")))
     assert spec.event_types == ("buy", "view")
     assert [feature.name for feature in spec.features] == ["price"]
     ratings = np.array([1, 3, 5, 5])  # of u: 1, none, 3; of v: 5, 5
     assert (spec.rating_mean, spec.rating_std) == pytest.approx((ratings.mean(), ratings.std()))
-    assert dataset.input_spec(ModelConfig()) == InputSpec()
+    assert dataset.input_spec(model_config()) == InputSpec()
 
 
 def test_a_type_that_never_trains_is_none_at_training_and_prediction_alike(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_type_that_never_trains_is_none_at_training_and_prediction_alike(tmp_p
         }
     )
     dataset = write_dataset(tmp_path / "v", log, 1)
-    config = ModelConfig(inputs=("event_type",))
+    config = model_config(inputs=("event_type",))
     spec = dataset.input_spec(config)
     assert spec.event_types == ("view", "buy")
     assert [kind.events for kind in dataset.manifest.event_types] == [3, 2]

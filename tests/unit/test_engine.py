@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
+from mgray.config import EvaluateConfig, ResolvedModelConfig, ResolvedTrainConfig, TrainConfig, TrainJobConfig
 from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset, Part, Query, Turn
 from mgray.errors import InputError
@@ -22,14 +22,15 @@ from mgray.testing.synthetic import make_log
 from mgray.train.checkpoint import restore_state, save_state
 from mgray.train.objective import Objective
 from mgray.train.optim import WeightAverage, learning_rate
-from mgray.train.resolve import model_info
+from mgray.train.resolve import model_info, resolve_job
+from mgray.train.run_result import CurvePoint
 from mgray.train.trainer import Logged, Trainer, Validated
 from tests.datasets import write_dataset
 from tests.models import model_config
 
 CPU = torch.device("cpu")
 MODEL = model_config(width=16, granularities=(1, 4), heads=2, dropout=0.1)
-TRAIN = TrainConfig(epochs=6, learning_rate=1e-2, global_batch_events=300, num_negatives=20, max_time_s=None)
+TRAIN = ResolvedTrainConfig(epochs=6, learning_rate=1e-2, global_batch_events=300, num_negatives=20, max_time_s=None)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("data") / "version", make_log(150, 60))
 
 
-def make_trainer(dataset: Dataset, train: TrainConfig = TRAIN, model: ModelConfig = MODEL) -> Trainer:
+def make_trainer(dataset: Dataset, train: ResolvedTrainConfig = TRAIN, model: ResolvedModelConfig = MODEL) -> Trainer:
     torch.manual_seed(train.seed)
     network = make_model(model, dataset.num_items, dataset.input_spec(model))
     return Trainer(Objective(network, train, CPU, exclude_seen=False), network, dataset, train, CPU)
@@ -303,7 +304,7 @@ def test_seen_items_stay_when_told_so(dataset: Dataset) -> None:
 def saved_model(dataset: Dataset, folder: Path) -> Path:
     trainer = make_trainer(dataset)
     config = TrainJobConfig(model=MODEL, train=TrainConfig(max_length=50, exclude_seen=False))  # as make_trainer trains
-    info = model_info(dataset, config)
+    info = model_info(dataset, resolve_job(config, dataset.manifest))
     save_model(folder, trainer.model.state_dict(), info, Vocabulary.of(dataset))
     return folder
 
@@ -346,7 +347,7 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path) -> None:
 def test_progress_survives_json(dataset: Dataset, tmp_path: Path) -> None:
     trainer = make_trainer(dataset, TRAIN.model_copy(update={"epochs": 1}))
     run(trainer)
-    save_state(tmp_path, trainer.model, trainer.optimizer, trainer.progress, [{"step": 1}])
+    save_state(tmp_path, trainer.model, trainer.optimizer, trainer.progress, [CurvePoint(step=1, epoch=0.5)])
     progress, curve = restore_state(tmp_path, trainer.model, trainer.optimizer)
     assert asdict(progress) == asdict(trainer.progress)
-    assert curve == [{"step": 1}]
+    assert curve == [CurvePoint(step=1, epoch=0.5)]

@@ -16,6 +16,7 @@ from mgray.testing.synthetic import make_log
 from mgray.train.item_init import start_items_
 from mgray.train.negatives import draw_uniform
 from mgray.train.objective import Objective
+from mgray.train.resolve import resolve_train
 from mgray.train.trainer import Logged, Trainer
 from mgray.train.warm_start import warm_start_
 from tests.datasets import write_dataset
@@ -135,7 +136,9 @@ def test_a_members_gradient_is_clipped_as_if_it_were_alone(tmp_path: Path) -> No
     config = TRAIN.model_copy(update={"max_grad_norm": limit, "epochs": 1, "max_time_s": None})
     torch.manual_seed(0)
     model = Ensemble(CONFIG, dataset.num_items)
-    trainer = Trainer(Objective(model, config, CPU, exclude_seen=True), model, dataset, config, CPU)
+    trainer = Trainer(
+        Objective(model, config, CPU, exclude_seen=True), model, dataset, resolve_train(config, dataset.manifest), CPU
+    )
     trainer.optimizer = torch.optim.SGD(model.parameters(), lr=0)
     norms = []
     for event in trainer.run(lambda: {"ndcg@10": 0.0}, "ndcg@10", 1):

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.config import EvaluateConfig, TrainConfig
+from mgray.config import EvaluateConfig, ResolvedTrainConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import resolve_inputs
 from mgray.eval.ranking import evaluate, part_queries
@@ -48,7 +48,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def first_hits(dataset: Dataset, inputs: tuple) -> float:
     """hr@1 on the test part after a short training."""
     config = model_config(width=32, granularities=(1,), heads=2, dropout=0.0, inputs=inputs)
-    train = TrainConfig(
+    train = ResolvedTrainConfig(
         epochs=25,
         learning_rate=1e-2,
         global_batch_events=500,

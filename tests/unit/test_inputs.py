@@ -167,7 +167,7 @@ def test_inputs_are_those_that_the_dataset_has(tmp_path: Path) -> None:
         {"user_id": ["u"] * 4, "item_id": [*"abcd"], "timestamp": [1.0, 2, 3, 4], "event_type": [*"xyxy"]}
     )
     manifest = write_dataset(tmp_path / "v", log, 1).manifest
-    assert resolve_inputs(model_config(inputs="auto"), manifest).inputs == ("event_type", "time_gap")
+    assert resolve_inputs(ModelConfig(inputs="auto"), manifest).inputs == ("event_type", "time_gap")
     assert resolve_inputs(model_config(), manifest).inputs == ()
     assert resolve_inputs(model_config(inputs=("time_gap", "hour")), manifest).inputs == ("time_gap", "hour")
     with pytest.raises(InputError, match=r"model\.inputs: the dataset has no rating \(it has: event_type, time_gap\)"):

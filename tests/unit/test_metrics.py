@@ -57,11 +57,11 @@ def test_metrics_by_hand() -> None:
     assert result["mrr@2"] == pytest.approx((1 + 1 / 2) / 3)
     assert result["coverage@2"] == pytest.approx(3 / 4)
     slices = metrics.slices()
-    assert [(row["slice"], row["count"], row["hr@2"]) for row in slices["history_length"]] == [
+    assert [(row.label, row.num_targets, row.metrics["hr@2"]) for row in slices["history_length"]] == [
         ("0-9", 1, 1.0),
         ("10-19", 2, 0.5),
     ]
-    assert [(row["slice"], row["count"]) for row in slices["item_popularity"]] == [("0", 1), ("1-9", 1), ("50-99", 1)]
+    assert [(row.label, row.num_targets) for row in slices["item_popularity"]] == [("0", 1), ("1-9", 1), ("50-99", 1)]
 
 
 def test_no_target_is_no_figure() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs
 from mgray.errors import InputError
 from mgray.model.mgdsc import MGDSC
@@ -35,7 +35,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 class TestLaws:
-    def test_output_depends_on_the_past_alone(self, config: ModelConfig) -> None:
+    def test_output_depends_on_the_past_alone(self, config: ResolvedModelConfig) -> None:
         model, inputs = make_model(config), make_inputs(40)
         assert inputs.times is not None
         before = model(inputs)
@@ -48,12 +48,12 @@ class TestLaws:
             assert not torch.allclose(after[:, position + 1], before[:, position + 1])
 
     @pytest.mark.parametrize("padding", [1, 3, 16, 100])
-    def test_left_padding_changes_nothing(self, config: ModelConfig, padding: int) -> None:
+    def test_left_padding_changes_nothing(self, config: ResolvedModelConfig, padding: int) -> None:
         model, inputs = make_model(config), make_inputs(21)
         padded = model(pad_left(inputs, padding))
         torch.testing.assert_close(padded[:, padding:], model(inputs), rtol=1e-5, atol=1e-5)
 
-    def test_the_last_position_alone_is_the_same(self, config: ModelConfig) -> None:
+    def test_the_last_position_alone_is_the_same(self, config: ResolvedModelConfig) -> None:
         model, inputs = make_model(config), make_inputs(21)
         for length in (1, 2, 21):
             some = pad_left(inputs.map(lambda column: column[:, :length]), 3)  # noqa: B023
@@ -63,18 +63,18 @@ class TestLaws:
             if share is not None:
                 torch.testing.assert_close(own_share, share[:, -1:], rtol=1e-5, atol=1e-5)
 
-    def test_padding_beside_another_length(self, config: ModelConfig) -> None:
+    def test_padding_beside_another_length(self, config: ResolvedModelConfig) -> None:
         model, long, short = make_model(config), make_inputs(30, rows=1), make_inputs(7, seed=2, rows=1)
         both = zip(long, pad_left(short, 23), strict=True)
         batch = Inputs(*(None if one is None or other is None else torch.cat([one, other]) for one, other in both))
         torch.testing.assert_close(model(batch)[1:, 23:], model(short), rtol=1e-5, atol=1e-5)
 
-    def test_all_parameters_learn(self, config: ModelConfig) -> None:
+    def test_all_parameters_learn(self, config: ResolvedModelConfig) -> None:
         model = make_model(config).train()
         model(make_inputs(20)).square().sum().backward()
         assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
-    def test_half_precision_is_near(self, config: ModelConfig) -> None:
+    def test_half_precision_is_near(self, config: ResolvedModelConfig) -> None:
         """bf16 keeps 8 bits of each product: a few hundredths of outputs that are about 1."""
         model, inputs = make_model(config), make_inputs(20)
         with torch.autocast("cpu", torch.bfloat16):
@@ -82,13 +82,13 @@ class TestLaws:
         half.float().square().sum().backward()
         assert (half.float() - model(inputs)).square().mean().sqrt().item() < 0.05
 
-    def test_each_level_can_be_cut_off(self, config: ModelConfig) -> None:
+    def test_each_level_can_be_cut_off(self, config: ResolvedModelConfig) -> None:
         """The cut model is the model that reads by its first levels alone."""
         model, inputs = make_model(config), make_inputs(20)
         read = model.read(inputs)
         for num_levels in range(1, len(config.granularities) + 1):
             smaller = model.cut(num_levels)
-            assert smaller.config == ModelConfig.model_validate(config.cut(num_levels).model_dump())
+            assert smaller.config == ResolvedModelConfig.model_validate(config.cut(num_levels).model_dump())
             kept = torch.arange(len(config.granularities)).expand(2, -1) < num_levels
             fused, _ = model.fusion(read.outputs, read.mask, kept)
             torch.testing.assert_close(smaller(inputs), model.output_norm(fused, read.mask))

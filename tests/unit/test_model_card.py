@@ -6,11 +6,35 @@ from pathlib import Path
 import pytest
 
 from mgray.config import EvaluateConfig, ModelConfig, TrainConfig, TrainJobConfig
+from mgray.data.dataset import Dataset
 from mgray.ingest.clean import SplitKind
 from mgray.report.model_card import model_card
 from mgray.testing.synthetic import make_log
+from mgray.train.resolve import model_info, resolve_job
+from mgray.train.run_result import RankResult
 from pipelines.train.job import run_name
 from tests.datasets import write_dataset
+
+TRAINED = RankResult(
+    metrics={"ndcg@10": 0.5},
+    num_targets=20,
+    slices={},
+    attention=None,
+    curve=[],
+    best_valid={},
+    best_epoch=1.0,
+    epochs=1.0,
+    steps=1,
+    positions=1,
+    train_s=1.0,
+    device="cpu",
+    parameters=1000,
+)
+
+
+def card(asked: TrainJobConfig, dataset: Dataset) -> str:
+    config = resolve_job(asked, dataset.manifest)
+    return model_card(config, model_info(dataset, config), dataset.manifest, TRAINED, {})
 
 
 @pytest.mark.parametrize(
@@ -21,10 +45,9 @@ from tests.datasets import write_dataset
     ],
 )
 def test_it_names_the_inputs(tmp_path: Path, inputs: tuple | str, read: str) -> None:
-    manifest = write_dataset(tmp_path / "v", make_log(20, 10)).manifest
+    dataset = write_dataset(tmp_path / "v", make_log(20, 10))
     config = TrainJobConfig(model=ModelConfig(inputs=inputs))
-    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
-    assert read in model_card(config, manifest, trained, {})
+    assert read in card(config, dataset)
 
 
 @pytest.mark.parametrize(
@@ -39,33 +62,30 @@ def test_it_names_the_inputs(tmp_path: Path, inputs: tuple | str, read: str) -> 
     ],
 )
 def test_it_says_what_was_trained_on(tmp_path: Path, split: SplitKind, include_valid: bool, told: str) -> None:
-    manifest = write_dataset(tmp_path / "v", make_log(20, 10), split=split).manifest
+    dataset = write_dataset(tmp_path / "v", make_log(20, 10), split=split)
     config = TrainJobConfig(train=TrainConfig(include_valid=include_valid))
-    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
     days = {
         name: datetime.fromtimestamp(cut, UTC).strftime("%Y-%m-%d %H:%M")
-        for name, cut in {"valid": manifest.split.valid_from, "test": manifest.split.test_from}.items()
+        for name, cut in {"valid": dataset.manifest.split.valid_from, "test": dataset.manifest.split.test_from}.items()
         if cut is not None
     }
-    events = f"{manifest.train_events:,}"
+    events = f"{dataset.manifest.train_events:,}"
     if include_valid:  # less those on items that are in no training event
-        events = f"up to {manifest.train_events + manifest.valid_events:,}"
-    assert f"of these {events} {told.format(**days)}" in model_card(config, manifest, trained, {})
+        events = f"up to {dataset.manifest.train_events + dataset.manifest.valid_events:,}"
+    assert f"of these {events} {told.format(**days)}" in card(config, dataset)
 
 
 def test_it_says_how_many_models_it_is(tmp_path: Path) -> None:
-    manifest = write_dataset(tmp_path / "v", make_log(20, 10)).manifest
-    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
+    dataset = write_dataset(tmp_path / "v", make_log(20, 10))
     config = TrainJobConfig(model=ModelConfig(members=3))
-    assert "width 64 (3 models, whose scores are averaged), 1,000" in model_card(config, manifest, trained, {})
+    assert "width 64 (3 models, whose scores are averaged), 1,000" in card(config, dataset)
     assert run_name(config) == "g1-d1..400-w64x3-s0"
-    assert "width 64, 1,000" in model_card(TrainJobConfig(), manifest, trained, {})
+    assert "width 64, 1,000" in card(TrainJobConfig(), dataset)
 
 
 def test_it_says_that_seen_items_were_no_negatives(tmp_path: Path) -> None:
-    manifest = write_dataset(tmp_path / "v", make_log(20, 10)).manifest
-    trained = {"metrics": {"ndcg@10": 0.5}, "num_targets": 20, "slices": {}, "parameters": 1000}
+    dataset = write_dataset(tmp_path / "v", make_log(20, 10))
     told = "never learned to rank low what the user has"
-    assert told in model_card(TrainJobConfig(), manifest, trained, {})
+    assert told in card(TrainJobConfig(), dataset)
     config = TrainJobConfig(evaluate=EvaluateConfig(remove_seen=False))
-    assert told not in model_card(config, manifest, trained, {})
+    assert told not in card(config, dataset)

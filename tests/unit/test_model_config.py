@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mgray.config import ModelConfig, TrainJobConfig
+from mgray.config import ModelConfig, ResolvedModelConfig, TrainJobConfig
 from mgray.config.command_line import parse_args
 from mgray.config.granularity import Decay, Session, Span, Stride
 from mgray.errors import InputError
@@ -54,7 +54,7 @@ def test_an_earlier_models_config_means_what_it_meant() -> None:
 
 def test_a_model_of_a_version_without_norm_is_one_of_layer_norm(tmp_path: Path) -> None:
     """Else a start from it would be refused, or normalize by what its weights were not trained with."""
-    config = ModelConfig.model_validate_json(OLD).model_copy(update={"norm": "layer"})
+    config = ResolvedModelConfig.model_validate_json(OLD)
     info = ModelInfo(config=config, num_items=3, max_length=9, dataset_fingerprint="old")
     save_model(tmp_path, MGDSC(config, 3).state_dict(), info, Vocabulary(["a", "b", "c"], ["a", "b", "c"], [1, 1, 1]))
     written = json.loads((tmp_path / MODEL_FILE).read_text())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mgray.config import ModelConfig, TrainConfig
+from mgray.config import ResolvedModelConfig, TrainConfig
 from mgray.data.inputs import Inputs
 from mgray.model.mgdsc import MGDSC
 from mgray.train.negatives import draw_uniform
@@ -20,7 +20,7 @@ TARGETS = torch.tensor([[0, 2, 1, 3], [0, 4, 5, 3]])  # a repeat, and a history 
 @pytest.mark.parametrize("ranking_removes_seen", [True, False])
 def test_seen_items_are_no_negatives_where_the_ranking_removes_them(loss: str, ranking_removes_seen: bool) -> None:
     config = TrainConfig.model_validate({"loss": loss, "loss_precision": "fp32", "gbce_calibration": 0.0})
-    model = MGDSC(ModelConfig(width=8, dropout=0.0, norm="layer"), num_items=6)
+    model = MGDSC(ResolvedModelConfig(width=8, dropout=0.0, norm="layer"), num_items=6)
     objective = Objective(model, config, CPU, exclude_seen=resolve_exclude_seen(config, ranking_removes_seen))
     negatives = None if loss == "softmax" else draw_uniform(6, 10, torch.Generator())
     expected = torch.zeros(())

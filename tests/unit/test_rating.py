@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.config import EvaluateConfig, TrainConfig
+from mgray.config import EvaluateConfig, ResolvedTrainConfig
 from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import resolve_inputs
@@ -67,7 +67,7 @@ def train(dataset: Dataset, outputs: str, epochs: int = 12) -> tuple[MGDSC, list
     config = resolve_inputs(
         model_config(width=16, granularities=(1, 4), heads=2, dropout=0.1, outputs=outputs), dataset.manifest
     )
-    options = TrainConfig(
+    options = ResolvedTrainConfig(
         epochs=epochs, learning_rate=1e-2, global_batch_events=300, num_negatives=10, max_time_s=None, rating_l2=0.05
     )
     torch.manual_seed(0)

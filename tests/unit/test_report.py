@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mgray.report.report_data import (
-    CurvePoint,
     Example,
     GranularityShare,
     ReportData,
@@ -25,6 +24,7 @@ from mgray.report.report_data import (
 )
 from mgray.report.run_report import render_html
 from mgray.report.terminal import example_table, metrics_table
+from mgray.train.run_result import CurvePoint
 
 METRICS = {"hr@10": 0.22, "ndcg@10": 0.11, "coverage@10": 0.4}
 BASELINES = {

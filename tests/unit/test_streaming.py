@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs
 from mgray.model.mgdsc import MGDSC, State
 from mgray.model.rating_head import RaterState
@@ -16,7 +16,7 @@ LEVELS = ("session:30m", 1, "decay:1..9", 2, "1h", 3, "12h", "decay:4..400", 8, 
 
 
 @st.composite
-def configs(draw: st.DrawFn) -> ModelConfig:
+def configs(draw: st.DrawFn) -> ResolvedModelConfig:
     chosen = draw(st.sets(st.sampled_from(LEVELS), min_size=1, max_size=4))
     granularities = tuple(level for level in LEVELS if level in chosen)
     each = len(granularities)
@@ -59,7 +59,7 @@ def sizes(state: State) -> list[torch.Size]:
 @settings(max_examples=60, deadline=None)
 @given(config=configs(), seed=st.integers(0, 2**20), length=st.integers(1, 30), data=st.data())
 def test_one_event_at_a_time_equals_the_whole_history(
-    config: ModelConfig, seed: int, length: int, data: st.DataObject
+    config: ResolvedModelConfig, seed: int, length: int, data: st.DataObject
 ) -> None:
     model, inputs = make_model(config, seed), make_inputs(length, seed)
     items = torch.tensor([[1, NUM_ITEMS], [2, 3]])

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec
@@ -53,7 +53,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return write_dataset(tmp_path_factory.mktemp("data") / "version", make_log(), 1)
 
 
-def info(config: ModelConfig = MODEL) -> ModelInfo:
+def info(config: ResolvedModelConfig = MODEL) -> ModelInfo:
     return ModelInfo(config=config, num_items=len(MODEL_ITEMS), max_length=50, dataset_fingerprint="test", inputs=SPEC)
 
 

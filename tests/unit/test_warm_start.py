@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mgray.config import RetrainConfig, TrainConfig
+from mgray.config import ResolvedTrainConfig, RetrainConfig, TrainConfig
 from mgray.data.inputs import Inputs, InputSpec
 from mgray.data.manifest import Feature
 from mgray.errors import InputError
@@ -89,7 +89,7 @@ def test_event_types_are_matched_by_name_and_features_must_be_the_same() -> None
 
 
 def test_a_start_from_champion_takes_its_own_schedule_and_a_share_of_the_batch() -> None:
-    train = TrainConfig(epochs=60, global_batch_events=8000, validate_every_epochs=3, weight_decay=0.1, seed=5)
+    train = ResolvedTrainConfig(epochs=60, global_batch_events=8000, validate_every_epochs=3, weight_decay=0.1, seed=5)
     retrain = RetrainConfig(
         warm_epochs=4, warm_learning_rate=0.1, warm_batch_share=0.25, warm_validate_every_epochs=2, warm_keep=0.3
     )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from mgray.config import EvaluateConfig, ModelConfig
+from mgray.config import EvaluateConfig, ResolvedModelConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec
 from mgray.data.manifest import Feature
@@ -98,7 +98,7 @@ def asked(recommender: Recommender, events: list[Event], **options: Any) -> tupl
     return list(wanted), recommender.recommend(beside.pop("history"), beside=beside, **options)
 
 
-def save(folder: Path, items: list[str], counts: list[int], config: ModelConfig = MODEL) -> Path:
+def save(folder: Path, items: list[str], counts: list[int], config: ResolvedModelConfig = MODEL) -> Path:
     """The folder of a model whose every weight is away from its start, so that every input shows."""
     torch.manual_seed(0)
     spec = SPEC if config.inputs else InputSpec()
