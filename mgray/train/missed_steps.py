@@ -9,7 +9,7 @@ moves it by
     -lr_s m r^j sqrt(1 - beta2^s) / (1 - beta1^s) / (sqrt(v) + eps y_s),    r = beta1 / sqrt(beta2),
                                                                             y_s = sqrt(beta2^-j - beta2^t)
 
-Without eps the sum over the missed steps is m / sqrt(v) times a number that depends on t alone, `MissedSteps` keeps it
+Without eps the sum over the missed steps is m / sqrt(v) times a number that depends on t alone. `MissedSteps` keeps it
 for every t, so a row costs the same however many steps it missed. With eps the sum is a mean of 1 / (sqrt(v) + eps y)
 over y, taken by Gauss's quadrature of three points, which the first six moments of y give (written as a continued
 fraction, it needs no points: Stieltjes). It is exact for rows that missed three steps at most. Else its error, over the
@@ -75,7 +75,9 @@ class MissedSteps:
             self._log_decay = np.concatenate([self._log_decay, np.zeros_like(self._log_decay)])
             self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
         self.step += 1
-        self._log_decay[newest + 1] = self._log_decay[newest] + np.log(np.float64(np.float32(1 - rate * self.weight_decay)))
+        # As AdamW's kernel rounds it: of 10,000 steps the rounding would show.
+        decay = np.log(np.float64(np.float32(1 - rate * self.weight_decay)))
+        self._log_decay[newest + 1] = self._log_decay[newest] + decay
         oldest = max(0, newest + 1 - LOOK_BACK)
         count = newest + 1 - oldest
         entries = slice(oldest, newest + 1)
