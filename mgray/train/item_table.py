@@ -2,9 +2,9 @@
 
 Legend: `V` items (1..V; 0 is padding), `U` rows that a step touches, `W` width of a row.
 
-A step gathers its rows into small tables `[U, W]`, runs model and loss on these with items renumbered 0..U - 1, and puts
-the updated rows back: its time does not grow with V. AdamW moves the rows that a step does not touch too, so a row first
-catches up (mgray.train.missed_steps); the result is dense AdamW's up to rounding.
+A step gathers its rows into small tables `[U, W]`, runs model and loss on these with items renumbered 0..U - 1, and
+puts the updated rows back: its time does not grow with V. AdamW moves the rows that a step does not touch too, so a row
+first catches up (mgray.train.missed_steps); the result is dense AdamW's up to rounding.
 
 The weights of the tables are taken out of autograd, and so out of the optimizer and of DDP's buckets, which still gives
 rank 0's to the other ranks at the start. Every rank knows the items of the global batch, so all have the same rows, and
@@ -100,11 +100,8 @@ class StepRows:
 
     def run(self, objective: nn.Module, *given: Any) -> Tensor:
         """The objective of a renumbered batch, with the rows in place of its tables."""
-        if not self.tables:
-            loss: Tensor = objective(*given)
-            return loss
         weights = {name: rows.weight for name, rows in self.tables.items()}
-        loss = functional_call(objective, weights, given, tie_weights=False)
+        loss: Tensor = functional_call(objective, weights, given, tie_weights=False) if weights else objective(*given)
         return loss
 
     def renumber(self, batch: Batch, negatives: Negatives | None) -> tuple[Batch, Negatives | None]:
@@ -136,6 +133,13 @@ class StepRows:
         parts = together.div_(world_size).split([gradient.numel() for gradient in gradients])
         for rows, part in zip(self.tables.values(), parts, strict=True):
             rows.weight.grad = part.view_as(rows.weight)
+
+
+def _put(whole: Tensor, index: Tensor, rows: Tensor) -> None:
+    if whole.device.type == "cpu":
+        whole.numpy()[index.numpy()] = rows.numpy()  # in half the time of index_copy_
+    else:
+        whole.index_copy_(0, index, rows)
 
 
 class ItemTables:
@@ -175,8 +179,7 @@ class ItemTables:
         index = touched.to(self._tables[0].weight.device)
         tables = {}
         for name, table in zip(self._objective_names, self._tables, strict=True):
-            # Rows are gathered from three places; to hold them side by side would save little, and cost a copy to save.
-            tables[name] = _Rows(table.weight[index], table.first[index], table.second[index])
+            tables[name] = _Rows(*(whole.index_select(0, index) for whole in (table.weight, table.first, table.second)))
         self._catch_up(touched.numpy(), list(tables.values()))
         for rows in tables.values():
             rows.weight.requires_grad_()
@@ -207,7 +210,7 @@ class ItemTables:
                 maximize=False,
             )
             for whole, part in ((table.weight, weight), (table.first, own.first), (table.second, own.second)):
-                whole.index_copy_(0, rows.index, part)
+                _put(whole, rows.index, part)
         self.missed.add(rate)
         self._last[rows.items.numpy()] = self.missed.step
 
