@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query
 from mgray.eval.ranking import evaluate, evaluate_each, score_batches
 from mgray.eval.slices import slice_label, slice_labels
-from mgray.schema import UNKNOWN
+from mgray.schema import UNKNOWN, OptionalColumn
 from mgray.serve.scorer import HistoryList, Scorer, max_score_rows
 
 LENGTHS = (1, 2, 5, 10)  # events

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgray.config import TrainConfig
-from mgray.data.columns import OptionalColumn, concatenate
+from mgray.data.columns import concatenate
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import Inputs, InputSpec
 from mgray.data.padding import left_pad, pad_spans
 from mgray.eval.metrics import is_better
 from mgray.model.rating_head import RaterState, RatingHead
-from mgray.schema import PAD
+from mgray.schema import PAD, OptionalColumn
 from mgray.serve.rater import RatingQuery, flat_targets
 from mgray.serve.scorer import HistoryList, popularity_row
 from mgray.train.negatives import Negatives, StepNegatives, seen_items

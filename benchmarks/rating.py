@@ -30,14 +30,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from mgray.config import EvaluateConfig, TrainConfig, TrainJobConfig
 from mgray.config.command_line import parse_args
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Histories
 from mgray.eval.metrics import RatingMetrics
 from mgray.eval.part_metrics import PartEvaluation
 from mgray.eval.rating import evaluate_ratings, rating_batches
 from mgray.eval.rating_baselines import make_rating_baselines
 from mgray.model.mgdsc import MGDSC
-from mgray.schema import TEST, TRAIN, UNKNOWN
+from mgray.schema import TEST, TRAIN, UNKNOWN, OptionalColumn
 from mgray.train.objective import Objective
 from mgray.train.resolve import resolve_job
 from mgray.train.trainer import Trainer

@@ -42,8 +42,9 @@ from mgray.schema import UNKNOWN
 from mgray.serve.recommender import Recommender
 from mgray.serve.scorer import ModelScorer
 from mgray.train.resolve import resolve_job, resolve_model
-from pipelines.ingest.source.resolve import fetch_movielens
-from pipelines.lifecycle.retrain import run_retrain, warm_training
+from pipelines.ingest.source.presets import fetch_movielens
+from pipelines.lifecycle.retrain import run_retrain
+from pipelines.lifecycle.training import warm_training
 from pipelines.tracking import fetch_model
 from pipelines.tracking.registry import Registry
 from pipelines.train.job import fit_here

@@ -38,7 +38,7 @@ from mgray.data.manifest import read_manifest
 from mgray.train.resolve import resolve_job
 from pipelines.ingest.job import ingest
 from pipelines.train.worker import LocalSession, RankInput, RankRun
-from pipelines.tune.study import EPOCH, FINISHED, SCORE, StudySearcher, make_scheduler, open_study, records
+from pipelines.tune.study import EPOCH, FINISHED, SCORE, StudySearcher, make_scheduler, open_study, trial_records
 
 SEEDS = (0, 1, 2)
 METRIC = "ndcg@10"
@@ -141,7 +141,7 @@ def search(arm: str, seed: int, budget_s: float, trainings: Trainings, dataset: 
             scheduler.on_trial_complete(None, trial, last)
         trials = [
             {"point": r.point, "outcome": r.outcome, "reason": r.reason, "curve": r.curve}
-            for r in records(study, space)
+            for r in trial_records(study, space)
         ]
     return {"arm": arm, "seed": seed, "best": best, "trace": trace, "trials": trials}
 

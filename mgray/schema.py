@@ -1,9 +1,12 @@
-"""Column names, Arrow schemas and special item numbers: the contract between ingest, training and serving.
+"""Event columns, Arrow schemas and special item numbers: the contract between ingest, training and serving.
 
 Legend used in every module: `B` sequences, `L` positions, `D` width, `G` granularities, `K` kernel taps,
 `N` negatives, `V` items (numbered 1..V; 0 is padding), `T` targets.
 """
 
+from typing import Literal, NamedTuple
+
+import numpy as np
 import pyarrow as pa
 
 SCHEMA_VERSION = 3
@@ -21,6 +24,86 @@ RATING = "rating"
 EVENT_TYPE = "event_type"
 FEATURE = "feature:"  # + the log's column name: the role of a numeric feature
 
+# An event column, by the field of Columns and of Inputs that holds it.
+OptionalColumn = Literal["times", "ratings", "event_types", "features"]
+# What a model can read of an event beside its item (`model.inputs`).
+Input = Literal["event_type", "features", "rating", "time_gap", "hour", "weekday"]
+# How the values of a column are written in a request, stored in a shard, and read from there:
+# time: seconds since 1970, rising, never missing. number: finite, NaN = none. name: text, stored as a number of the
+# manifest's list of names, null = none; 1.. of the model's list once read, 0 = none. vector: F numbers, standardized.
+ValueKind = Literal["time", "number", "name", "vector"]
+
+
+class EventColumn(NamedTuple):
+    """One kind of value that an event may have beside its item: what every place from the log to the batch reads."""
+
+    name: OptionalColumn
+    role: str  # `data.columns.ROLE` names the log's column; of a vector, the prefix of its columns' roles
+    list_name: str  # in a shard, and in a request to a served model
+    kind: ValueKind
+    dtype: type[np.generic]  # in a shard and in Columns
+    batch_dtype: type[np.generic]  # in Inputs
+    padding: float  # its value in Inputs where there is no event
+    moves_with_item: bool  # where augmentation shuffles items; else the values stay in order
+    inputs: tuple[Input, ...]  # that read it; `model.inputs: auto` takes the first
+    meaning: str  # in errors about a request
+    is_required: bool = False  # in a shard: never null
+
+
+# In the order of a shard. To add one: docs/extending, "An event column".
+EVENT_COLUMNS: tuple[EventColumn, ...] = (
+    EventColumn(
+        name="times",
+        role=TIMESTAMP,
+        list_name="timestamps",
+        kind="time",
+        dtype=np.float64,
+        batch_dtype=np.float64,
+        padding=0.0,
+        moves_with_item=False,
+        inputs=("time_gap", "hour", "weekday"),
+        meaning="seconds since 1970, oldest first",
+        is_required=True,
+    ),
+    EventColumn(
+        name="ratings",
+        role=RATING,
+        list_name="ratings",
+        kind="number",
+        dtype=np.float32,
+        batch_dtype=np.float32,
+        padding=np.nan,
+        moves_with_item=True,
+        inputs=("rating",),
+        meaning="ratings, none where an event has none",
+    ),
+    EventColumn(
+        name="event_types",
+        role=EVENT_TYPE,
+        list_name="event_types",
+        kind="name",
+        dtype=np.int16,
+        batch_dtype=np.int64,
+        padding=0,
+        moves_with_item=True,
+        inputs=("event_type",),
+        meaning="names of event types, none where an event has none",
+    ),
+    EventColumn(
+        name="features",
+        role=FEATURE,
+        list_name="features",
+        kind="vector",
+        dtype=np.float32,
+        batch_dtype=np.float32,
+        padding=0.0,
+        moves_with_item=True,
+        inputs=("features",),
+        meaning="lists of numbers in the order of the model's features, none where there is none",
+    ),
+)
+COLUMN_BY_NAME: dict[OptionalColumn, EventColumn] = {column.name: column for column in EVENT_COLUMNS}
+
 # One row a user, oldest event first. Events [0, train_end) train, [train_end, valid_end) validate, the rest test.
 HISTORY_SCHEMA = pa.schema(
     [
@@ -28,12 +111,13 @@ HISTORY_SCHEMA = pa.schema(
         pa.field("items", pa.large_list(pa.int32()), nullable=False),  # 1..V, or UNKNOWN
         # For each UNKNOWN of `items`, in their order, its row in the file of outside items; null where there is none.
         pa.field("outside_items", pa.large_list(pa.int32())),
-        pa.field("timestamps", pa.large_list(pa.float64()), nullable=False),  # seconds since 1970-01-01 UTC
-        pa.field("ratings", pa.large_list(pa.float32())),  # null where the log has none
-        # Numbers of the manifest's event_types, then of its outside_event_types; null: none.
-        pa.field("event_types", pa.large_list(pa.int16())),
-        # [events * F], (value - mean) / std, by 1 where std is 0; NaN: missing; null where none is configured.
-        pa.field("features", pa.large_list(pa.float32())),
+        # Values of each event column: null where the log does not have it. Of names, the number in the manifest's
+        # event_types, then in its outside_event_types; null: none. Of vectors, [events * F] numbers,
+        # (value - mean) / std, by 1 where std is 0; NaN: missing.
+        *(
+            pa.field(one.list_name, pa.large_list(pa.from_numpy_dtype(one.dtype)), nullable=not one.is_required)
+            for one in EVENT_COLUMNS
+        ),
         pa.field("parts", pa.large_list(pa.int8())),  # random split only: TRAIN, VALID or TEST of each event
         pa.field("train_end", pa.int32(), nullable=False),
         pa.field("valid_end", pa.int32(), nullable=False),

@@ -13,8 +13,9 @@ from mgray.data import moments
 from mgray.data.columns import parts_of
 from mgray.data.dataset import Dataset
 from mgray.data.manifest import EventType, Feature, Shard, Split, Vocabulary, commit, file_sha256, seal
-from mgray.ingest import clean, hashing, parse
+from mgray.ingest import clean, hashing
 from mgray.ingest.clean import SplitKind
+from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
 from mgray.schema import (
     EVENT_TYPE,
     FEATURE,
@@ -74,16 +75,16 @@ def write_dataset(
     measured_events = ~is_short[events.user]
     train = (parts == TRAIN) & measured_events
     counts = np.bincount(events.item[train], minlength=len(items.ids))
-    vocabulary = parse.build_vocabulary(items.ids, counts, min_count=min_item_count)
+    vocabulary = build_vocabulary(items.ids, counts, min_count=min_item_count)
     type_counts = np.bincount(events.event_type[train & (events.event_type >= 0)], minlength=len(types))
-    kinds = parse.order_event_types(dict(zip(types, type_counts.tolist(), strict=True)))
+    kinds = order_event_types(dict(zip(types, type_counts.tolist(), strict=True)))
     outside_kinds = sorted(set(types).difference(kinds))
     number = {name: i for i, name in enumerate([*kinds, *outside_kinds])}
     type_numbers = np.asarray([-1, *(number[name] for name in types)], np.int16)[events.event_type + 1]
     measured = moments.measure(events.features[train])
     scaled = moments.scale(events.features, measured.mean, measured.std)
     numbers = np.where(vocabulary.numbers > 0, vocabulary.numbers, UNKNOWN).astype(np.int32)
-    outside, outside_rows = parse.list_outside(items.ids, vocabulary.numbers)
+    outside, outside_rows = list_outside(items.ids, vocabulary.numbers)
     pq.write_table(vocabulary.warm, folder / "vocabulary.parquet")
     pq.write_table(outside, folder / "outside_items.parquet")
     shards: dict[str, list[Shard]] = {"part": [], "short": []}

@@ -1,7 +1,11 @@
-"""What a level of the model spans: a stride in events, a span of time, a session, or a learned decay."""
+"""Granularities: how much of the past a level reads as one. What may be asked for, and what each kind says of itself.
+
+The model's side of each kind is in mgray/model: which events it pools in spans.py, how it mixes them in level.py.
+"""
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 DECAY_PATTERN = re.compile(r"^decay:(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)$")
 TIME_PATTERN = re.compile(r"^(session:)?(\d+(?:\.\d+)?)([smhd])$")
@@ -10,20 +14,33 @@ TIME_PATTERN = re.compile(r"^(session:)?(\d+(?:\.\d+)?)([smhd])$")
 LONGEST_STRIDE, LONGEST_DECAY = 65_536, 100_000.0
 UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
+# How a search report groups levels.
+Family = Literal["strides", "decays", "with time"]
+
 
 @dataclass(frozen=True)
 class Stride:
-    """The last so many events; its convolution is dilated to as many."""
+    """The last `events` events; the level's convolution is dilated by as many."""
 
+    reads_times: ClassVar[bool] = False
+    family: ClassVar[Family] = "strides"
     events: int
+
+    def label(self, spelled: str) -> str:
+        return "every event" if self.events == 1 else f"stride of {spelled} events"
 
 
 @dataclass(frozen=True)
 class Decay:
-    """All events so far, each less than the one after it: time scales from `shortest` to `longest` events."""
+    """All events so far, an older one weighing less: learned time scales from `shortest` to `longest` events."""
 
+    reads_times: ClassVar[bool] = False
+    family: ClassVar[Family] = "decays"
     shortest: float
     longest: float
+
+    def label(self, spelled: str) -> str:
+        return f"decay, {spelled.removeprefix('decay:').replace('..', ' to ')} events"
 
 
 @dataclass(frozen=True)
@@ -34,16 +51,29 @@ class Span:
     a time needs a small fixed state.
     """
 
+    reads_times: ClassVar[bool] = True
+    family: ClassVar[Family] = "with time"
     seconds: float
+
+    def label(self, spelled: str) -> str:
+        return spelled
 
 
 @dataclass(frozen=True)
 class Session:
     """The events so far of the current session, which ends where the gap to the next event is longer than `gap_s`."""
 
+    reads_times: ClassVar[bool] = True
+    family: ClassVar[Family] = "with time"
     gap_s: float
 
+    def label(self, spelled: str) -> str:
+        return spelled
 
+
+# Each says whether it needs the log's times (`reads_times`), how a search report groups it (`family`), and what other
+# reports call it (`label`, of how the config spells it). `match` on a Kind ends in assert_never: mypy then names every
+# place that a new kind must be added to.
 Kind = Stride | Decay | Span | Session
 
 
@@ -75,6 +105,9 @@ def checked(value: int | str) -> int | str:
     return value
 
 
-def reads_times(value: int | str) -> bool:
-    """Whether a level of this granularity needs the log's timestamps."""
-    return isinstance(parse(value), Span | Session)
+def read_spelled(spelled: str) -> Kind | None:
+    """The kind of a granularity as a report spells it, where a stride is text too. None: it is no granularity."""
+    try:
+        return parse(int(spelled) if spelled.isdecimal() else spelled)
+    except ValueError:
+        return None

@@ -86,7 +86,7 @@ class TrainJobConfig(JobConfig):
 
 
 class ResolvedTrainJobConfig(TrainJobConfig):
-    """What a training run does, once its dataset is known: `mgray.train.resolve.resolve_job` makes it, once a job."""
+    """TrainJobConfig in which the data has decided each `auto`. `mgray.train.resolve` makes it, once a job."""
 
     model: ResolvedModelConfig
     train: ResolvedTrainConfig

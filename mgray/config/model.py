@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mgray.config import granularity
 from mgray.config.base import Section
+from mgray.schema import Input
 
 Granularity = Annotated[int | str, AfterValidator(granularity.checked)]
 Pooling = Literal["mean", "max", "learned", "decay"]
@@ -31,7 +32,7 @@ PER_LEVEL = ("kernel", "depth", "width_multiplier", "dilation", "pooling")
 
 @dataclass(frozen=True)
 class LevelSettings:
-    """What ModelConfig says of one level."""
+    """Settings of one level."""
 
     kind: granularity.Kind
     kernel: int
@@ -40,8 +41,6 @@ class LevelSettings:
     dilation: int
     pooling: Pooling
 
-
-Input = Literal["event_type", "features", "rating", "time_gap", "hour", "weekday"]
 
 Outputs = Literal["next_item", "rating", "both"]
 

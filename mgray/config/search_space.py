@@ -90,7 +90,7 @@ class Range:
 
     @property
     def all_drawn(self) -> Sequence[int] | None:
-        """As Choice's."""
+        """Encode a value, as Choice does."""
         return None if self.step is None else range(int(self.low), int(self.high) + 1, self.step)
 
 
@@ -210,7 +210,7 @@ def decode(space: Space, point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode(space: Space, config: TrainJobConfig) -> Point:
-    """What of `config` the space holds, as a point; keys whose value it does not hold are left out."""
+    """Turn `config` into a point of the space; keys whose value the space does not hold are left out."""
     flat = flatten(config)
     values = {key: list(flat[key]) if isinstance(flat[key], tuple) else flat[key] for key in space}
     found = {key: dimension.encode(values[key]) for key, dimension in space.items()}
@@ -225,7 +225,7 @@ def apply(base: TrainJobConfig, values: Mapping[str, Any], where: str = "search"
     return validate(TrainJobConfig, changed, where)
 
 
-def describe(space: Space) -> dict[str, str]:
+def space_text(space: Space) -> dict[str, str]:
     """Dotted key -> the values it may take, in words; what makes two searches the same search."""
     words = {}
     for key, dimension in space.items():

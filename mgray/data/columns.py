@@ -1,24 +1,17 @@
-"""The columns of events beside their order: what a log says of each event, as parallel arrays.
+"""Events as parallel arrays: the item of each, and the event columns (EVENT_COLUMNS in mgray/schema.py) beside it.
 
 Legend: `E` events, `F` numeric features.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-# What a log may have, or a model may read, beside item ids and the order of events.
-OptionalColumn = Literal["times", "event_types", "ratings", "features"]
-# What their lists are called in a dataset's shards, and in a request to a served model.
-LIST_NAMES: dict[OptionalColumn, str] = {
-    "times": "timestamps",
-    "event_types": "event_types",
-    "ratings": "ratings",
-    "features": "features",
-}
+from mgray.schema import OptionalColumn
 
 
 @dataclass(frozen=True)
@@ -35,31 +28,29 @@ class Columns:
         return len(self.items)
 
     def present(self) -> dict[str, npt.NDArray[Any]]:
-        """Name -> array of each column that there is."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: column for name, column in named.items() if column is not None}
+        """Name -> array of each column that was read, items included."""
+        return {name: array for name, array in zip(_NAMES, _arrays(self), strict=True) if array is not None}
 
     def take(self, chosen: slice | npt.NDArray[Any]) -> "Columns":
-        """The events of a slice, a mask or places."""
-        return Columns(
-            self.items[chosen],
-            None if self.times is None else self.times[chosen],
-            None if self.event_types is None else self.event_types[chosen],
-            None if self.ratings is None else self.ratings[chosen],
-            None if self.features is None else self.features[chosen],
-        )
+        """The events of a slice, a mask or indices."""
+        taken: list[Any] = [None if array is None else array[chosen] for array in _arrays(self)]
+        return Columns(*taken)
 
     def only(self, wanted: Collection[OptionalColumn]) -> "Columns":
-        """Without the columns that are not wanted; items stay."""
-        return Columns(**{name: column for name, column in self.present().items() if name in ("items", *wanted)})
+        """Drop the columns that are not wanted; items stay."""
+        return Columns(**{name: array for name, array in self.present().items() if name in ("items", *wanted)})
 
 
-def concatenate(parts: Sequence[Columns]) -> Columns:
-    """Histories one after another; each must have the same columns. No part: no event, and items alone."""
-    if not parts:
+_NAMES = tuple(field.name for field in fields(Columns))
+_arrays = attrgetter(*_NAMES)  # every field of a Columns, in order
+
+
+def concatenate(histories: Sequence[Columns]) -> Columns:
+    """Join histories in order; each must have the same columns. No history gives no event, in `items` alone."""
+    if not histories:
         return Columns(np.zeros(0, np.int32))
-    names = parts[0].present()
-    return Columns(**{name: np.concatenate([part.present()[name] for part in parts]) for name in names})
+    names = histories[0].present()
+    return Columns(**{name: np.concatenate([history.present()[name] for history in histories]) for name in names})
 
 
 def parts_of(
@@ -67,7 +58,7 @@ def parts_of(
 ) -> npt.NDArray[np.int8]:
     """TRAIN, VALID or TEST of each event, [E], where the parts of a history are ranges.
 
-    offsets: [U + 1], user u has the events offsets[u]..offsets[u + 1]; train_end, valid_end: [U], places in a history.
+    offsets: [U + 1], user u has the events offsets[u]..offsets[u + 1]; train_end, valid_end: [U], indices in a history.
     """
     lengths = np.diff(offsets)
     position = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)

@@ -1,4 +1,4 @@
-"""What stands near what in the training part, counted."""
+"""Co-occurrence: counts pairs of items that are near each other in training histories."""
 
 from collections.abc import Sequence
 
@@ -7,13 +7,13 @@ from scipy import sparse
 
 from mgray.data.dataset import Dataset, Histories
 
-MERGED_PAIRS = 2**24  # pairs that are held before equal ones become one
+MERGED_PAIRS = 2**24  # pairs in memory before equal ones are merged
 
 
 def pair_counts(dataset: Dataset, weights: Sequence[float], share: float = 1.0) -> sparse.csr_matrix:
-    """[V + 1, V + 1]: by ordered pair of items, the sum of the weights of the distances between the two.
+    """[V + 1, V + 1]: per ordered pair of items, the sum of the weights of their distances.
 
-    weights: of distance 1, 2, ...; share: of the histories, 0 to 1, the same ones for a dataset version.
+    weights: of distance 1, 2, ...; share: of the histories to read, 0 to 1, the same ones in every run.
     """
     size = dataset.num_items + 1
     total = sparse.csr_matrix((size, size), dtype=np.float64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +15,29 @@ import pyarrow.parquet as pq
 
 from mgray.config import ResolvedModelConfig
 from mgray.data import moments
-from mgray.data.columns import LIST_NAMES, Columns, OptionalColumn, parts_of
+from mgray.data.columns import Columns, parts_of
 from mgray.data.inputs import InputSpec, named_inputs
 from mgray.data.manifest import Manifest, read_manifest
-from mgray.schema import ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID
+from mgray.schema import COLUMN_BY_NAME, ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID, EventColumn, OptionalColumn
 
 IntArray = npt.NDArray[np.int64]
 Part = Literal["train", "valid", "test"]
 
-MAX_TIMES = 2**20  # that a quantile of the log's times is taken of
-MAX_SCALE_VALUES = 101  # distinct ratings that are a scale, such as 0 to 100
+MAX_TIMES = 2**20  # times that a quantile is computed from; of more, a sample
+MAX_SCALE_VALUES = 101  # distinct ratings of a scale, such as 0 to 100; of more, there is no scale
 PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 
 
 @dataclass(frozen=True)
 class Histories:
-    """The histories of one shard. Row `r` owns the events offsets[r]..offsets[r + 1] of `columns`, oldest first."""
+    """The histories of one shard, R rows. Row r is events offsets[r]..offsets[r + 1] of `columns`, oldest first."""
 
     user_ids: list[str]  # [R]; empty where they were not read
     offsets: IntArray  # [R + 1]
     columns: Columns  # of all events
     train_end: IntArray  # [R]
     valid_end: IntArray  # [R]
-    parts: npt.NDArray[np.int8] | None = None  # [events], of a random split only, which has no ranges
+    parts: npt.NDArray[np.int8] | None = None  # [events] of a random split, whose parts are no ranges; else None
 
     def row(self, index: int) -> Columns:
         return self.columns.take(slice(self.offsets[index], self.offsets[index + 1]))
@@ -48,7 +48,7 @@ class Histories:
         return parts_of(self.offsets, self.train_end, self.valid_end) if self.parts is None else self.parts
 
     def of_rows(self, chosen: npt.NDArray[np.bool_]) -> "Histories":
-        """Those of some rows. chosen: [R]."""
+        """The histories of some rows. chosen: [R]."""
         lengths = np.diff(self.offsets)
         keep = np.repeat(chosen, lengths)
         return Histories(
@@ -61,7 +61,7 @@ class Histories:
         )
 
     def training(self, include_valid: bool = False) -> "Histories":
-        """The events that a model trains on: those of the training part, or up to the test part, on known items."""
+        """The events on known items of the training part; include_valid: of the validation part too."""
         keep = (self.part_of <= (VALID if include_valid else TRAIN)) & (self.columns.items != UNKNOWN)
         offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         lengths = np.diff(offsets)
@@ -70,16 +70,16 @@ class Histories:
 
 @dataclass(frozen=True)
 class Query:
-    """One prediction to evaluate: what was known, and what came next."""
+    """One prediction to evaluate: the history so far, and the item that came next."""
 
     user_id: str
     history: Columns  # known items only, oldest first
     target: int  # 1..V, or UNKNOWN
-    target_rating: float = np.nan  # NaN where there is none, or ratings were not read
+    target_rating: float = np.nan  # NaN: none, or ratings were not read
 
 
 class Turn(NamedTuple):
-    """Every `ranks`-th user of a shard, from the `rank`-th on."""
+    """A rank's share of a shard's users: every `ranks`-th, from number `rank` on."""
 
     rank: int = 0
     ranks: int = 1
@@ -89,7 +89,7 @@ ALL_USERS = Turn()
 
 
 def is_drawn(user_id: str, share: float) -> bool:
-    """Whether a user is among the `share`, 0 to 1, that a hash of the ids draws: the same ones in every run."""
+    """Whether a hash of the id puts the user in a sample of `share`, 0 to 1: the same users in every run."""
     return share >= 1 or zlib.crc32(user_id.encode()) < share * 2**32
 
 
@@ -114,9 +114,9 @@ class Dataset:
 
     @cached_property
     def all_item_ids(self) -> list[str]:
-        """Raw id of item `i` at index `i - 1`, then of the items outside the vocabulary: the numbers of a whole read.
+        """Raw id of item `i` at index `i - 1`, the items outside the vocabulary last: the numbers of a whole read.
 
-        A version that an older mgray made has the former alone.
+        A version made by an older mgray has the items of the vocabulary alone.
         """
         if self.manifest.outside_items_file is None:
             return self.item_ids
@@ -125,12 +125,12 @@ class Dataset:
 
     @property
     def all_event_types(self) -> list[str]:
-        """Name of event type `i` at index `i - 1`, then of those that never train: the numbers of a whole read."""
+        """Name of event type `i` at index `i - 1`, types that never train last: the numbers of a whole read."""
         return [*(kind.name for kind in self.manifest.event_types), *self.manifest.outside_event_types]
 
     @property
     def titles(self) -> list[str]:
-        """Title of item `i` at index `i - 1`; its raw id where no title is known."""
+        """Title of item `i` at index `i - 1`; the raw id of an item without one."""
         return [title or raw for title, raw in zip(self._vocabulary["title"], self.item_ids, strict=True)]
 
     @cached_property
@@ -139,11 +139,10 @@ class Dataset:
         return np.concatenate([[0], np.asarray(self._vocabulary["num_train_events"], dtype=np.int64)])
 
     def newest_counts(self, share: float, include_valid: bool = False) -> IntArray:
-        """Of each item among the newest `share`, 0 to 1, of all events to train on, and those of the very time that
-        this begins with, [V + 1]; index 0 (padding) is 0.
+        """Event count per item within the newest `share` of training events, ties at the cut included: [V + 1].
 
-        By the events and not by the clock, so that a few with a wrong time are but a few. The cut is the quantile of a
-        sample where there are more than MAX_TIMES.
+        The share is of events, not of the log's duration, so that a few wrong times change little. Of more than
+        MAX_TIMES events the cut is the quantile of a sample. share: 0 to 1. Index 0 (padding) is 0.
         """
         step = 1 + self.manifest.train_events // MAX_TIMES
         sample = [_times(one)[::step] for one in self.train_events(["times"], include_valid)]
@@ -155,14 +154,14 @@ class Dataset:
         return counts
 
     def _trains_on_prefixes(self, include_valid: bool) -> bool:
-        """Whether what a history trains on is its first events, all of them on known items.
+        """Whether every history trains on its first events, without a gap for unknown items.
 
-        The validation part may hold items that never train, which no count in the manifest tells.
+        The validation part may hold items that never train; no count in the manifest says so.
         """
         return self.manifest.split.kind != "random" and self.manifest.cold_items == 0 and not include_valid
 
     def train_lengths(self, include_valid: bool = False) -> list[IntArray]:
-        """Events of each history to train on, an array a shard; include_valid: of the validation part too."""
+        """Training events of each history, one array per shard; include_valid: of the validation part too."""
         if not self._trains_on_prefixes(include_valid):
             return [
                 self.read_training(shard, include_valid=include_valid).train_end for shard in range(self.num_shards)
@@ -177,10 +176,11 @@ class Dataset:
     def read(
         self, shard: int, columns: Collection[OptionalColumn] = (), with_users: bool = True, whole: bool = False
     ) -> Histories:
-        """A shard's histories, of all parts; `columns`: those to read beside items, which the log must have.
+        """A shard's histories, of all parts. columns: the event columns to read, which the log must have.
 
-        whole: as the log has them, for a model that was trained on another log (see `Translation`). Items and event
-        types that do not train have the numbers of `all_item_ids` and `all_event_types`; a missing feature is NaN.
+        whole: read every item and event type of the log, for a model that was trained on another log (see
+        `Translation`). Items and types that do not train have the numbers of `all_item_ids` and `all_event_types`; a
+        missing feature is NaN.
         """
         names = ["train_end", "valid_end", *self.column_names(columns, whole)]
         if self.manifest.split.kind == "random":
@@ -200,43 +200,49 @@ class Dataset:
         )
 
     def column_names(self, columns: Collection[OptionalColumn], whole: bool) -> list[str]:
-        """What `parse` needs of a shard's file."""
+        """The columns of a shard's file that `parse` needs."""
         outside = ["outside_items"] if whole and self.manifest.outside_items_file is not None else []
-        return ["items", *outside, *(LIST_NAMES[name] for name in columns)]
+        return ["items", *outside, *(COLUMN_BY_NAME[name].list_name for name in columns)]
 
     def parse(self, table: pa.Table, columns: Collection[OptionalColumn], whole: bool) -> tuple[IntArray, Columns]:
-        """Rows of a shard, [R], to offsets [R + 1] and flat columns. columns, whole: as of `read`."""
+        """Rows of a shard, [R], to offsets [R + 1] and flat columns. columns, whole: see `read`."""
         lists = table["items"].combine_chunks()
         items = lists.values.to_numpy()
         if whole and "outside_items" in table.column_names:
             items = items.copy()
             items[items == UNKNOWN] = self.num_items + 1 + table["outside_items"].combine_chunks().values.to_numpy()
-        read = {name: self._column(name, table[LIST_NAMES[name]].combine_chunks().values, whole) for name in columns}
+        read = {name: self._column(COLUMN_BY_NAME[name], table, whole) for name in columns}
         return lists.offsets.to_numpy().astype(np.int64), Columns(items, **read)
 
-    def _column(self, name: OptionalColumn, values: pa.Array, whole: bool) -> npt.NDArray[Any]:
-        if name == "event_types":
-            numbers = values.fill_null(-1).to_numpy() + np.int16(1)
-            if self.manifest.outside_event_types and not whole:
-                numbers = np.where(numbers > len(self.manifest.event_types), np.int16(0), numbers)
-            return numbers
-        if name == "features":
-            features = self.manifest.features
-            scaled = values.to_numpy().reshape(-1, len(features))
-            return scaled if whole else moments.fill(scaled, *np.array([(one.mean, one.std) for one in features]).T)
-        return values.to_numpy(zero_copy_only=False)  # a null rating becomes NaN
+    def _column(self, column: EventColumn, table: pa.Table, whole: bool) -> npt.NDArray[Any]:
+        """The values of an event column, [E] or [E, F]. table, whole: see `parse`."""
+        values = table[column.list_name].combine_chunks().values
+        match column.kind:
+            case "time" | "number":
+                return values.to_numpy(zero_copy_only=False)  # null becomes NaN
+            case "name":
+                numbers = values.fill_null(-1).to_numpy() + column.dtype(1)
+                if self.manifest.outside_event_types and not whole:
+                    numbers = np.where(numbers > len(self.manifest.event_types), column.dtype(0), numbers)
+                return numbers
+            case "vector":
+                features = self.manifest.features
+                scaled = values.to_numpy().reshape(-1, len(features))
+                return scaled if whole else moments.fill(scaled, *np.array([(one.mean, one.std) for one in features]).T)
+            case _:
+                assert_never(column.kind)
 
     def read_training(
         self, shard: int, columns: Collection[OptionalColumn] = (), include_valid: bool = False
     ) -> Histories:
-        """A shard's histories to train on, without user ids: the first train_lengths(include_valid) events of each."""
+        """A shard's histories without user ids; of each, the first train_lengths(include_valid) events train."""
         histories = self.read(shard, columns, with_users=False)
         return histories if self._trains_on_prefixes(include_valid) else histories.training(include_valid)
 
     def train_events(
         self, columns: Collection[OptionalColumn] = (), include_valid: bool = False
     ) -> Iterator[Histories]:
-        """Each shard's events to train on, without user ids and the other events."""
+        """The training events of each shard, without user ids."""
         for shard in range(self.num_shards):
             yield self.read(shard, columns, with_users=False).training(include_valid)
 
@@ -248,9 +254,9 @@ class Dataset:
         turn: Turn = ALL_USERS,
         whole: bool = False,
     ) -> Histories:
-        """A shard's histories, of the users whose turn it is, and of the share of them that `is_drawn`.
+        """A shard's histories of the users that `turn` and `share` (see `is_drawn`) choose.
 
-        columns, whole: as of `read`.
+        columns, whole: see `read`.
         """
         histories = self.read(shard, columns, whole=whole)
         if share >= 1 and turn.ranks == 1:
@@ -269,11 +275,10 @@ class Dataset:
         turn: Turn = ALL_USERS,
         whole: bool = False,
     ) -> Iterator[Query]:
-        """One query for each event of `part`: all known items before it, and itself as the target; of the users that
-        `read_users` gives.
+        """One query for each event of `part`: the event is the target, the events on known items before it the history.
 
-        whole: as of `read`, so that histories and targets hold the items outside the vocabulary too. Of a random split,
-        whose parts lie among each other, the history holds the training part only.
+        In a random split, whose parts are mixed, the history holds events of the training part only. columns, share,
+        turn: see `read_users`. whole: see `read`; histories and targets then hold items outside the vocabulary too.
         """
         for shard in range(self.num_shards) if shards is None else shards:
             histories = self.read_users(shard, columns, share, turn, whole)
@@ -292,7 +297,7 @@ class Dataset:
                 yield Query(histories.user_ids[row], history, int(items[place]), rating)
 
     def input_spec(self, config: ResolvedModelConfig) -> InputSpec:
-        """What the model's extra inputs stand for; reads the training part's ratings where it takes them."""
+        """The meaning of the model's inputs; reads the training part's ratings where the model reads ratings."""
         spec = named_inputs(config, self.manifest)
         if "rating" not in config.inputs and config.outputs == "next_item":
             return spec
@@ -303,7 +308,7 @@ class Dataset:
         return spec.model_copy(update=known)
 
     def rating_scale(self) -> tuple[float, ...]:
-        """The values that the training part's ratings have, rising; none where they are too many to be a scale."""
+        """Distinct ratings of the training part, ascending; empty where they are too many to be a scale."""
         values: set[float] = set()
         for histories in self.train_events(["ratings"]):
             assert histories.columns.ratings is not None
@@ -313,7 +318,7 @@ class Dataset:
         return tuple(sorted(values))
 
     def rating_moments(self) -> moments.Moments:
-        """Of the training part's ratings, one column."""
+        """Moments of the training part's ratings, one column."""
         parts = []
         for histories in self.train_events(["ratings"]):
             assert histories.columns.ratings is not None
@@ -322,5 +327,5 @@ class Dataset:
 
 
 def _times(histories: Histories) -> npt.NDArray[np.float64]:
-    assert histories.columns.times is not None, "they are among the columns that were asked for"
+    assert histories.columns.times is not None, "times are among the columns that were asked for"
     return histories.columns.times

@@ -1,8 +1,8 @@
 """The training feed: an epoch's global batches, dealt to the ranks, as padded tensors.
 
-The global batch comes first, the workers second: the list of global batches is a pure function of (lengths, seed,
-epoch), so one worker and eight take the same steps on the same data, and a place in the data is (epoch, batch).
-Histories are trained on whole; like lengths go together, and a batch is filled by a budget of events, not of rows.
+The list of global batches is a pure function of (lengths, seed, epoch), whatever the number of ranks. So one worker
+and eight take the same steps on the same data, and a position in the data is (epoch, batch). Histories of similar
+lengths go together, and a batch is filled by a budget of events, not of rows.
 """
 
 import heapq
@@ -14,13 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mgray.data.columns import Columns, OptionalColumn
+from mgray.data.columns import Columns
 from mgray.data.dataset import Histories
 from mgray.data.inputs import Inputs
 from mgray.data.padding import blank_columns, fill_rows, flat_places, padded_length, to_inputs
+from mgray.schema import OptionalColumn
 
 SHARDS_IN_MEMORY = 8
-LENGTH_JITTER = 0.1  # share by which a length is blurred before sorting, so that batches differ between epochs
+LENGTH_JITTER = 0.1  # relative noise on a length before sorting, so that batches differ between epochs
 
 # A window of a history: inputs items[start : stop - 1], targets items[start + 1 : stop] from index first_target on.
 WINDOW = np.dtype([("shard", "i4"), ("row", "i8"), ("start", "i8"), ("stop", "i8"), ("first_target", "i8")])
@@ -36,8 +37,8 @@ class Batch(NamedTuple):
 def cut_windows(shard: int, lengths: npt.NDArray[np.int64], max_length: int) -> Windows:
     """Windows of at most `max_length` inputs over each history's first `lengths[row]` events.
 
-    Longer histories are cut into windows that overlap by half, each event a target once: every target has at least
-    max_length / 2 events of context, or all there are.
+    Longer histories are cut into windows that overlap by half. Each event is a target once, with at least
+    max_length / 2 events of context, or all that there are.
     """
     rows = np.flatnonzero(lengths >= 2)
     stride = max(1, max_length // 2)
@@ -57,7 +58,7 @@ def cut_windows(shard: int, lengths: npt.NDArray[np.int64], max_length: int) -> 
 
 
 def num_events(windows: Windows) -> npt.NDArray[np.int64]:
-    """Input positions of each window."""
+    """Number of input positions of each window."""
     return windows["stop"] - windows["start"] - 1
 
 
@@ -70,8 +71,8 @@ def plan_epoch(
 ) -> list[list[Windows]]:
     """An epoch's global batches, grouped by the shards that must be in memory together.
 
-    lengths: training events of each history, an array a shard. A batch holds at most `global_batch_events` input
-    positions and what its last window brings beyond.
+    lengths: training events of each history, one array per shard. A batch holds at most `global_batch_events` input
+    positions, plus what its last window has beyond them.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
@@ -91,7 +92,7 @@ def plan_epoch(
 
 
 def deal(windows: Windows, world_size: int) -> list[Windows]:
-    """One part of a global batch for each rank, balanced by events: the longest first, each to the least loaded."""
+    """Windows of a global batch for each rank, balanced by events: the longest first, each to the least loaded rank."""
     if world_size == 1:
         return [windows]
     load = [(0, rank) for rank in range(world_size)]
@@ -110,9 +111,9 @@ def collate(
     columns: Collection[OptionalColumn] = (),
     target_ratings: bool = False,
 ) -> Batch:
-    """Windows to left-padded tensors. No window at all gives one row of padding, so that an idle rank keeps step.
+    """Windows to left-padded tensors. No window gives one row of padding, so that an idle rank takes its step too.
 
-    columns: the inputs beside items. `histories` must hold them, and ratings for `target_ratings`.
+    columns: the event columns that are read. `histories` must hold them, and ratings for `target_ratings`.
     """
     length = padded_length(int(num_events(windows).max(initial=0)))
     like = next((shard.columns for shard in histories.values()), Columns(np.zeros(0, np.int32)))
@@ -147,7 +148,7 @@ class StepBatch(NamedTuple):
     num_batches: int  # in this epoch
     global_targets: int  # over all ranks: what the loss is divided by
     global_events: int
-    batch: Batch  # this rank's part
+    batch: Batch  # this rank's windows
     items: Tensor | None = None  # [n] int64, those of the global batch; None: not asked for
 
 
@@ -162,10 +163,10 @@ def feed(
     target_ratings: bool = False,
     with_items: bool = False,
 ) -> Iterator[StepBatch]:
-    """This rank's part of each global batch from index `start` on. `read` loads a shard; a group is held at a time.
+    """This rank's windows of each global batch, from index `start` on; one group of shards is in memory at a time.
 
-    columns: the inputs beside items. `read` must give them, and ratings for `target_ratings`. with_items: say which
-    items the global batch has.
+    read: loads a shard. columns: the event columns that are read; `read` must load them, and ratings for
+    `target_ratings`. with_items: list the items of each global batch.
     """
     num_batches = sum(len(group) for group in groups)
     index = 0

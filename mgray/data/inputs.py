@@ -1,4 +1,4 @@
-"""What a model reads of a history: item numbers and, where it is told to, the log's other columns.
+"""What a model reads of a history: item numbers and, by its config, event columns.
 
 Legend: `B` sequences, `L` positions, `F` numeric features.
 """
@@ -6,23 +6,18 @@ Legend: `B` sequences, `L` positions, `F` numeric features.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from mgray.config import Input, ModelConfig, ResolvedModelConfig, granularity
-from mgray.data.columns import OptionalColumn
+from mgray.config import ModelConfig, ResolvedModelConfig, granularity
 from mgray.data.manifest import Feature, Manifest
 from mgray.errors import InputError
+from mgray.record import Record
+from mgray.schema import EVENT_COLUMNS, Input, OptionalColumn
 
-COLUMN_OF: dict[Input, OptionalColumn] = {
-    "event_type": "event_types",
-    "features": "features",
-    "rating": "ratings",
-    "time_gap": "times",
-    "hour": "times",
-    "weekday": "times",
-}
-AUTO_INPUTS: tuple[Input, ...] = ("event_type", "features", "rating", "time_gap")
+# Model input -> the event column that it reads.
+COLUMN_OF: dict[Input, OptionalColumn] = {name: column.name for column in EVENT_COLUMNS for name in column.inputs}
+# What `model.inputs: auto` takes where the dataset has it; in the order of the names, which fixes that of the weights.
+AUTO_INPUTS: tuple[Input, ...] = tuple(sorted(column.inputs[0] for column in EVENT_COLUMNS))
 
 
 class Inputs(NamedTuple):
@@ -34,15 +29,17 @@ class Inputs(NamedTuple):
     ratings: Tensor | None = None  # [B, L] float32, NaN = none or pad
     features: Tensor | None = None  # [B, L, F] float32, standardized; 0 at padding
 
+    def present(self) -> dict[str, Tensor]:
+        """Name -> tensor of each column that the model reads, items included."""
+        return {name: column for name, column in self._asdict().items() if column is not None}
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "Inputs":
-        """`function` of every column that there is, such as a move to a device or a slice of rows."""
+        """Apply `function` to every column that is not None: move it to a device, take some rows."""
         return Inputs._make(None if column is None else function(column) for column in self)
 
 
-class InputSpec(BaseModel):
-    """What the numbers in a model's extra inputs stand for; all from the training part of its dataset."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class InputSpec(Record):
+    """The meaning of the numbers in a model's inputs, from the training part of its dataset."""
 
     event_types: tuple[str, ...] = ()  # name of type number i at index i - 1
     features: tuple[Feature, ...] = ()  # in the order of the columns
@@ -52,62 +49,55 @@ class InputSpec(BaseModel):
 
 
 def read_columns(config: ResolvedModelConfig) -> frozenset[OptionalColumn]:
-    """The columns beside items that a model of this config reads."""
+    """The event columns that a model of this config reads."""
     columns = {COLUMN_OF[name] for name in config.inputs}
     if config.outputs != "next_item":
         columns.add("ratings")
-    kinds = [granularity.parse(level) for level in config.granularities]
-    if any(isinstance(kind, granularity.Span | granularity.Session) for kind in kinds):
+    if any(granularity.parse(level).reads_times for level in config.granularities):
         columns.add("times")
     return frozenset(columns)
 
 
 def resolve_inputs(config: ModelConfig, manifest: Manifest) -> ModelConfig:
-    """The config with `inputs: auto` replaced by those that the dataset has.
+    """Replace `inputs: auto` by the inputs that the dataset has.
 
-    Raises InputError for an input that is asked for, or ratings to train on, that the dataset does not have.
+    Raises InputError where the config asks for an input, or for ratings to train on, that the dataset does not have.
     """
-    there = available_inputs(manifest)
+    available = available_inputs(manifest)
     if config.outputs != "next_item" and not manifest.has_ratings:
         raise InputError(
             f"model.outputs {config.outputs}: the dataset has no ratings; name their column by data.columns.rating, or "
             "set model.outputs next_item"
         )
-    levels = [level for level in config.granularities if granularity.reads_times(level)]
+    levels = [level for level in config.granularities if granularity.parse(level).reads_times]
     if levels and not manifest.has_times:
         raise InputError(
             f"model.granularities: {levels[0]} spans time, and the dataset has no times (its log was read with "
             "data.columns.timestamp none); give levels in events, such as 4 or decay:1..400"
         )
     if config.inputs == "auto":
-        return config.model_copy(update={"inputs": there})
+        return config.model_copy(update={"inputs": available})
     for name in config.inputs:
         if COLUMN_OF[name] == "times" and not manifest.has_times:
             raise InputError(
                 f"model.inputs: {name} needs times, and the dataset has none (its log was read with "
                 "data.columns.timestamp none); leave it out"
             )
-        if name in AUTO_INPUTS and name not in there:
+        if not manifest.has(COLUMN_OF[name]):
             raise InputError(
-                f"model.inputs: the dataset has no {name} (it has: {', '.join(there) or 'none'}); leave it out, or "
+                f"model.inputs: the dataset has no {name} (it has: {', '.join(available) or 'none'}); leave it out, or "
                 "ingest a log that has it (see data.columns)"
             )
     return config
 
 
 def available_inputs(manifest: Manifest) -> tuple[Input, ...]:
-    """Those of AUTO_INPUTS that the dataset has."""
-    has = {
-        "event_type": manifest.has_event_types,
-        "features": bool(manifest.features),
-        "rating": manifest.has_ratings,
-        "time_gap": manifest.has_times,
-    }
-    return tuple(name for name in AUTO_INPUTS if has[name])
+    """The inputs of AUTO_INPUTS that the dataset has."""
+    return tuple(name for name in AUTO_INPUTS if manifest.has(COLUMN_OF[name]))
 
 
 def named_inputs(config: ResolvedModelConfig, manifest: Manifest) -> InputSpec:
-    """The names that the model's inputs stand for. `Dataset.input_spec` has the ratings' moments."""
+    """The names in a model's InputSpec. `Dataset.input_spec` adds the ratings' moments."""
     return InputSpec(
         event_types=tuple(kind.name for kind in manifest.event_types) if "event_type" in config.inputs else (),
         features=tuple(manifest.features) if "features" in config.inputs else (),

@@ -1,4 +1,4 @@
-"""Numbers of one vocabulary in another: datasets and models number their items each in their own way."""
+"""Maps the item numbers of one vocabulary to those of another, by raw id."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from mgray.schema import UNKNOWN
 def by_spelling(numbers: dict[str, int]) -> dict[str | None, int]:
     """Item id as the rule of ids (`mgray.ingest.spelling`) spells it -> its number.
 
-    An older mgray may have spelled ids in another way. Of two that are one by the rule, the first counts; what is no id
-    is left out.
+    An older mgray may have spelled ids in another way. Of two spellings of one id the first counts; what is no id is
+    left out.
     """
     found = {id_spelling(item_id): number for item_id, number in reversed(numbers.items())}
     found.pop(None, None)

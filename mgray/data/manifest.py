@@ -1,19 +1,20 @@
-"""The manifest of a dataset version and of a prediction version: the last file written, and so the commit."""
+"""Manifests of dataset versions and prediction versions. The manifest is written last: it commits the version."""
 
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from pydantic import ValidationError
 
 from mgray.errors import InputError
 from mgray.record import Record
-from mgray.schema import READABLE_VERSIONS
+from mgray.schema import READABLE_VERSIONS, OptionalColumn
 
 MANIFEST_FILE = "manifest.json"
-# true of this making of the version only
+SHORT_KEY_DIGITS = 16
+# Fields that differ between two makings of the same version; the fingerprint leaves them out.
 UNSEALED = {"created", "staged", "report_file", "forget_unmatched", "fingerprint"}
 
 
@@ -97,6 +98,20 @@ class Manifest(Record):
     @property
     def version_key(self) -> str:
         return self.ingest_key
+
+    def has(self, column: OptionalColumn) -> bool:
+        """Whether the log has values in this event column."""
+        match column:
+            case "times":
+                return self.has_times
+            case "ratings":
+                return self.has_ratings
+            case "event_types":
+                return self.has_event_types
+            case "features":
+                return bool(self.features)
+            case _:
+                assert_never(column)
 
     def files(self) -> dict[str, int | None]:
         """Every file of the version, with its bytes where they are on record."""
@@ -187,6 +202,11 @@ def seal(fields: dict[str, Any]) -> Manifest:
     manifest = draft.model_copy(update={"fingerprint": digest(content)})
     manifest.check_conservation()
     return manifest
+
+
+def short_key(key: str) -> str:
+    """The first 16 digits of a digest: what a version's folder, its lock and its staging folder are named by."""
+    return key[:SHORT_KEY_DIGITS]
 
 
 def commit(manifest: Record, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Mean and variance of columns, in parts that combine without loss (Chan, Golub and LeVeque 1979)."""
+"""Mean and variance of columns, from pieces that combine without loss (Chan, Golub and LeVeque 1979)."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class Moments(NamedTuple):
-    """Of F columns: how many numbers, their means, their sums of squared deviations; all [F] float64."""
+    """Counts, means and sums of squared deviations of F columns; all [F] float64."""
 
     numbers: Floats
     mean: Floats
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
 
 
 def measure(values: Floats) -> Moments:
-    """values: [E, F]; NaN is no number."""
+    """Moments of values [E, F]; NaN is not counted."""
     real = ~np.isnan(values)
     count = real.sum(0).astype(np.float64)
     mean = np.where(real, values, 0.0).sum(0) / np.maximum(count, 1)
@@ -32,7 +32,7 @@ def measure(values: Floats) -> Moments:
 
 
 def combine(parts: Iterable[Moments], num_columns: int) -> Moments:
-    """The moments of all parts' numbers together, in the order given."""
+    """Moments of all pieces together, added in the order given."""
     total = Moments(*(np.zeros(num_columns) for _ in range(3)))
     for part in parts:
         count = np.maximum(total.numbers + part.numbers, 1)
@@ -46,7 +46,7 @@ def combine(parts: Iterable[Moments], num_columns: int) -> Moments:
 
 
 def is_constant(mean: Any, std: Any) -> npt.NDArray[np.bool_]:
-    """Which columns had one value alone, [F]: the deviation is then what rounding leaves of zero, not always zero."""
+    """Which columns are constant, [F]. Their deviation is a rounding error, not always exactly zero."""
     return np.asarray(std) <= 1e-13 * np.abs(mean)
 
 
@@ -56,12 +56,12 @@ def scale(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:
 
 
 def unscale(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> Floats:
-    """The values that `scale` was given, [E, F], to float32's precision of the scaled ones."""
+    """Invert `scale`, [E, F], within float32 precision."""
     return scaled * np.where(is_constant(mean, std), 1.0, std) + mean
 
 
 def fill(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> npt.NDArray[np.float32]:
-    """What a model reads of scaled values [E, F]: a missing number is 0, the mean, and a constant column all 0."""
+    """Scaled values [E, F] as a model reads them: a missing number is 0, the mean, and a constant column all 0."""
     return np.where(np.isnan(scaled) | is_constant(mean, std), np.float32(0), scaled)
 
 

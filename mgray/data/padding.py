@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mgray.data.columns import Columns, OptionalColumn, concatenate
+from mgray.data.columns import Columns, concatenate
 from mgray.data.inputs import Inputs
-from mgray.schema import PAD
+from mgray.schema import EVENT_COLUMNS, PAD, OptionalColumn
 
 LENGTH_STEP = 8  # longer padded lengths are multiples of this: fewer shapes, fewer allocator arenas
 
@@ -17,28 +17,27 @@ IntArray = npt.NDArray[np.int64]
 
 
 class Padding(NamedTuple):
+    """How a column of a batch is stored, and its value where there is no event."""
+
     dtype: type[np.generic]
     value: float
 
 
-# Of each column of a batch.
-PADDING = {
+# Field of Inputs -> its padding.
+PADDING: dict[str, Padding] = {
     "items": Padding(np.int64, PAD),
-    "times": Padding(np.float64, 0.0),
-    "event_types": Padding(np.int64, 0),
-    "ratings": Padding(np.float32, np.nan),
-    "features": Padding(np.float32, 0.0),
+    **{column.name: Padding(column.batch_dtype, column.padding) for column in EVENT_COLUMNS},
 }
 
 
 def padded_length(longest: int) -> int:
-    """Positions of a batch whose longest history has `longest` events: one at least, or a multiple of LENGTH_STEP."""
+    """Positions L of a batch whose longest history has `longest` events: at least 1; above LENGTH_STEP, a multiple."""
     # Where histories are shorter than the step, padding would be most of the work.
     return max(1, longest) if longest <= LENGTH_STEP else -(-longest // LENGTH_STEP) * LENGTH_STEP
 
 
 def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterator[IntArray]:
-    """Rows [B] of like lengths together, longest first: at most `batch_events` padded events and `max_rows` rows."""
+    """Group rows of similar lengths, longest first: each [B], at most `batch_events` padded events, `max_rows` rows."""
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < len(order):
@@ -49,7 +48,7 @@ def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterato
 
 
 def flat_places(begins: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
-    """Every event of the spans begins[i]..ends[i]: (its span's index, its place), each [events of all spans]."""
+    """Every event of the ranges begins[i]..ends[i]: (i, the event's index), each [events of all ranges]."""
     lengths = ends - begins
     owner = np.repeat(np.arange(len(lengths)), lengths)
     within = np.arange(len(owner)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -57,11 +56,11 @@ def flat_places(begins: IntArray, ends: IntArray) -> tuple[IntArray, IntArray]:
 
 
 def blank_columns(names: Iterable[str], like: Columns, num_rows: int, length: int) -> dict[str, npt.NDArray[Any]]:
-    """Name -> [num_rows, length] of padding, [num_rows, length, F] for features."""
+    """Arrays of padding alone: name -> [num_rows, length]; of a vector column, [num_rows, length, F]."""
     padded = {}
     for name in names:
         column = getattr(like, name)
-        assert column is not None, f"{name} must be read of the dataset"
+        assert column is not None, f"{name} must be read from the dataset"
         padding = PADDING[name]
         padded[name] = np.full((num_rows, length, *column.shape[1:]), padding.value, padding.dtype)
     return padded
@@ -70,7 +69,7 @@ def blank_columns(names: Iterable[str], like: Columns, num_rows: int, length: in
 def fill_rows(
     padded: dict[str, npt.NDArray[Any]], rows: IntArray, source: Columns, begins: IntArray, ends: IntArray
 ) -> None:
-    """Row rows[i] of each array ends in the events begins[i]..ends[i] of `source`."""
+    """Write events begins[i]..ends[i] of `source` to the end of row rows[i] of each array."""
     positions = np.arange(-next(iter(padded.values())).shape[1], 0)
     is_real = positions >= (begins - ends)[:, None]
     places = (ends[:, None] + positions)[is_real]
@@ -81,11 +80,12 @@ def fill_rows(
 
 
 def to_inputs(padded: dict[str, npt.NDArray[Any]]) -> Inputs:
+    """Arrays as tensors on the same memory."""
     return Inputs(**{name: torch.from_numpy(array) for name, array in padded.items()})
 
 
 def pad_spans(columns: Columns, begins: IntArray, ends: IntArray, names: Collection[OptionalColumn] = ()) -> Inputs:
-    """Events begins[i]..ends[i] of `columns` -> row i of [B, L]. names: the inputs beside items."""
+    """Events begins[i]..ends[i] of `columns` -> row i of [B, L]. names: the event columns that are read."""
     length = padded_length(int((ends - begins).max(initial=0)))
     padded = blank_columns(("items", *names), columns, len(begins), length)
     fill_rows(padded, np.arange(len(begins)), columns, begins, ends)
@@ -93,7 +93,7 @@ def pad_spans(columns: Columns, begins: IntArray, ends: IntArray, names: Collect
 
 
 def left_pad(histories: Sequence[Columns], max_length: int, names: Collection[OptionalColumn] = ()) -> Inputs:
-    """The last `max_length` events of each history -> [B, L]. names: the inputs beside items."""
+    """The last `max_length` events of each history -> [B, L]. names: the event columns that are read."""
     read = [history.only(names).take(slice(max(0, len(history) - max_length), None)) for history in histories]
     lengths = np.asarray([len(history) for history in read], dtype=np.int64)
     ends = np.cumsum(lengths)

@@ -1,27 +1,26 @@
 """Champion and challenger on the same newest events, for the gate.
 
-The window is the test part of a dataset version: the newest events of the log (temporal split), or each user's last
-(leave_one_out). Each model reads all that it knows of a history and ranks all its own items, by raw ids, as it would
-for a user: an item that it does not know is a miss for it.
+The test period is the test part of a dataset version: the newest events of the log (temporal split), or each user's
+last (leave_one_out). Each model reads all that it knows of a history and ranks all its own items, by raw ids, as it
+would for a user: an item that it does not know is a miss for it.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
 
 from mgray.config import EvaluateConfig, GateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query, Turn
-from mgray.data.manifest import Manifest
+from mgray.data.manifest import Manifest, short_key
 from mgray.errors import InputError
-from mgray.eval.gate import Cost, GateDecision, IntArray, Window, decide, rank_metrics
+from mgray.eval.gate import Cost, GateDecision, IntArray, PeriodQueries, decide, rank_metrics
 from mgray.eval.ranking import own_batches, rank_batch
-from mgray.schema import PAD, UNKNOWN
+from mgray.schema import PAD, UNKNOWN, OptionalColumn
 from mgray.serve.recommender import Recommender
 from mgray.serve.request import raw_lists
 from mgray.serve.scorer import max_score_rows
@@ -30,13 +29,33 @@ from mgray.serve.translation import Translation
 LATENCY_HISTORIES = 30
 
 
+class TestPeriod(NamedTuple):
+    """The queries that the models were compared on."""
+
+    split: str
+    start: str | None  # ISO 8601, UTC; None: the dataset is not split in time
+    end: str | None  # None: the log has no times
+    queries: int
+    users: int
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """The period as a result line has it."""
+        return {
+            "split": self.split,
+            "from": self.start,
+            "to": self.end,
+            "queries": self.queries,
+            "users": self.users,
+        }
+
+
 class Comparison(NamedTuple):
-    window: dict[str, Any]  # what it is: from, to, queries, users
+    period: TestPeriod
     champion: dict[str, float] | None  # hr@k, ndcg@k, mrr@k
     challenger: dict[str, float]
     cost: Cost
     decision: GateDecision
-    cautions: list[str]  # what makes the window unfair
+    cautions: list[str]  # what makes the comparison unfair
 
     @property
     def reasons(self) -> list[str]:
@@ -44,7 +63,7 @@ class Comparison(NamedTuple):
 
 
 class _Answers:
-    """What the gate wants to know of each query and of the models' answers to it, gathered batch by batch.
+    """Columns that the gate needs of each query and of the models' answers, gathered batch by batch.
 
     Queries are of a whole read; lengths and popularity count the events on items of the dataset's vocabulary.
     """
@@ -68,12 +87,12 @@ class _Answers:
             self._columns[model].append(rank.cpu().numpy())
 
     def __getitem__(self, name: str) -> IntArray:
-        """Of all queries, [T]."""
+        """The column over all queries, [T]."""
         return np.concatenate([np.zeros(0, np.int64), *self._columns[name]])
 
 
 def measure_cost(model: Recommender, dataset: Dataset, columns: Collection[OptionalColumn]) -> Cost:
-    """Parameters, and the median time from one history of raw ids to its list, over real histories of the window."""
+    """Parameters, and the median time from one history of raw ids to its list, over real histories."""
     queries = next(filter(None, (list(dataset.queries("test", columns, [n])) for n in range(dataset.num_shards))))
     step = max(1, len(queries) // LATENCY_HISTORIES)
     chosen = queries[::step][:LATENCY_HISTORIES]
@@ -96,9 +115,9 @@ def compare(
     gate: GateConfig,
     trained_on: Iterable[Manifest | None],
 ) -> Comparison:
-    """Score both on the window and ask the gate. trained_on: the models' own datasets, as far as they are known.
+    """Score both on the test period and ask the gate. trained_on: the models' own datasets, as far as they are known.
 
-    Raises InputError where the window is empty.
+    Raises InputError where the period is empty.
     """
     models = {"challenger": challenger} | ({} if champion is None else {"champion": champion})
     translations = {name: Translation(dataset, model.vocabulary.item_ids, model.info) for name, model in models.items()}
@@ -115,7 +134,7 @@ def compare(
             translated = [translations[name].query(query) for query in batch]
             ranks[name] = rank_batch(model.scorer, translated, evaluation.remove_seen)[2]
         answers.add(batch, ranks)
-    window = Window(answers["user"], answers["length"], answers["count"])
+    queries = PeriodQueries(answers["user"], answers["length"], answers["count"])
     before, after = answers["champion"] if champion is not None else None, answers["challenger"]
     if not len(after):
         raise InputError(f"{dataset.folder}: the test part is empty, so models cannot be compared; give a longer log")
@@ -123,32 +142,32 @@ def compare(
     manifest, k = dataset.manifest, evaluation.k
     split = manifest.split
     return Comparison(
-        window={
-            "split": split.kind,
-            "from": _iso(split.test_from) if split.test_from is not None else None,
-            "to": _iso(manifest.last_timestamp) if manifest.has_times else None,
-            "queries": len(after),
-            "users": len(answers.numbers),
-        },
+        period=TestPeriod(
+            split=split.kind,
+            start=_iso(split.test_from) if split.test_from is not None else None,
+            end=_iso(manifest.last_timestamp) if manifest.has_times else None,
+            queries=len(after),
+            users=len(answers.numbers),
+        ),
         champion=None if before is None else rank_metrics(before, k),
         challenger=rank_metrics(after, k),
         cost=cost,
-        decision=decide(gate, k, window, before, after, cost),
+        decision=decide(gate, k, queries, before, after, cost),
         cautions=[caution for one in trained_on if one and (caution := _caution(one, manifest))],
     )
 
 
-def _caution(trained_on: Manifest, window: Manifest) -> str | None:
-    """What a model was trained on reaches into the window where its dataset is newer or split in another way."""
-    if trained_on.fingerprint == window.fingerprint:
+def _caution(trained_on: Manifest, compared_on: Manifest) -> str | None:
+    """A warning where the model was trained on events of the test period: its dataset is newer, or split otherwise."""
+    if trained_on.fingerprint == compared_on.fingerprint:
         return None
-    test_from = window.split.test_from
+    test_from = compared_on.split.test_from
     trained_to = trained_on.split.valid_from or trained_on.last_timestamp
     if test_from is None or trained_to <= test_from:
         return None
     return (
-        f"caution: dataset {trained_on.fingerprint[:16]} trains on events of the window, so its model's figures "
-        "may flatter it"
+        f"caution: dataset {short_key(trained_on.fingerprint)} trains on events of the test period, so its model's "
+        "figures may flatter it"
     )
 
 

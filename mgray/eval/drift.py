@@ -7,7 +7,7 @@ Statistical properties of population stability index, 2018). An empty bin counts
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ Counts = npt.NDArray[np.int64]
 
 
 class LogSummary(NamedTuple):
-    """What drift needs of a dataset version."""
+    """Histograms of a dataset version, which drift compares."""
 
     item_ids: list[str]  # of item i at index i - 1
     item_events: Counts  # [V + 1] events of each item in all parts; index 0 is unused
@@ -49,7 +49,8 @@ class Drift(NamedTuple):
         known = [value for value in (self.event_types, self.items, self.history_length) if value is not None]
         return verdict(max(known)) if known else "unknown"
 
-    def summary(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, float | str | None]:
+        """The figures and the verdict, as a result line has them."""
         return {**self._asdict(), "verdict": self.verdict}
 
 
@@ -141,7 +142,7 @@ def _total(log: LogSummary) -> int:
     return int(log.item_events.sum()) + log.unknown_events
 
 
-def describe(drift: Drift | None) -> str:
+def drift_line(drift: Drift | None) -> str:
     """One line for people."""
     if drift is None:
         return "drift: not known, for the champion's dataset is not at hand"

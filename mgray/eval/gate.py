@@ -3,7 +3,6 @@
 Legend: `T` queries, `U` users, `R` resamples. A query's gain is its NDCG@k, 1 / log2(rank + 1) where rank <= k, else 0.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +18,8 @@ IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
-class Window(NamedTuple):
-    """The queries that both models answered, one entry each, in one order."""
+class PeriodQueries(NamedTuple):
+    """The queries of the test period, which both models answered: one entry each, in one order."""
 
     user: IntArray  # [T] 0..U-1
     history_length: IntArray  # [T] events
@@ -98,12 +97,12 @@ def paired_bootstrap(
     return Interval(float(difference.mean()), float(low), float(high))
 
 
-def compare_slices(window: Window, champion: FloatArray, challenger: FloatArray) -> list[SliceDrop]:
+def compare_slices(queries: PeriodQueries, champion: FloatArray, challenger: FloatArray) -> list[SliceDrop]:
     """Mean gains of both [T] by history length and by item popularity; empty slices are left out."""
     rows = []
     for kind, edges, amounts in (
-        (HISTORY_LENGTH, LENGTH_EDGES, window.history_length),
-        (ITEM_POPULARITY, POPULARITY_EDGES, window.item_popularity),
+        (HISTORY_LENGTH, LENGTH_EDGES, queries.history_length),
+        (ITEM_POPULARITY, POPULARITY_EDGES, queries.item_popularity),
     ):
         bucket = np.searchsorted(edges, amounts, side="left")
         for number, label in enumerate(slice_labels(edges)):
@@ -117,12 +116,12 @@ def compare_slices(window: Window, champion: FloatArray, challenger: FloatArray)
 def decide(
     config: GateConfig,
     k: int,
-    window: Window,
+    queries: PeriodQueries,
     champion: IntArray | None,
     challenger: IntArray,
     cost: Cost,
 ) -> GateDecision:
-    """Whether the challenger may become champion. champion, challenger: ranks [T] on `window`, from 1.
+    """Whether the challenger may become champion. champion, challenger: ranks [T] on `queries`, from 1.
 
     Without a champion only the bounds on size and latency count. Each check that is not off gives one reason.
     """
@@ -136,15 +135,15 @@ def decide(
     if champion is None:
         held.append("no champion yet: nothing to compare with")
     elif not len(challenger):
-        refused.append("the window holds no query, so nothing can be compared: refused")
+        refused.append("the test period holds no query, so nothing can be compared: refused")
     else:
         before, after = gains(champion, k), gains(challenger, k)
-        improvement = paired_bootstrap(after - before, window.user, config.num_resamples, config.confidence)
-        slices = compare_slices(window, before, after)
+        improvement = paired_bootstrap(after - before, queries.user, config.num_resamples, config.confidence)
+        slices = compare_slices(queries, before, after)
         figures = (
             f"ndcg@{k} {before.mean():.4f} -> {after.mean():.4f}, difference {improvement.mean:+.4f}, "
             f"{config.confidence:.0%} interval {improvement.low:+.4f} to {improvement.high:+.4f} "
-            f"({len(before):,} queries of {len(np.unique(window.user)):,} users)"
+            f"({len(before):,} queries of {len(np.unique(queries.user)):,} users)"
         )
         if config.min_improvement is None:
             held.append(f"{figures}; no improvement is asked for")
@@ -183,7 +182,7 @@ def _judge_slices(
         )
 
 
-def summary(decision: GateDecision) -> Mapping[str, object]:
+def decision_json(decision: GateDecision) -> dict[str, object]:
     """The decision as plain values, for a JSON file."""
     return {
         "passed": decision.passed,

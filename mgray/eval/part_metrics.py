@@ -9,13 +9,13 @@ import numpy.typing as npt
 import torch
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Part
 from mgray.eval.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.eval.ranking import evaluate_batches, part_batches
 from mgray.eval.rating import evaluate_ratings, rating_batches
 from mgray.eval.slices import SliceFigures
 from mgray.model.ensemble import Model
+from mgray.schema import OptionalColumn
 from mgray.serve.rater import ModelRater
 from mgray.serve.scorer import ModelScorer
 
@@ -48,7 +48,7 @@ def valid_share(config: EvaluateConfig, num_users: int) -> float:
 
 
 class PartEvaluation:
-    """What answers the queries of a part. `run` is called on every rank of a process group.
+    """Evaluation of a model on a part. `run` is collective: call it on every rank.
 
     Queries are read from the shards as they are asked; those of validation, which are few, are kept from the first
     time on.
@@ -90,5 +90,5 @@ class PartEvaluation:
 
     @property
     def chief_metric(self) -> str:
-        """What the best model is chosen by."""
+        """Metric that the best model is chosen by."""
         return RMSE if self.scorer is None else f"ndcg@{self.config.k}"

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import Columns, OptionalColumn
+from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset, Part, Query, Turn
 from mgray.data.padding import plan_batches
 from mgray.distributed import rank_and_world
 from mgray.eval.metrics import RankingMetrics, remove_seen_, target_ranks
-from mgray.schema import PAD
+from mgray.schema import PAD, OptionalColumn
 from mgray.serve.scorer import Scorer, max_score_rows
 
 

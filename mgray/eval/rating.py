@@ -10,11 +10,10 @@ import numpy as np
 import torch
 
 from mgray.config import EvaluateConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import ALL_USERS, PART_NUMBERS, Dataset, Histories, Part, Turn
 from mgray.eval.metrics import RatingMetrics
 from mgray.eval.ranking import own_batches
-from mgray.schema import TRAIN, UNKNOWN
+from mgray.schema import TRAIN, UNKNOWN, OptionalColumn
 from mgray.serve.rater import Rater, RatingQuery
 
 

@@ -1,1 +1,1 @@
-"""How a log is cleaned: parsing, ids, rules, vocabularies."""
+"""How a log is cleaned: ids, parsing, rules, vocabulary."""

@@ -1,7 +1,7 @@
-"""Events of whole users as flat columns: order, clean, split, count, and lay out as histories.
+"""Orders, cleans and splits the events of whole users, and lays them out as histories.
 
-Pure functions over numpy columns. Legend: `E` events, `U` users, `F` numeric features. From `order_events` on, events
-are sorted by (user, time), and user `u` owns events offsets[u]..offsets[u + 1].
+Pure functions over flat numpy columns. Legend: `E` events, `U` users, `F` numeric features. From `order_events` on,
+events are sorted by (user, time), and user `u` owns events offsets[u]..offsets[u + 1].
 """
 
 from typing import Literal, NamedTuple
@@ -25,10 +25,10 @@ RANDOM_TRAIN, RANDOM_VALID = 0.8, 0.9  # shares of the random split, cumulative
 
 class Events(NamedTuple):
     user: npt.NDArray[np.int32]  # [E] 0..U-1
-    item: npt.NDArray[np.int32]  # [E] code of the run's item list
+    item: npt.NDArray[np.int32]  # [E] code in the ingest's item list
     time: Times  # [E]
     rating: npt.NDArray[np.float32]  # [E], NaN: none
-    event_type: npt.NDArray[np.int16]  # [E] number of the run's list, -1: none
+    event_type: npt.NDArray[np.int16]  # [E] code in the ingest's list of event types, -1: none
     features: npt.NDArray[np.float64]  # [E, F], NaN: none
 
     def take(self, chosen: Ints | Mask) -> "Events":
@@ -36,16 +36,16 @@ class Events(NamedTuple):
 
 
 def order_events(user: npt.NDArray[np.int32], time: Times) -> Ints:
-    """Places of the events by (user, time), equal ones in the order given. user, time: [E] -> [E].
+    """Sorting order of the events by (user, time); ties keep the order given. user, time: [E] -> places [E].
 
-    Where user, time and place fit in one 64-bit word together, words are sorted: five times as fast as sorting by keys.
+    Where user, time and place fit together in one 64-bit word, words are sorted: five times as fast as sorting by keys.
     """
     if not len(user):
         return np.zeros(0, np.int64)
     first = time.min()
     place_bits = max(1, (len(user) - 1).bit_length())
-    # From 2**53 on float64 has no longer every whole number: the differences would be rounded. Half of each, for the
-    # difference of two floats may be none.
+    # float64 does not have every whole number from 2**53 on: the differences would be rounded. Halves are compared,
+    # because the difference itself may overflow.
     if time.max() / 2 - first / 2 < 2.0**52 and (np.floor(time) == time).all():
         time_bits = int(time.max() - first).bit_length()
         if int(user.max()).bit_length() + time_bits + place_bits <= 64:
@@ -59,12 +59,12 @@ def order_events(user: npt.NDArray[np.int32], time: Times) -> Ints:
 
 
 def user_offsets(user: npt.NDArray[np.int32], num_users: int) -> Ints:
-    """[U + 1] of sorted events."""
+    """Where each user's events begin among sorted events, and where the last one's end: [U + 1]."""
     return np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int64)
 
 
 def are_first(events: Events) -> Mask:
-    """[E]: false for an event that equals an earlier one in every column."""
+    """Which events to keep as no duplicate, [E]: false for an event that equals an earlier one in every column."""
     same = (events.user[1:] == events.user[:-1]) & (events.time[1:] == events.time[:-1])
     tied = np.zeros(len(events.user), bool)
     tied[1:] |= same
@@ -83,7 +83,7 @@ def are_first(events: Events) -> Mask:
 
 
 def are_bots(offsets: Ints, time: Times, max_per_day: int) -> Mask:
-    """[U]: users with more than `max_per_day` events within some 24 hours."""
+    """Which users are taken for bots, [U]: more than `max_per_day` events within some 24 hours."""
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     later = np.arange(max_per_day, len(time))
     fast = (user[later] == user[later - max_per_day]) & (time[later] - time[later - max_per_day] < DAY_S)
@@ -93,7 +93,7 @@ def are_bots(offsets: Ints, time: Times, max_per_day: int) -> Mask:
 
 
 def are_repeats(events: Events, window_s: float) -> Mask:
-    """[E]: events whose user had an event on the same item at most `window_s` seconds before."""
+    """Which events are repeats, [E]: the user had an event on the same item at most `window_s` seconds before."""
     key = events.user.astype(np.int64) << 32 | events.item
     order = np.argsort(key, kind="stable")
     ordered, time = key[order], events.time[order]
@@ -103,7 +103,7 @@ def are_repeats(events: Events, window_s: float) -> Mask:
 
 
 def sums(offsets: Ints, values: Mask) -> Ints:
-    """How many events of each user are true, [E] -> [U]."""
+    """Counts the true values of each user's events, [E] -> [U]."""
     total = np.concatenate([[0], np.cumsum(values)])
     return total[offsets[1:]] - total[offsets[:-1]]
 
@@ -111,11 +111,11 @@ def sums(offsets: Ints, values: Mask) -> Ints:
 def split_ends(
     offsets: Ints, time: Times, kind: SplitKind, valid_from: float | None = None, test_from: float | None = None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """(train_end, valid_end), each [U]: of a user [0, train_end) train, [train_end, valid_end) validate, the rest test.
+    """(train_end, valid_end), each [U]: a user's events up to train_end train, up to valid_end validate, the rest test.
 
-    `leave_one_out`: the last event tests, the last but one validates; the first one always trains, so of two the last
-    tests and none validates. `temporal`: an event at or after a cut is behind it. `random`: both 0, for the parts are
-    no ranges there.
+    `leave_one_out`: the last event tests, the last but one validates. The first event always trains, so a user with two
+    events has none that validates. `temporal`: an event at a cut is behind it. `random`: both are 0, because the parts
+    are not ranges.
     """
     lengths = np.diff(offsets)
     if kind == "leave_one_out":
@@ -131,9 +131,10 @@ def split_ends(
 
 
 def random_parts(offsets: Ints, time: Times, hashes: npt.NDArray[np.uint64], seed: int = 0) -> npt.NDArray[np.int8]:
-    """TRAIN, VALID or TEST of each event, [E], by a hash of user, time, and place among its user's events of that time.
+    """Draws TRAIN, VALID or TEST for each event, [E], by a hash.
 
-    So an event's part does not change when others join the log. hashes: of the users' ids, [U].
+    The hash is of user, time, and the place among the user's events of that time: an event's part does not change when
+    other events join the log. hashes: of the users' ids, [U].
     """
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     starts = np.concatenate([[True], (user[1:] != user[:-1]) | (time[1:] != time[:-1])])[: len(time)]
@@ -145,14 +146,17 @@ def random_parts(offsets: Ints, time: Times, hashes: npt.NDArray[np.uint64], see
 
 
 def core_step(offsets: Ints, item: npt.NDArray[np.int32], alive_items: Mask, min_user_events: int) -> tuple[Mask, Mask]:
-    """One turn of the k-core: (events on alive items, of users with enough of them [E]; the former alone [E])."""
+    """One turn of the k-core -> (events to keep [E], events on alive items [E]).
+
+    An event is kept where its item is alive and its user has at least `min_user_events` events on alive items.
+    """
     on_alive = alive_items[item]
     enough = sums(offsets, on_alive) >= min_user_events
     return on_alive & np.repeat(enough, np.diff(offsets)), on_alive
 
 
 def _outside_lists(offsets: Ints, numbers: npt.NDArray[np.int32], outside: npt.NDArray[np.int32]) -> pa.Array:
-    """The `outside` entries of each user's UNKNOWN events. numbers, outside: [E]."""
+    """Lists the `outside` entries of each user's UNKNOWN events. numbers, outside: [E]."""
     unknown = numbers == UNKNOWN
     ends = np.concatenate([[0], np.cumsum(unknown)])[offsets]
     return _lists(ends, pa.array(outside[unknown]))
@@ -175,9 +179,9 @@ def history_table(
     valid_end: npt.NDArray[np.int32],
     outside: npt.NDArray[np.int32] | None = None,
 ) -> pa.Table:
-    """HISTORY_SCHEMA [U]. numbers: [E] 1..V or UNKNOWN; None: a column that the log does not have.
+    """Lays events out as a table of histories, HISTORY_SCHEMA [U]. None: a column that the log does not have.
 
-    outside: [E] row of each UNKNOWN event's item in the file of outside items; elsewhere it means nothing.
+    numbers: [E] 1..V or UNKNOWN. outside: [E] row of the item in the file of outside items, for UNKNOWN events only.
     """
     empty = {name: pa.nulls(len(user_ids), HISTORY_SCHEMA.field(name).type) for name in HISTORY_SCHEMA.names}
     columns = {

@@ -1,6 +1,7 @@
-"""Ids as numbers: a hash that is the same everywhere, and the merging of id lists that were made apart.
+"""Hashes ids the same on every machine, and merges lists of ids that were made apart.
 
-Legend: `E` entries, `D` distinct ids. A hash decides only where an id goes; that two ids are one, their text decides.
+Legend: `E` entries, `D` distinct ids. A hash decides only where an id goes; their text decides whether two ids
+are one.
 """
 
 import sys
@@ -21,7 +22,7 @@ _SHIFT = np.uint64(33)
 
 
 def mix(value: Hashes) -> Hashes:
-    """The finalizer of murmur3, a bijection of 64 bits (Appleby 2011), in place."""
+    """Mixes 64-bit words in place: the finalizer of murmur3, a bijection (Appleby 2011)."""
     value ^= value >> _SHIFT
     value *= _MIX_1
     value ^= value >> _SHIFT
@@ -31,10 +32,10 @@ def mix(value: Hashes) -> Hashes:
 
 
 def stable_hash(ids: pa.Array) -> Hashes:
-    """64 bits of each id's UTF-8 text, [E] strings -> [E], the same on every machine and in every library's version.
+    """Hashes each id's UTF-8 text to 64 bits, [E] -> [E]: the same on every machine, with every library version.
 
-    polars' and pandas' own hashes may change with their versions, and with them the shard that a user is in. Words of
-    8 bytes are mixed in one after the other, all ids at once.
+    The hashes of polars and pandas may change with their versions, and would move users to other shards. Words of 8
+    bytes are mixed in one after the other, all ids at once.
     """
     if not len(ids):
         return np.zeros(0, np.uint64)
@@ -62,7 +63,7 @@ def stable_hash(ids: pa.Array) -> Hashes:
 
 
 def bucket_of(hashes: Hashes, num_buckets: int) -> npt.NDArray[np.uint16]:
-    """Bucket 0..num_buckets-1 of each hash, [E] -> [E]; at most 65,535 buckets."""
+    """Maps each hash to a bucket 0..num_buckets-1, [E] -> [E]; at most 65,535 buckets."""
     return (hashes % np.uint64(num_buckets)).astype(np.uint16)
 
 
@@ -73,13 +74,13 @@ class Merged(NamedTuple):
 
 
 def merge_ids(hashes: Hashes, ids: pa.Array) -> Merged:
-    """Codes of the distinct ids among [E] entries, numbered by hash, ids of one hash by their text."""
+    """Gives each distinct id among [E] entries a code: by rising hash, ids of one hash by their text."""
     order = np.argsort(hashes, kind="stable")
     ordered = hashes[order]
     is_new = np.concatenate([np.ones(min(1, len(order)), bool), ordered[1:] != ordered[:-1]])
     again = np.flatnonzero(~is_new)
     if len(again) and not pc.all(pc.equal(ids.take(order[again]), ids.take(order[again - 1]))).as_py():
-        # Two ids of one hash: about never by chance, at will by an adversary.
+        # Two ids of one hash: almost never by chance, but an adversary can make them.
         frame = pl.DataFrame({"hash": hashes, "id": pl.Series(pl.from_arrow(ids), dtype=pl.String)})
         order = frame.select(pl.arg_sort_by("hash", "id", maintain_order=True)).to_series().to_numpy().astype(np.int64)
         ordered, text = hashes[order], frame["id"].gather(order)

@@ -1,38 +1,28 @@
-"""Pure functions from a log's raw columns to typed events, cut times, and the vocabulary.
+"""Parses a log's raw columns into typed events, and finds the times at which a temporal split cuts.
 
 Every function takes whole columns and returns whole columns; none reads a file, and none loops over rows in Python.
-Legend: `E` events, `V` items. Timestamps are seconds since 1970-01-01 UTC throughout.
+Legend: `E` events. Timestamps are seconds since 1970-01-01 UTC throughout.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray.errors import InputError
 from mgray.ingest.spelling import EXACT, NO_VALUE, WHOLE, positional
-from mgray.schema import (
-    EVENT_TYPE,
-    FEATURE,
-    ITEM_ID,
-    OUTSIDE_SCHEMA,
-    RATING,
-    TIMESTAMP,
-    USER_ID,
-    VOCABULARY_SCHEMA,
-)
+from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
 
-UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # of a second
-# A time's largest distance from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
-# datetime can write. In seconds nobody means more: milliseconds, from 1978 on, taken for seconds are beyond it.
+UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # in a second
+# The largest distance of a time from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
+# datetime can write. Milliseconds (of 1978 and later) that are taken for seconds lie beyond it.
 MAX_TIME_S = 253_402_300_800.0
 
-# Numbers that write a day or a second, from 1990 to 2100: the smallest and the largest.
+# Formats of dates that a log may write as numbers, each with its smallest and largest number (1990 to 2100).
 DATE_FORMATS = {"%Y%m%d": (19900101, 21001231), "%Y%m%d%H%M%S": (19900101000000, 21001231235959)}
 
 _MONTH_S = 31 * 86_400.0
@@ -46,7 +36,7 @@ class Parsed(NamedTuple):
 
 
 def id_text(column: pl.Series) -> pl.Series:
-    """Ids as text by the rule of `mgray.ingest.spelling`; null: no id."""
+    """Spells ids as text by the rule of `mgray.ingest.spelling`; null: no id."""
     kind = column.dtype
     if kind.is_integer():
         return column.cast(pl.String)
@@ -72,15 +62,15 @@ def id_text(column: pl.Series) -> pl.Series:
 
 
 def is_none(text: pl.Series) -> pl.Series:
-    """Whether text without white space around it stands for no value; null for null."""
+    """Whether text, stripped of white space, stands for no value; null for null."""
     return text.is_in(["", *NO_VALUE])
 
 
 def epoch_seconds(column: pl.Series, unit: str = "s", form: str | None = None) -> pl.Series:
-    """Float64 seconds since 1970 UTC from numbers, dates, or text that is a number or ISO 8601 (without offset: UTC).
+    """Reads times as float64 seconds since 1970 UTC: numbers, dates, or text that is a number or ISO 8601.
 
-    unit: of numbers, a key of UNITS. form: of text and whole numbers in place of those, as strptime has it; without an
-    offset: UTC. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
+    unit: what numbers count, a key of UNITS. form: a format of strptime, by which text and whole numbers are read
+    instead. A time without an offset is UTC. What cannot be read, is not finite, or is beyond MAX_TIME_S, is null.
     """
     if _is_moment(column):
         seconds = _typed_seconds(column)
@@ -93,7 +83,7 @@ def epoch_seconds(column: pl.Series, unit: str = "s", form: str | None = None) -
         seconds = _divide(text.cast(pl.Float64, strict=False), UNITS[unit])
         if seconds.null_count() > text.null_count():
             seconds = seconds.fill_null(_iso_seconds(text))
-    # to polars NaN is larger than any number, so it fails too
+    # NaN fails too: polars takes it for larger than any number
     return pl.select(pl.when(seconds.abs() < MAX_TIME_S).then(seconds).alias(column.name)).to_series()
 
 
@@ -117,15 +107,15 @@ def check_time_format(form: str) -> None:
 
 
 def _chrono(form: str) -> str:
-    """A format of Python's strptime as polars has it."""
+    """Translates a format of Python's strptime to one of polars."""
     return form.replace(".%f", "%.f")
 
 
 def _formed_seconds(column: pl.Series, form: str) -> pl.Series:
-    """Float64 of times in a format; null where one is not of it. A year of %Y has four digits."""
+    """Reads times of a format as float64 seconds; null where a text is not of it. A year of %Y has four digits."""
     text = column.cast(pl.String).str.strip_chars().str.replace(r"^(\d+)\.0+$", "${1}")
     width = _digits(form)
-    if width is not None:  # a number loses its zeros in front, and the digits that are left would be read as others
+    if width is not None:  # a number has lost its leading zeros, and the digits left would be read as others
         text = text.str.zfill(width)
     parsed = text.str.to_datetime(_chrono(form), strict=False, time_unit="us")
     if "%Y" in form:  # polars reads a year of two digits as one of the first century
@@ -134,16 +124,16 @@ def _formed_seconds(column: pl.Series, form: str) -> pl.Series:
 
 
 def _digits(form: str) -> int | None:
-    """How many digits a time of this format has; None where it has other letters."""
+    """How many digits a time of this format has; None where it has other characters."""
     shown = datetime(2001, 2, 3, 4, 5, 6).strftime(form)
     return len(shown) if shown.isdigit() and "%f" not in form else None
 
 
 def date_format(column: pl.Series) -> str | None:
-    """The format of dates, of DATE_FORMATS, that all numbers of a column are of; None where there is another number.
+    """Finds the format of DATE_FORMATS that all numbers of a column have; None where one has another form.
 
-    What is not above 0 stands for no date, and does not count. No clock tells seconds since 1970 that are all such
-    dates: 20191001 seconds are 1970-08-22.
+    Numbers up to 0 stand for no date and do not count. A column of real seconds does not look like dates throughout:
+    20191001 seconds are 1970-08-22.
     """
     numbers = _numbers(column).drop_nulls().drop_nans()
     numbers = numbers.filter(numbers > 0)
@@ -157,9 +147,9 @@ def date_format(column: pl.Series) -> str | None:
 
 
 def finer_unit(column: pl.Series, unit: str = "s") -> pl.Series:
-    """Of times that are beyond MAX_TIME_S: the next finer unit, or "ns", in which the number would be none such.
+    """Names the finer unit ("ms", "us" or "ns") in which a time beyond MAX_TIME_S would be within it.
 
-    "" where no unit helps, as none does dates; null for what is no time, or is one within.
+    "" where no unit helps, which holds for dates; null for what is no time, and for a time within MAX_TIME_S.
     """
     if _is_moment(column):
         return pl.select(pl.when(_typed_seconds(column).abs() >= MAX_TIME_S).then(pl.lit(""))).to_series()
@@ -175,7 +165,7 @@ def _is_moment(column: pl.Series) -> bool:
 
 
 def _typed_seconds(column: pl.Series) -> pl.Series:
-    """Float64 of dates and moments, however far: polars' own casts of those end in a panic or wrap around."""
+    """Float64 seconds of dates and moments. polars' own casts of far ones end in a panic or wrap around."""
     if column.dtype == pl.Date:
         return column.to_physical().cast(pl.Float64) * 86_400.0
     if isinstance(column.dtype, pl.Datetime) and column.dtype.time_unit == "ms":
@@ -184,7 +174,7 @@ def _typed_seconds(column: pl.Series) -> pl.Series:
 
 
 def _iso_seconds(text: pl.Series) -> pl.Series:
-    """Brings each spelling of ISO 8601 to one (`T` between, seconds, an offset), so that one format reads them all."""
+    """Reads text in any spelling of ISO 8601, by first bringing each to one: `T` between, seconds, an offset."""
     spelled = (
         text.str.to_uppercase()
         .str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
@@ -200,102 +190,138 @@ def _iso_seconds(text: pl.Series) -> pl.Series:
 
 
 def _divide(column: pl.Series, by: float) -> pl.Series:
-    """Float64, by Arrow: polars multiplies by 1 / by, and is a last bit off what a block read otherwise has."""
+    """Divides to float64 by Arrow: polars multiplies by 1 / by, and may differ in the last bit from the fast reader."""
     numbers = column.cast(pl.Float64)
     return numbers if by == 1 else pl.Series(column.name, pc.divide(numbers.to_arrow(), by))
 
 
 def _numbers(column: pl.Series) -> pl.Series:
-    """Float64 of numbers, whose value is kept as it is, or of text; null where it is no number."""
+    """Float64 of a column of numbers or of text; null where a text is no number."""
     given = column if column.dtype.is_numeric() else column.cast(pl.String).str.strip_chars()
     return given.cast(pl.Float64, strict=False)
 
 
 def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -> Parsed:
-    """Raw columns to typed events, and the rows that cannot be read with their reasons.
+    """Parses raw columns into typed events, and sets aside the rows that cannot be read with their reasons.
 
     `rows` [E]: `line` Int64; user_id, item_id, timestamp and, where the log has them, rating, event_type and columns
     "feature:NAME", each text or typed; optionally `problem` (text: what the reader found wrong, else null) and `raw`
-    (the row as the log spells it; without it, the row's JSON). len(events) + len(bad) == E. form: as of epoch_seconds.
+    (the row as the log spells it; without it, the row's JSON). unit, form: see `epoch_seconds`. No row is lost:
+    len(events) + len(bad) == E.
     """
     if "problem" not in rows.columns:
         rows = rows.with_columns(pl.lit(None, pl.String).alias("problem"))
     finer = finer_unit(rows[TIMESTAMP], unit)
-    if form is not None and not _is_moment(rows[TIMESTAMP]):  # its numbers are no seconds
-        finer = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
-    if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, for no calendar can spell them
+    if form is not None and not _is_moment(rows[TIMESTAMP]):  # its numbers are dates, not seconds
+        finer = _nulls(rows.height)
+    if _is_moment(rows[TIMESTAMP]) and finer.count():  # as numbers, since no calendar can spell them
         rows, unit = rows.with_columns(_typed_seconds(rows[TIMESTAMP]).alias(TIMESTAMP)), "s"
-    nothing = pl.repeat(None, rows.height, dtype=pl.String, eager=True)
+    features = [name for name in rows.columns if name.startswith(FEATURE)]
+    typed = _typed_columns(rows, features, unit, form)
+    checks: list[pl.Series | pl.Expr] = [
+        rows["problem"],
+        *_id_reasons(),
+        *_time_reasons(rows[TIMESTAMP], finer, unit, form),
+        *_number_reasons(rows, features),
+    ]
+    reason = typed.select(pl.coalesce(*checks).alias("reason")).to_series()
+    good = reason.is_null()
+    return Parsed(typed.filter(good).drop("has_rating"), _set_aside(rows, reason, features))
+
+
+def _nulls(count: int) -> pl.Series:
+    """Text [count], all null."""
+    return pl.repeat(None, count, dtype=pl.String, eager=True)
+
+
+def _stripped(column: pl.Series) -> pl.Series:
+    return column.cast(pl.String).str.strip_chars()
+
+
+def _typed_columns(rows: pl.DataFrame, features: list[str], unit: str, form: str | None) -> pl.DataFrame:
+    """The columns of `Parsed.events`, null where a value cannot be read; and `has_rating`: whether one is given."""
+    nothing = _nulls(rows.height)
     rating = rows[RATING] if RATING in rows.columns else nothing
-    rating_text = rating.cast(pl.String).str.strip_chars()
     kind = rows[EVENT_TYPE].cast(pl.String) if EVENT_TYPE in rows.columns else nothing
-    names = [name for name in rows.columns if name.startswith(FEATURE)]
-    feature_text = {name: rows[name].cast(pl.String).str.strip_chars() for name in names}
-    parsed = pl.DataFrame(
+    return pl.DataFrame(
         {
             USER_ID: id_text(rows[USER_ID]),
             ITEM_ID: id_text(rows[ITEM_ID]),
             TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit, form),
             RATING: _numbers(rating),
             EVENT_TYPE: pl.select(pl.when(~is_none(kind.str.strip_chars())).then(kind)).to_series(),
-            "has_rating": ~is_none(rating_text).fill_null(True),
-            **{name: _numbers(rows[name]).fill_nan(None) for name in names},
+            "has_rating": ~is_none(_stripped(rating)).fill_null(True),
+            **{name: _numbers(rows[name]).fill_nan(None) for name in features},
         }
     )
-    no_numbers = [
-        pl.when(~is_none(feature_text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
-            pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", feature_text[name])
-        )
-        for name in names
+
+
+def _id_reasons() -> list[pl.Expr]:
+    """What is wrong with the ids, over the typed columns; null: nothing."""
+    empty = ((USER_ID, "user_id is empty"), (ITEM_ID, "item_id is empty"))
+    return [pl.when(pl.col(name).is_null()).then(pl.lit(reason)) for name, reason in empty]
+
+
+def _time_reasons(times: pl.Series, finer: pl.Series, unit: str, form: str | None) -> list[pl.Expr]:
+    """What is wrong with the times, over the typed columns; null: nothing. finer: see `finer_unit`."""
+    given = times.cast(pl.String)
+    far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given)
+    looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given, finer)
+    unreadable = (
+        pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given)
+        if form is None
+        else pl.format("timestamp '{}' is not of the format {}", given, pl.lit(form))
+    )
+    is_empty = is_none(given.str.strip_chars()).fill_null(True)
+    return [
+        pl.when(finer == "").then(far).when(finer.is_not_null()).then(looks),
+        pl.when(pl.col(TIMESTAMP).is_null()).then(
+            pl.when(is_empty).then(pl.lit("timestamp is empty")).otherwise(unreadable)
+        ),
     ]
-    given_time = rows[TIMESTAMP].cast(pl.String)
-    far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given_time)
-    looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given_time, finer)
-    reason = parsed.select(
-        pl.coalesce(
-            rows["problem"],
-            pl.when(pl.col(USER_ID).is_null()).then(pl.lit("user_id is empty")),
-            pl.when(pl.col(ITEM_ID).is_null()).then(pl.lit("item_id is empty")),
-            pl.when(finer == "").then(far).when(finer.is_not_null()).then(looks),
-            pl.when(pl.col(TIMESTAMP).is_null()).then(
-                pl.when(is_none(given_time.str.strip_chars()).fill_null(True))
-                .then(pl.lit("timestamp is empty"))
-                .otherwise(
-                    pl.format("timestamp '{}' is neither seconds since 1970 nor ISO 8601", given_time)
-                    if form is None
-                    else pl.format("timestamp '{}' is not of the format {}", given_time, pl.lit(form))
-                )
-            ),
-            # as float32, which histories hold
-            pl.when(pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)).then(
-                pl.format("rating '{}' is not a number", rating_text)
-            ),
-            *no_numbers,
-        ).alias("reason")
-    ).to_series()
-    good = reason.is_null()
-    bad = rows.filter(~good).with_columns(reason.filter(~good))
+
+
+def _number_reasons(rows: pl.DataFrame, features: list[str]) -> list[pl.Expr]:
+    """What is wrong with ratings and features, over the typed columns; null: nothing."""
+    text = {name: _stripped(rows[name]) for name in features}
+    rating = _stripped(rows[RATING]) if RATING in rows.columns else _nulls(rows.height)
+    # finite as float32, the type of ratings in histories
+    is_wrong = pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)
+    return [
+        pl.when(is_wrong).then(pl.format("rating '{}' is not a number", rating)),
+        *(
+            pl.when(~is_none(text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
+                pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", text[name])
+            )
+            for name in features
+        ),
+    ]
+
+
+def _set_aside(rows: pl.DataFrame, reason: pl.Series, features: list[str]) -> pl.DataFrame:
+    """The rows with a reason, in the form of `Parsed.bad`."""
+    bad = rows.filter(reason.is_not_null()).with_columns(reason.drop_nulls())
     if "raw" not in bad.columns:
-        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *names) if c in bad.columns]
+        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *features) if c in bad.columns]
         bad = bad.with_columns(pl.struct(given).struct.json_encode().alias("raw"))
-    return Parsed(parsed.filter(good).drop("has_rating"), bad.select("line", "reason", pl.col("raw").fill_null("")))
+    return bad.select("line", "reason", pl.col("raw").fill_null(""))
 
 
 def temporal_cuts(
     times: Sequence[npt.NDArray[np.float64]], valid_from: float | None = None, test_from: float | None = None
 ) -> tuple[float, float]:
-    """Cut times, seconds since 1970: those given, else the exact 80% and 90% quantiles.
+    """The two times at which a temporal split cuts, seconds since 1970: those given, else the 80% and 90% quantiles.
 
-    times: any number of sorted arrays, which may be maps of files: no more than a few values of each are read. The
-    q-quantile of n events is the timestamp at index floor(q * n) of the sorted log, so that a log of distinct times has
-    exactly that share before it.
+    times: sorted arrays, which may be memory maps: only a few values of each are read. The q-quantile of n events is
+    the timestamp at index floor(q * n) of the sorted log, so that in a log of distinct times exactly that share of the
+    events lies before it.
     """
     times = [part for part in times if len(part)]
     total = sum(len(part) for part in times)
 
     def quantile(tenths: int) -> float:
         wanted = total * tenths // 10
-        # Bisection over the bit patterns of floats, which are ordered as the floats are once negative ones are flipped.
+        # Bisection over the bit patterns of floats: once negative ones are flipped, they have the order of the floats.
         low, high = _ordered(min(part[0] for part in times)), _ordered(max(part[-1] for part in times))
         while low < high:
             middle = (low + high) // 2
@@ -319,73 +345,3 @@ def _ordered(value: float) -> int:
 def _float(ordered: int) -> float:
     value = np.int64(abs(ordered)).view(np.float64)
     return float(value if ordered >= 0 else -value)
-
-
-class Vocabularies(NamedTuple):
-    warm: pa.Table  # VOCABULARY_SCHEMA [V]
-    cold: pa.Table  # item_id, num_train_events: items that train, but in fewer than `min_count` events
-    numbers: npt.NDArray[np.int32]  # number of each item given; 0: none
-
-
-def build_vocabulary(
-    item_ids: pa.Array,
-    counts: npt.NDArray[np.int64],
-    titles: pl.DataFrame | None = None,
-    min_count: int = 1,
-    known: Sequence[str] = (),
-) -> Vocabularies:
-    """Distinct raw ids and how many events of the training part each has -> numbers 1..V.
-
-    By falling count, ties by raw id, byte by byte. `known`: raw ids that have the numbers 1, 2, ... already and keep
-    them, whatever their counts; the others follow. `titles`: item_id, title; the first title of an id counts.
-    """
-    items = pl.DataFrame({ITEM_ID: pl.Series(pl.from_arrow(item_ids), dtype=pl.String), "num_train_events": counts})
-    items = items.with_row_index("code")
-    before = pl.DataFrame(
-        {ITEM_ID: pl.Series(known, dtype=pl.String), "place": pl.Series(range(len(known)), dtype=pl.Int64)}
-    )
-    items = items.join(before, on=ITEM_ID, how="full" if known else "left", coalesce=True)
-    items = items.with_columns(pl.col("num_train_events").fill_null(0))
-    trained = items.filter((pl.col("num_train_events") > 0) | pl.col("place").is_not_null())
-    trained = trained.sort(["place", "num_train_events", ITEM_ID], descending=[False, True, False], nulls_last=True)
-    is_warm = pl.col("place").is_not_null() | (pl.col("num_train_events") >= min_count)
-    cold = trained.filter(~is_warm).select(ITEM_ID, "num_train_events")
-    warm = trained.filter(is_warm).with_columns(pl.int_range(1, pl.len() + 1, dtype=pl.Int32).alias("item"))
-    numbers = np.zeros(len(counts), np.int32)
-    found = warm.drop_nulls("code")
-    numbers[found["code"].to_numpy()] = found["item"].to_numpy()
-    if titles is None:
-        titles = pl.DataFrame(schema={ITEM_ID: pl.String, "title": pl.String})
-    titles = titles.unique(subset=ITEM_ID, keep="first", maintain_order=True)
-    titled = warm.join(titles, on=ITEM_ID, how="left", maintain_order="left")
-    schema = pa.schema([VOCABULARY_SCHEMA.field(ITEM_ID), VOCABULARY_SCHEMA.field("num_train_events")])
-    return Vocabularies(_to_arrow(titled, VOCABULARY_SCHEMA), _to_arrow(cold, schema), numbers)
-
-
-def list_outside(item_ids: pa.Array, numbers: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.int32]]:
-    """Items without a number -> (OUTSIDE_SCHEMA in the order of the ids' bytes, each item's row in it, -1: none).
-
-    item_ids: distinct ids; numbers: of each, 0: none, as build_vocabulary gives them.
-    """
-    left = np.flatnonzero(numbers == 0)
-    ids = item_ids.cast(pa.large_string()).take(pa.array(left))
-    order = pc.sort_indices(ids).to_numpy()
-    rows = np.full(len(numbers), -1, np.int32)
-    rows[left[order]] = np.arange(len(left), dtype=np.int32)
-    return pa.table([ids.take(pa.array(order))], schema=OUTSIDE_SCHEMA), rows
-
-
-def order_event_types(counts: Mapping[str, int], known: Sequence[str] = ()) -> list[str]:
-    """Events of the training part of each event type -> the types that have numbers: number i at index i.
-
-    By falling count, ties by name; what never trains has none. `known`: types that have the numbers 0, 1, ... already
-    and keep them, whatever their counts; the others follow.
-    """
-    new = {name for name, count in counts.items() if count}.difference(known)
-    return [*known, *sorted(new, key=lambda name: (-counts[name], name))]
-
-
-def _to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    table = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-    # rechunked, so that the bytes of the file written from it do not depend on how the work was split
-    return table.cast(schema).combine_chunks()

@@ -1,9 +1,9 @@
-r"""The rule of ids: how an id of a log, a list or a request is spelled, whatever format brings it.
+r"""The rule of ids: how an id is spelled, from whatever log, list or request and in whatever format it comes.
 
 - An id is text without the white space around it (Unicode's: a no-break space too).
 - A number whose fraction is zeros alone is the whole number: `123.0` and `123.00` are `123`, and `-0` is `0`.
 - A typed number (a float or decimal column, a number of JSON) that is not whole is in its shortest form, without an
-  exponent: a decimal 12.50 is `12.5`. A UUID is its 36 characters in small letters.
+  exponent: a decimal 12.50 is `12.5`. A UUID is its 36 characters in lower case.
 - Any other text stays as it is: `007`, `1e3`, `12.50`, `+7`, `nan`, `None`, `null`, `NA`, capital letters.
 - Blank text, a typed null or NaN, and the texts `NULL` and `\N`, as dumps of databases write a null, are no id.
 
@@ -18,7 +18,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-ID_RULE = 2  # the rule's version (1: text as it was spelled): what was parsed by another one is not used again
+ID_RULE = 2  # the rule's version (1: text as it was spelled); what was parsed by another version is parsed again
 EXACT = 2**53
 NO_VALUE = ("NULL", r"\N")
 # What Unicode calls white space. str.strip() without it also takes the separators U+001C to U+001F.
@@ -26,8 +26,8 @@ WHITE_SPACE = (
     "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000"
 )
-WHOLE = r"^-?[0-9]+\.0+$"  # for polars, whose engine has no other line ends than the text's
-# Text that is a number, yet not as a number is written: what may name the same thing as another id.
+WHOLE = r"^-?[0-9]+\.0+$"  # for polars, where $ matches at the end of the text only
+# Numbers in an unusual spelling: such an id may name the same thing as the id in the usual one.
 _NUMBER, _EXPONENT = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)", r"(?:[eE][+-]?[0-9]{1,2})"
 ODD_NUMBER = (
     rf"^(?:\+{_NUMBER}{_EXPONENT}?|-?0[0-9]+(?:\.[0-9]*)?{_EXPONENT}?|-?{_NUMBER}{_EXPONENT}|-?[0-9]*\.[0-9]*0"
@@ -40,7 +40,7 @@ _QUOTED = re.compile(r'"((?:[^"]|"")*)"', re.DOTALL)
 
 
 def id_spelling(value: Any) -> str | None:
-    """The id that a value is by the rule of ids; None: no id. `id_spelling(id_spelling(x)) == id_spelling(x)`."""
+    """Spells a value as an id by the rule of ids; None: no id. `id_spelling(id_spelling(x)) == id_spelling(x)`."""
     if isinstance(value, str):
         return _text(value)
     if value is None:

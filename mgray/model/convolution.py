@@ -19,12 +19,12 @@ def shift(x: Tensor, steps: int) -> Tensor:
 
 
 def with_past(x: Tensor, past: Tensor | None, steps: int) -> Tensor:
-    """x: [B, L, D] after the `steps` positions before it, [B, steps, D]; zeros where they are None."""
+    """Put the `steps` positions before x in front of it. x: [B, L, D], past: [B, steps, D], None: zeros."""
     return F.pad(x, (0, 0, steps, 0)) if past is None else torch.cat([past, x], dim=1)
 
 
 def last(x: Tensor, steps: int) -> Tensor:
-    """The last `steps` positions, of which there may be none. x: [B, L, D], L >= steps -> [B, steps, D]."""
+    """The last `steps` positions; 0 is allowed. x: [B, L, D], L >= steps -> [B, steps, D]."""
     return x[:, x.shape[1] - steps :]
 
 
@@ -42,7 +42,7 @@ def _convolve(x: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
 def _reaching(weight: Tensor, length: int, dilation: int) -> Tensor:
     """weight: [..., K] -> [..., at most K], without the taps that only ever see the zeros before the first position.
 
-    Padding for them would cost more than all else where a level's taps are further apart than a history is long.
+    Padding for them would dominate the cost where a level's taps are further apart than a history is long.
     """
     taps = min(weight.shape[-1], (max(length, 1) - 1) // dilation + 1)
     return weight[..., weight.shape[-1] - taps :]
@@ -59,7 +59,7 @@ def depthwise_causal(x: Tensor, weight: Tensor, dilation: int, past: Tensor | No
 
 
 def dense_causal(x: Tensor, weight: Tensor, dilation: int, past: Tensor | None = None) -> Tensor:
-    """`y[:, t, e] = sum_k sum_d weight[e, d, k] x[:, t - (K - 1 - k) dilation, d]`, as `depthwise_causal` otherwise.
+    """`y[:, t, e] = sum_k sum_d weight[e, d, k] x[:, t - (K - 1 - k) dilation, d]`; else as `depthwise_causal`.
 
     x: [B, L, D], weight: [E, D, K] -> [B, L, E].
     """

@@ -1,4 +1,4 @@
-"""Several MG-DSC models of one config trained and served as one: their scores are averaged.
+"""Ensemble: several MG-DSC models of one config, trained and served as one. Their scores are averaged.
 
 A deep ensemble (Lakshminarayanan et al. 2017, arXiv 1612.01474): each member has its own items, its own start and its
 own loss, and what they err in apart cancels. As in TabM (Gorishniy et al. 2024, arXiv 2410.24210) the members see the
@@ -20,10 +20,10 @@ from mgray.model.mgdsc import MGDSC, State
 
 
 class Ensemble(nn.Module):
-    """M models with the methods of one, but for `rate`: `rating_head` is None. Its state is a tuple of theirs."""
+    """M models with the methods of one, without `rate`: `rating_head` is None. Its state is the tuple of theirs."""
 
     def __init__(self, config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> None:
-        """As MGDSC's; config.members: M."""
+        """Make M = config.members models; arguments as of MGDSC."""
         super().__init__()
         assert config.outputs == "next_item", "the config says so"
         self.config = config
@@ -39,7 +39,7 @@ class Ensemble(nn.Module):
     def fuse(self, inputs: Inputs, only_last: bool = False) -> tuple[Tensor, Tensor | None]:
         """inputs: [B, L] -> (interest [B, L, M D], share of each granularity [B, L, G, M heads] or None).
 
-        only_last, errors: as MGDSC.fuse.
+        only_last, errors: see MGDSC.fuse.
         """
         interests, shares = zip(*(member.fuse(inputs, only_last) for member in self.members), strict=True)
         # Side by side: one member's first head has nothing to do with another's.
@@ -70,7 +70,7 @@ class Ensemble(nn.Module):
         return tuple(member.initial_state(batch) for member in self.members)
 
     def last_time(self, state: tuple[State, ...]) -> Tensor:
-        """As MGDSC.last_time."""
+        """Time of each user's latest event; see MGDSC.last_time."""
         return self.members[0].last_time(state[0])
 
     def extend(
@@ -86,7 +86,7 @@ class Ensemble(nn.Module):
         return state, interest[:, -1]
 
     def cut(self, num_levels: int) -> "Ensemble":
-        """Of the members' first `num_levels` levels, as MGDSC.cut. Raises ValueError as it does."""
+        """Keep the members' first `num_levels` levels; see MGDSC.cut. Raises ValueError as it does."""
         with torch.device("meta"):  # its members are put in their places
             smaller = Ensemble(self.config.cut(num_levels), self.num_items, self.spec)
         smaller.models = nn.ModuleList(member.cut(num_levels) for member in self.members)

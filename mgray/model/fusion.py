@@ -1,10 +1,10 @@
-"""How the levels' outputs at a position become one.
+"""Fusion: combines the levels' outputs at a position into one vector.
 
 Legend: `B` sequences, `L` positions, `D` width, `G` granularities.
 
 A fusion takes the G outputs [B, L, D], finest first, the mask [B, L, 1], and which levels each history is read by
-(`kept` [B, G] bool; None: all); it gives the fused [B, L, D] and, from attention alone, each level's share
-[B, L, G, heads], which sums to 1 over G. `parts` gives the summands of the fused one, [B, L, G, D].
+(`kept` [B, G] bool; None: all); it returns the fused [B, L, D] and, for attention only, each level's share
+[B, L, G, heads], which sums to 1 over G. `parts` returns the summands of the fused vector, [B, L, G, D].
 """
 
 import math
@@ -34,7 +34,7 @@ class SumFusion(nn.Module):
 
 
 class ConcatFusion(nn.Module):
-    """One matrix over the outputs side by side."""
+    """One linear map of the concatenated outputs."""
 
     def __init__(self, config: ResolvedModelConfig) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class ConcatFusion(nn.Module):
         return self.project(torch.cat(list(_zero_dropped(levels, kept)), dim=-1)), None
 
     def parts(self, levels: Sequence[Tensor], mask: Tensor) -> Tensor:
-        """Without the bias, which is no level's."""
+        """Without the bias, which belongs to no level."""
         weights = self.project.weight.chunk(len(levels), dim=1)
         return torch.stack([level @ weight.T for level, weight in zip(levels, weights, strict=True)], dim=2)
 
@@ -72,7 +72,7 @@ class GateFusion(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Multi-head attention over the G levels at each position; the finest level asks.
+    """Multi-head attention over the G levels at each position; the finest level is the query.
 
     A level's values are its own channels (a head is a slice of them): with a handful of levels a value projection
     adds parameters, not choice, and without it a level's share reads directly as its weight in the interest.
@@ -90,7 +90,7 @@ class AttentionFusion(nn.Module):
     def forward(self, levels: Sequence[Tensor], mask: Tensor, kept: Tensor | None) -> Fused:
         share = self._shares(levels, mask, kept)
         fused = self._weigh(levels[0], share[:, :, 0])
-        for g in range(1, len(levels)):  # a stack of the levels would be copied several times over
+        for g in range(1, len(levels)):  # stacking the levels would copy them several times
             fused = fused + self._weigh(levels[g], share[:, :, g])
         return fused, share
 

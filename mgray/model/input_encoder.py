@@ -1,24 +1,26 @@
-"""The extra inputs of an event (kind, time, rating, numbers) as a vector.
+"""Encodes what a model reads of an event beside its item (`model.inputs`) as one vector.
 
 Legend: `B` sequences, `L` positions, `D` width, `F` numeric features.
 """
+
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
 from mgray.config import ModelConfig
 from mgray.data.inputs import COLUMN_OF, Inputs, InputSpec
-from mgray.schema import PAD
+from mgray.schema import PAD, Input
 
 BUCKETS_PER_DOUBLING = 2
-NUM_GAP_BUCKETS = 64  # the last one holds gaps from 2**31 seconds on, 68 years
+NUM_GAP_BUCKETS = 64  # the last one holds gaps of 2**31 seconds, 68 years, and more
 HOUR_S, DAY_S = 3600, 86_400
 
 
 def time_gaps(times: Tensor, is_real: Tensor, previous: Tensor | None = None) -> Tensor:
-    """Seconds from the event before to each event; -1 where none is known. times, is_real: [B, L] -> [B, L] float64.
+    """Seconds since the event before; -1 where there is none. times, is_real: [B, L] -> [B, L] float64.
 
-    previous: [B] float64, the time of the event before position 0, NaN = none; for histories read in parts.
+    previous: [B] float64, the time of the event before position 0, NaN = none; for histories read in pieces.
     """
     if previous is None:
         previous = torch.full_like(times[:, 0], torch.nan)
@@ -28,10 +30,9 @@ def time_gaps(times: Tensor, is_real: Tensor, previous: Tensor | None = None) ->
 
 
 def gap_buckets(gaps: Tensor) -> Tensor:
-    """0 where no gap is known (-1), else 1 + floor(2 log2(1 + seconds)), at most NUM_GAP_BUCKETS - 1; int64.
+    """Bucket of a gap: 0 where there is none (-1), else 1 + floor(2 log2(1 + seconds)), below NUM_GAP_BUCKETS; int64.
 
-    A bucket is a half octave: gaps of a minute and of a minute and a half differ, and so do those of a week and of ten
-    days.
+    A bucket is half an octave, so that a minute and a minute and a half differ, and so do a week and ten days.
     """
     octaves = torch.log2(gaps.clamp(min=0) + 1)
     buckets = 1 + (octaves * BUCKETS_PER_DOUBLING).floor().long()
@@ -39,7 +40,7 @@ def gap_buckets(gaps: Tensor) -> Tensor:
 
 
 class RatingEncoder(nn.Module):
-    """A direction that the standardized rating scales, and another where there is none."""
+    """A learned direction times the standardized rating; another learned direction where there is no rating."""
 
     def __init__(self, width: int, spec: InputSpec) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class RatingEncoder(nn.Module):
 
 
 class InputEncoder(nn.Module):
-    """The extra inputs of a position as one vector [B, L, D], to be added to its item's embedding.
+    """The sum of the inputs' encodings, [B, L, D], to be added to the item embeddings.
 
     Position t holds what is known when event t has happened: the gap is the one before event t. The gap from the last
     event to the request is not an input, for in training it would give away when the next event comes.
@@ -63,39 +64,50 @@ class InputEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig, spec: InputSpec) -> None:
         super().__init__()
-        sizes = {
-            "event_type": len(spec.event_types) + 1,
-            "time_gap": NUM_GAP_BUCKETS,
-            "hour": 24,
-            "weekday": 7,
-        }
-        encoders: dict[str, nn.Module] = {}
-        for name in config.inputs:
-            if name == "features":
-                encoders[name] = nn.Linear(len(spec.features), config.width, bias=False)
-            elif name == "rating":
-                encoders[name] = RatingEncoder(config.width, spec)
-            else:
-                encoders[name] = nn.Embedding(sizes[name], config.width)
-        self.encoders = nn.ModuleDict(encoders)
-        # So training begins as without inputs: random vectors beside an item's hide it, which costs epochs to undo.
+        assert config.inputs != "auto", "inputs are resolved against a dataset before a model is made"
+        self.inputs = config.inputs
+        self.encoders = nn.ModuleDict({name: _make_encoder(name, config.width, spec) for name in self.inputs})
+        # Training begins as without inputs: random vectors would hide the item, which costs epochs to undo.
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, inputs: Inputs, previous: Tensor | None = None) -> Tensor:
-        """inputs: [B, L] -> [B, L, D]. previous: as of `time_gaps`."""
-        parts = [encoder(self._numbers(name, inputs, previous)) for name, encoder in self.encoders.items()]
-        return sum(parts[1:], start=parts[0])
+        """inputs: [B, L] -> [B, L, D]. previous: see `time_gaps`."""
+        encoded = [self.encoders[name](_values(name, inputs, previous)) for name in self.inputs]
+        return sum(encoded[1:], start=encoded[0])
 
-    @staticmethod
-    def _numbers(name: str, inputs: Inputs, previous: Tensor | None) -> Tensor:
-        """What the encoder of one input takes: [B, L], or [B, L, F] for features."""
-        column: Tensor | None = getattr(inputs, COLUMN_OF[name])  # type: ignore[index]
-        assert column is not None, f"the model reads {name}, and the batch has no {COLUMN_OF[name]}"  # type: ignore[index]
-        if name == "time_gap":
+
+def _make_encoder(name: Input, width: int, spec: InputSpec) -> nn.Module:
+    """The module that makes the values of one input ([B, L], or [B, L, F]; see `_values`) a vector [B, L, D]."""
+    match name:
+        case "event_type":
+            return nn.Embedding(len(spec.event_types) + 1, width)
+        case "features":
+            return nn.Linear(len(spec.features), width, bias=False)
+        case "rating":
+            return RatingEncoder(width, spec)
+        case "time_gap":
+            return nn.Embedding(NUM_GAP_BUCKETS, width)
+        case "hour":
+            return nn.Embedding(24, width)
+        case "weekday":
+            return nn.Embedding(7, width)
+        case _:
+            assert_never(name)
+
+
+def _values(name: Input, inputs: Inputs, previous: Tensor | None) -> Tensor:
+    """The values that the encoder of one input takes: [B, L], or [B, L, F] of a vector column."""
+    column: Tensor | None = getattr(inputs, COLUMN_OF[name])
+    assert column is not None, f"the model reads {name}, and the batch has no {COLUMN_OF[name]}"
+    match name:
+        case "event_type" | "features" | "rating":
+            return column
+        case "time_gap":
             return gap_buckets(time_gaps(column, inputs.items != PAD, previous))
-        if name == "hour":
+        case "hour":
             return (column % DAY_S).div(HOUR_S, rounding_mode="floor").long()
-        if name == "weekday":
+        case "weekday":
             return (column.div(DAY_S, rounding_mode="floor").long() + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
-        return column
+        case _:
+            assert_never(name)

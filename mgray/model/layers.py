@@ -17,7 +17,7 @@ EPSILON = 1e-5
 class Dropout(nn.Module):
     """Inverted dropout. On a CPU the mask costs one random byte an element, so the rate is rounded to 1/256.
 
-    PyTorch's own draws a Bernoulli variable an element there, ten times dearer: a seventh of the whole step.
+    PyTorch's own draws a Bernoulli variable per element, at ten times the cost: a seventh of a training step.
     """
 
     def __init__(self, rate: float) -> None:
@@ -36,7 +36,7 @@ class Dropout(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Over the channels of each position, so the mask is not looked at; BatchNorm is called alike."""
+    """Normalization over the channels of each position. The mask is unused: it is there to be called like BatchNorm."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -48,13 +48,13 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, EPSILON)
 
     def part(self, summand: Tensor, total: Tensor) -> Tensor:
-        """What a summand of `total` adds to its normalized value, bias aside, at the deviation of `total`. [..., D]."""
+        """Share of a summand of `total` in its normalized value, bias aside, at the deviation of `total`. [..., D]."""
         deviation = torch.sqrt(total.var(-1, unbiased=False, keepdim=True) + EPSILON)
         return (summand - summand.mean(-1, keepdim=True)) / deviation * self.weight
 
 
 class BatchNorm(nn.Module):
-    """Each channel over the real positions of the global batch; over those of training once it is over.
+    """Normalize each channel over the real positions of the global batch; in evaluation, by the running statistics.
 
     Batch normalization (Ioffe & Szegedy 2015, arXiv 1502.03167). PyTorch's own counts padding too. While training,
     the statistics of the batch see the future of a history, so only the trained model is causal.
@@ -78,12 +78,12 @@ class BatchNorm(nn.Module):
         return x * scale + (self.bias - mean * scale)
 
     def part(self, summand: Tensor, total: Tensor) -> Tensor:
-        """As LayerNorm's, of the trained model: the statistics are not of `total`, and the mean is of no summand."""
+        """Share of a summand, as LayerNorm's, by the trained statistics, not those of `total`; the mean is of none."""
         return summand * self.weight * torch.rsqrt(self.running_variance + EPSILON)
 
     def _moments(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        # One reduction a norm, since a small step waits for little else. Squares are taken about the running mean, the
-        # same on every rank: once it is near, no variance far below the mean's square is lost, as it is about zero.
+        # One all-reduce per norm: a small step waits for little else. Squares are of distances from the running mean,
+        # the same on every rank. Of the distance from zero, a variance far below the mean's square would be lost.
         centred = (x - self.running_mean) * mask
         sums = (centred.sum((0, 1)), centred.square().sum((0, 1)), mask.sum().float().view(1))
         first, second, count = _over_ranks(torch.cat(sums)).split([x.shape[-1], x.shape[-1], 1])
@@ -98,7 +98,7 @@ class BatchNorm(nn.Module):
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Every rank's loss depends on the sum, so its gradient is the sum of theirs."""
+    """All-reduce (sum) with a gradient: every rank's loss depends on the sum, so gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def _over_ranks(x: Tensor) -> Tensor:
-    """The sum over all ranks, with its gradient; every rank's batch is normalized by the statistics of all."""
+    """Sum over all ranks, with its gradient. Collective where there is a process group."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return x
     total: Tensor = _SumOverRanks.apply(x)

@@ -1,4 +1,4 @@
-"""One granularity: mixers along the history, the gated blocks around them, the level.
+"""The level of one granularity: mixers along the history, gated blocks around them, feed-forward.
 
 Legend: `B` sequences, `L` positions, `D` width, `E` channels inside a block, `K` kernel taps.
 
@@ -6,18 +6,18 @@ The gated block follows the gated linear attention family (Dauphin et al. 2017, 
 learned decay is a diagonal linear recurrence (as in LRU, Orvieto et al. 2023, arXiv 2303.06349, but real and
 positive, with no complex phase).
 
-A mixer takes x [B, L, E] and `past`, the state that it gave for the events before (None: none, and it gives none).
+A mixer takes x [B, L, E] and `past`, the state that it returned for the events before; without a past it returns none.
 """
 
 import math
-from typing import NamedTuple, cast
+from typing import NamedTuple, assert_never, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgray.config import LevelSettings, ResolvedModelConfig
-from mgray.config.granularity import Decay
+from mgray.config.granularity import Decay, Session, Span, Stride
 from mgray.model.convolution import dense_causal, depthwise_causal, last
 from mgray.model.layers import Dropout, make_norm
 from mgray.model.pooling import States, make_pool
@@ -45,7 +45,10 @@ class DepthwiseMixer(nn.Module):
 
 
 class DenseMixer(nn.Module):
-    """Causal convolution of K taps from every channel to every channel: what separability is measured against."""
+    """Causal convolution of K taps from every channel to every channel: the baseline of the separable one.
+
+    State: [B, (K - 1) dilation, E], the last inputs.
+    """
 
     def __init__(self, width: int, out_width: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -64,11 +67,11 @@ class DenseMixer(nn.Module):
 
 
 class DecayMixer(nn.Module):
-    """Depthwise causal convolution whose filter is an exponential that never ends, one learned time scale a channel.
+    """Depthwise causal convolution with an endless exponential filter; each channel learns its time scale.
 
-    `a = exp(-exp(-tau))`, so a channel's time scale is `exp(tau)` events; the sum is scaled by `1 - a` to stay a
-    mean, and a learned share of the input is added, since the newest event weighs little in a long mean. State:
-    [B, 1, E], the decayed sum.
+    `a = exp(-exp(-tau))`, so a channel's time scale is `exp(tau)` events. The sum is scaled by `1 - a` to stay a mean.
+    A learned multiple of the input is added, since the newest event weighs little in a long mean. State: [B, 1, E],
+    the decayed sum.
     """
 
     def __init__(self, width: int, shortest: float, longest: float) -> None:
@@ -114,7 +117,7 @@ class GatedBlock(nn.Module):
         """x: [B, L, D], mask: [B, L, 1] -> [B, L, D], or with only_last [B, 1, D], and the mixer's state after."""
         value, gate = self.pointwise_in(self.norm(x, mask)).split(self.branches, dim=-1)
         mixed, past = self.mixer(F.silu(value) * mask, past)
-        if only_last:  # the mixer alone reads the others
+        if only_last:  # only the mixer reads other positions
             x, mask, gate, mixed = (last(part, 1) for part in (x, mask, gate, mixed))
         out = self.mixed_norm(mixed, mask) * F.silu(gate)
         if self.pointwise_out is not None:
@@ -124,11 +127,15 @@ class GatedBlock(nn.Module):
 
 def _make_mixer(config: ResolvedModelConfig, settings: LevelSettings) -> DepthwiseMixer | DenseMixer | DecayMixer:
     inner, kind = settings.inner_width, settings.kind
-    if isinstance(kind, Decay):  # a filter without an end has no dense form
-        return DecayMixer(inner, kind.shortest, kind.longest)
-    if config.conv == "dense":
-        return DenseMixer(inner, config.width, settings.kernel, settings.dilation)
-    return DepthwiseMixer(inner, settings.kernel, settings.dilation)
+    match kind:
+        case Decay(shortest, longest):  # a filter without an end has no dense form
+            return DecayMixer(inner, shortest, longest)
+        case Stride() | Span() | Session():
+            if config.conv == "dense":
+                return DenseMixer(inner, config.width, settings.kernel, settings.dilation)
+            return DepthwiseMixer(inner, settings.kernel, settings.dilation)
+        case _:
+            assert_never(kind)
 
 
 class GatedFeedForward(nn.Module):
@@ -148,7 +155,7 @@ class GatedFeedForward(nn.Module):
 
 
 class LevelState(NamedTuple):
-    """What a level needs of the events so far to go on with the next one; its size depends on the config alone."""
+    """Memory of a level, from which it goes on with the next event. Its size depends on the config alone."""
 
     pool: States
     mixers: States
@@ -185,5 +192,5 @@ class Level(nn.Module):
             if past is not None:
                 mixers.append(past)
         if self.feedforward is not None:
-            x = self.feedforward(x, last(mask, x.shape[1]))  # which may be the last position's alone
+            x = self.feedforward(x, last(mask, x.shape[1]))  # x may hold the last position alone
         return x, None if pool is None else LevelState(pool, tuple(mixers))

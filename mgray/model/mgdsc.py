@@ -28,7 +28,7 @@ from mgray.schema import PAD
 
 
 class State(NamedTuple):
-    """All that a model needs of B users' events so far to go on with the next ones. Its size is fixed by the config."""
+    """Fixed-size summary of B users' events so far, from which a model goes on with the next ones."""
 
     last_time: Tensor  # [B] float64, seconds since 1970; NaN where there was no event yet
     levels: tuple[LevelState, ...]
@@ -36,7 +36,7 @@ class State(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What the levels made of a batch."""
+    """Outputs of the levels for a batch."""
 
     outputs: list[Tensor]  # G x [B, L, D], finest first
     mask: Tensor  # [B, L, 1] in {0, 1}, 1 where there is an event
@@ -44,7 +44,7 @@ class Read(NamedTuple):
 
 
 def _owned(part: Any) -> Any:
-    """A state, or a part of one, in memory of its own."""
+    """Copy a state, or a component of one, into memory of its own."""
     if isinstance(part, Tensor):
         return part.clone()
     if not isinstance(part, tuple):
@@ -68,7 +68,7 @@ class MGDSC(nn.Module):
         nn.init.normal_(self.embedding.weight, std=1 / math.sqrt(config.width))
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
-        # The table is small enough to score with; the blocks want inputs of unit variance.
+        # The embeddings are small, for scoring; the normalization gives the blocks inputs of unit variance.
         self.input_norm = make_norm(config.norm, config.width)
         self.dropout = Dropout(config.dropout)
         self.levels = nn.ModuleList(Level(config, settings) for settings in config.levels)
@@ -82,18 +82,18 @@ class MGDSC(nn.Module):
 
     @property
     def members(self) -> Sequence["MGDSC"]:
-        """As an ensemble's: itself."""
+        """The model itself, as an ensemble of one."""
         return [self]
 
     def each(self, interest: Tensor) -> list[tuple["MGDSC", Tensor]]:
-        """As an ensemble's: itself with the whole interest."""
+        """The model itself with the whole interest, as an ensemble of one."""
         return [(self, interest)]
 
     def read(self, inputs: Inputs, state: State | None = None, only_last: bool = False) -> Read:
-        """What each level makes of the histories; with a state, of histories that go on from it.
+        """Run each level over the histories; with a state, over histories that go on from it.
 
-        only_last: in evaluation, give outputs and mask of the last position alone, L = 1: above the last mixer no other
-        position is read, so none is worked out.
+        only_last: in evaluation, return outputs and mask of the last position alone, L = 1. Above the last mixer no
+        other position is read, so none is computed.
 
         Raises InputError where a level spans time and the inputs have no times.
         """
@@ -178,7 +178,7 @@ class MGDSC(nn.Module):
         return State(last_time, levels, None if self.rating_head is None else self.rating_head.no_sums(batch))
 
     def last_time(self, state: State) -> Tensor:
-        """Of each user's events so far, [B] float64; NaN where there was none, or the model reads no times."""
+        """Time of each user's latest event, [B] float64; NaN: there was none, or the model reads no times."""
         return state.last_time
 
     def extend(self, state: State, inputs: Inputs, only_last: bool = False) -> tuple[State, Tensor]:
@@ -191,7 +191,7 @@ class MGDSC(nn.Module):
         """
         read = self.read(inputs, state, only_last)
         assert read.state is not None, "a state was given"
-        # The parts are slices by now, each of which would keep all that it was cut from.
+        # The tensors are slices, each of which would keep the whole tensor behind it in memory.
         state = cast(State, _owned(read.state))
         fused, _ = self.fusion(read.outputs, read.mask, self._kept_levels(len(inputs.items)))
         return state, self.output_norm(fused, read.mask)
@@ -202,7 +202,7 @@ class MGDSC(nn.Module):
         return state, interest[:, -1]
 
     def rate(self, state: State, interest: Tensor, items: Tensor) -> Tensor:
-        """What each user would give items next, in the log's units, by a model with a rating head.
+        """Predict the ratings that each user would give items next, in the log's units. Needs a rating head.
 
         state, interest: as `step` gives them, interest [B, D]; items: [B, N] int64 in 1..V -> [B, N].
         """
@@ -212,8 +212,9 @@ class MGDSC(nn.Module):
         return self.rating_head.rate(RaterState(*(part.unsqueeze(1) for part in user)), items)
 
     def cut(self, num_levels: int) -> "MGDSC":
-        """A smaller model of the first `num_levels` levels with this one's weights; trained with level_dropout, they
-        can do without the others. Raises ValueError where there are not so many levels.
+        """A smaller model of the first `num_levels` levels, with this one's weights.
+
+        It serves well where training had level_dropout. Raises ValueError where there are fewer levels.
         """
         smaller = MGDSC(self.config.cut(num_levels), self.num_items, self.spec).to(self.embedding.weight.device)
         weights = self.state_dict()

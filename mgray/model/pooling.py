@@ -1,22 +1,24 @@
-"""Causal poolings: what a level makes of the level below over its span.
+"""Causal pooling: one vector per position from the level below's outputs over the span.
 
 Legend: `B` sequences, `L` positions, `D` channels.
 
 A pooling takes x [B, L, D], mask [B, L, 1] in {0, 1}, the clock where the span is one of time, and the states that it
-gave for the events before (None: none, and it gives none); it gives the pooled [B, L, D] and its states.
+returned for the events before. It returns the pooled [B, L, D] and its new states; without states it returns none.
 """
 
 import math
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
 
-from mgray.config.granularity import Decay, Session, Span, Stride
+from mgray.config import Pooling
+from mgray.config.granularity import Kind
 from mgray.model.scan import decayed_sum, gated_sum
-from mgray.model.spans import Clock, SinceBorder, Sliding
+from mgray.model.spans import Clock, EventSpan, Sliding, make_span
 
 States = tuple[Tensor, ...]
-SMALLEST_WEIGHT = 1e-12  # what is divided by where there is no event yet
+SMALLEST_WEIGHT = 1e-12  # the divisor where there is no event yet
 
 
 def _divide(total: Tensor, weight: Tensor) -> Tensor:
@@ -24,56 +26,56 @@ def _divide(total: Tensor, weight: Tensor) -> Tensor:
 
 
 class MeanPool(nn.Module):
-    """The mean of the span's events, each weighted by a learned sigmoid of itself where `learned`."""
+    """Mean over the span. learned: each event is weighted by a sigmoid of a learned projection of it."""
 
-    def __init__(self, window: Sliding | SinceBorder, width: int, learned: bool) -> None:
+    def __init__(self, span: EventSpan, width: int, learned: bool) -> None:
         super().__init__()
-        self.window, self.width = window, width
+        self.span, self.width = span, width
         self.weigh = nn.Linear(width, 1) if learned else None
 
     def initial_state(self, batch: int, device: torch.device) -> States:
-        return tuple(self.window.initial(batch, width, 0.0, device) for width in (self.width, 1))
+        return tuple(self.span.initial(batch, width, 0.0, device) for width in (self.width, 1))
 
     def forward(
         self, x: Tensor, mask: Tensor, clock: Clock | None, state: States | None
     ) -> tuple[Tensor, States | None]:
         weight = mask if self.weigh is None else mask * torch.sigmoid(self.weigh(x).float())
         past, past_weight = (None, None) if state is None else state
-        total, past = self.window.sum(x * weight, clock, past)
-        total_weight, past_weight = self.window.sum(weight, clock, past_weight)
+        total, past = self.span.sum(x * weight, clock, past)
+        total_weight, past_weight = self.span.sum(weight, clock, past_weight)
         pooled = _divide(total, total_weight)
         return pooled, None if past is None or past_weight is None else (past, past_weight)
 
 
 class MaxPool(nn.Module):
-    """The largest value of the span's events, channel by channel."""
+    """Maximum over the span, per channel."""
 
-    def __init__(self, window: Sliding | SinceBorder, width: int) -> None:
+    def __init__(self, span: EventSpan, width: int) -> None:
         super().__init__()
-        self.window, self.width = window, width
+        self.span, self.width = span, width
 
     def initial_state(self, batch: int, device: torch.device) -> States:
-        return (self.window.initial(batch, self.width, torch.finfo(torch.float32).min, device),)
+        return (self.span.initial(batch, self.width, torch.finfo(torch.float32).min, device),)
 
     def forward(
         self, x: Tensor, mask: Tensor, clock: Clock | None, state: States | None
     ) -> tuple[Tensor, States | None]:
         is_padding = mask == 0
         candidates = x.float().masked_fill(is_padding, torch.finfo(torch.float32).min)
-        largest, past = self.window.max(candidates, clock, None if state is None else state[0])
+        largest, past = self.span.max(candidates, clock, None if state is None else state[0])
         return largest.masked_fill(is_padding, 0.0), None if past is None else (past,)
 
 
 class DecayPool(nn.Module):
-    """A mean in which an event's weight decays with age, one learned time scale a channel, the span at the start.
+    """Mean in which an event's weight decays with its age. Each channel learns its time scale, from the span's length.
 
-    The age counts events where the span is a stride, else seconds.
+    Age is counted in events where the span is a stride, else in seconds.
     """
 
-    def __init__(self, kind: Stride | Span | Session, width: int) -> None:
+    def __init__(self, span: EventSpan, width: int) -> None:
         super().__init__()
-        self.width, self.by_events = width, isinstance(kind, Stride)
-        self.log_scale = nn.Parameter(torch.full((width,), math.log(_extent(kind))))
+        self.width, self.by_events = width, isinstance(span, Sliding)
+        self.log_scale = nn.Parameter(torch.full((width,), math.log(span.scale)))
 
     def initial_state(self, batch: int, device: torch.device) -> States:
         return (torch.zeros(batch, 1, 2 * self.width, device=device),)
@@ -81,7 +83,7 @@ class DecayPool(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, clock: Clock | None, state: States | None
     ) -> tuple[Tensor, States | None]:
-        # Sum and weights as channels of one scan.
+        # The sum and the total weight are channels of one scan.
         terms = torch.cat([x.float() * mask, mask.expand_as(x).float()], dim=-1)
         steps = x.shape[1]
         if state is not None:
@@ -97,24 +99,22 @@ class DecayPool(nn.Module):
         return _divide(total, weight), None if state is None else (sums[:, -1:],)
 
 
-def _extent(kind: Stride | Span | Session) -> float:
-    match kind:
-        case Stride():
-            return kind.events
-        case Span():
-            return kind.seconds
-        case Session():
-            return kind.gap_s
-
-
 Pool = MeanPool | MaxPool | DecayPool
 
 
-def make_pool(kind: Stride | Decay | Span | Session, pooling: str, width: int) -> Pool | None:
-    """pooling: `mean`, `max`, `learned` or `decay`. None where a level spans one event or decays by itself."""
-    if isinstance(kind, Decay) or kind == Stride(1):
+def make_pool(kind: Kind, pooling: Pooling, width: int) -> Pool | None:
+    """The pooling of a level; None where the level has no span to pool (see `make_span`)."""
+    span = make_span(kind)
+    if span is None:
         return None
-    if pooling == "decay":
-        return DecayPool(kind, width)
-    window = Sliding(kind.events) if isinstance(kind, Stride) else SinceBorder(kind)
-    return MaxPool(window, width) if pooling == "max" else MeanPool(window, width, learned=pooling == "learned")
+    match pooling:
+        case "mean":
+            return MeanPool(span, width, learned=False)
+        case "learned":
+            return MeanPool(span, width, learned=True)
+        case "max":
+            return MaxPool(span, width)
+        case "decay":
+            return DecayPool(span, width)
+        case _:
+            assert_never(pooling)

@@ -1,4 +1,4 @@
-"""Rating head: what a user would give an item next, from the ratings so far and the interest.
+"""Rating head: predicts the rating that a user gives an item next, from the ratings so far and the interest.
 
 Legend: `B` sequences, `L` positions, `D` width, `V` items (1..V; 0 is padding).
 
@@ -10,8 +10,8 @@ the items rated so far, so a new user needs no training. In units of the trainin
     w_t = sum_s ((d_s - u_t) x_s + y_s) / sqrt(kappa + n_t)
 
 over the n_t rated events s up to t; y counts unrated events too. W starts at zero: the head starts as user + item bias.
-W interest is penalized as the items' factors are: unchecked, a model that reads each history over and over learns its
-ratings by heart.
+W interest is penalized as the items' factors are: without a penalty, a model that reads each history many times
+memorizes its ratings.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ BIAS_PENALTY = 0.25  # of the factors' penalty, on an item's bias
 
 
 class RaterState(NamedTuple):
-    """What is known of a user at each position, or at one."""
+    """A user's side of the prediction, at each position or at one."""
 
     bias: Tensor  # [...] the user's mean deviation, shrunk
     factors: Tensor  # [..., D]
@@ -37,7 +37,7 @@ class RaterState(NamedTuple):
 
 
 class RatedSums(NamedTuple):
-    """All that the events up to a position are to this head."""
+    """Sums over the events up to a position: all that the head reads of them."""
 
     events: Tensor  # [...]
     rated: Tensor  # [...] events that have a rating
@@ -82,13 +82,13 @@ class RatingHead(nn.Module):
         return RatedSums(*(sum_ + before.unsqueeze(1) for sum_, before in zip(sums, past, strict=True)))
 
     def no_sums(self, batch: int) -> RatedSums:
-        """Of users without an event, [B]."""
+        """The sums of users without an event, [B]."""
         one, wide = self.table.weight.new_zeros(batch), self.table.weight.new_zeros(batch, self.width)
         counts = torch.zeros_like(one, dtype=torch.int64)
         return RatedSums(counts, counts, one, wide, wide)
 
     def user(self, interest: Tensor, sums: RatedSums) -> RaterState:
-        """interest: [..., D], sums: [...] of the same positions -> what is known of the user there."""
+        """interest: [..., D], sums: [...] of the same positions -> the user at each of them."""
         shrinkage = self.log_shrinkage.exp()
         bias = sums.deviation / (shrinkage[0] + sums.rated)
         scale = (shrinkage[1] + sums.events).rsqrt().unsqueeze(-1)

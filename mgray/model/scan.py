@@ -1,6 +1,6 @@
-"""Running sums and maxima over a history, each in a number of whole-tensor steps that grows with log2 of its span.
+"""Running sums and maxima over a history, in log2(span) whole-tensor steps.
 
-Doubling instead of a difference of cumulative sums: that one loses digits where a history is long.
+By doubling, since a difference of cumulative sums loses digits where a history is long.
 
 Legend: `B` sequences, `L` positions, `D` channels.
 """
@@ -39,7 +39,7 @@ def causal_max(x: Tensor, span: int) -> Tensor:
 
 
 def _has_effect(keep: Tensor) -> bool:
-    """Whether sums or maxima still reach over so many positions. A GPU is not asked: it would wait for the answer."""
+    """Whether another doubling step changes anything. True on a GPU, where the check would wait for the device."""
     return not keep.is_cpu or bool(keep.any())
 
 
@@ -119,7 +119,7 @@ class _GatedSum(torch.autograd.Function):
 
 
 def gated_sum(x: Tensor, keep: Tensor) -> Tensor:
-    """`h_t = keep_t h_{t-1} + x_t`, `h` zero before the start: a share of 0 begins the sum anew.
+    """`h_t = keep_t h_{t-1} + x_t`, `h` zero before the start: where keep is 0 the sum starts anew.
 
     x: [B, L, D], keep: [B, L, D] or [B, L, 1], 0 to 1 -> [B, L, D].
     """

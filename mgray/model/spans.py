@@ -1,24 +1,24 @@
-"""Which events so far a level spans, and their running sum and maximum, all at once or on from a state.
+"""Spans: which events so far a level pools, and their running sum and maximum, from the start or from a state.
 
 Legend: `B` sequences, `L` positions, `D` channels.
 
-A running sum or maximum takes `past`, the state that came before the first position, and gives the state after the
-last one. None is no past, and gives no state.
+A running sum or maximum takes `past`, the state before the first position, and returns the state after the last one.
+Without a past it returns no state.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mgray.config.granularity import Session, Span
+from mgray.config.granularity import Decay, Kind, Session, Span, Stride
 from mgray.model.convolution import last, with_past
 from mgray.model.scan import causal_max, causal_sum, gated_sum, running_max
 
 
 class Clock(NamedTuple):
-    """Times of the events and of the ones before them; a history's first event has its own time for both."""
+    """The time of each event and of the event before it; a history's first event has its own time for both."""
 
     times: Tensor  # [B, L] float64, seconds since 1970
     previous: Tensor  # [B, L] float64
@@ -29,16 +29,21 @@ class Clock(NamedTuple):
 
 
 def make_clock(times: Tensor, last_time: Tensor | None = None) -> Clock:
-    """times: [B, L] float64; last_time: [B] float64, of the event before the first, NaN where there is none."""
+    """times: [B, L] float64; last_time: [B] float64, the time of the event before position 0, NaN = none."""
     first = times[:, 0] if last_time is None else torch.where(last_time.isnan(), times[:, 0], last_time)
     return Clock(times, torch.cat([first.unsqueeze(1), times[:, :-1]], dim=1))
 
 
 class Sliding:
-    """The last `events` events. State: [B, events - 1, D], what is still within reach."""
+    """The last `events` events. State: [B, events - 1, D], the inputs still within reach."""
 
     def __init__(self, events: int) -> None:
         self.events = events
+
+    @property
+    def scale(self) -> float:
+        """The length of the span, events."""
+        return self.events
 
     def initial(self, batch: int, width: int, fill: float, device: torch.device) -> Tensor:
         return torch.full((batch, self.events - 1, width), fill, device=device)
@@ -59,20 +64,34 @@ class Sliding:
 
 
 class SinceBorder:
-    """The events since the span of time or the session began. State: [B, 1, D], the sum or maximum so far."""
+    """The events since the span of time or the session began. State: [B, 1, D], the sum or maximum of them so far."""
 
     def __init__(self, kind: Span | Session) -> None:
         self.kind = kind
+
+    @property
+    def scale(self) -> float:
+        """The length of the span, seconds; of a session, of the gap that ends it."""
+        match self.kind:
+            case Span(seconds):
+                return seconds
+            case Session(gap_s):
+                return gap_s
+            case _:
+                assert_never(self.kind)
 
     def initial(self, batch: int, width: int, fill: float, device: torch.device) -> Tensor:
         return torch.full((batch, 1, width), fill, device=device)
 
     def goes_on(self, clock: Clock) -> Tensor:
         """Whether the event before belongs to the same span. -> [B, L, 1] bool."""
-        if isinstance(self.kind, Session):
-            same = clock.times - clock.previous <= self.kind.gap_s
-        else:
-            same = (clock.times / self.kind.seconds).floor() == (clock.previous / self.kind.seconds).floor()
+        match self.kind:
+            case Session(gap_s):
+                same = clock.times - clock.previous <= gap_s
+            case Span(seconds):
+                same = (clock.times / seconds).floor() == (clock.previous / seconds).floor()
+            case _:
+                assert_never(self.kind)
         return same.unsqueeze(-1)
 
     def sum(self, x: Tensor, clock: Clock | None, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -92,3 +111,19 @@ class SinceBorder:
             return running_max(x, goes_on), None
         found = running_max(torch.cat([past, x], dim=1), F.pad(goes_on, (0, 0, 1, 0)))
         return found[:, 1:], found[:, -1:]
+
+
+EventSpan = Sliding | SinceBorder
+
+
+def make_span(kind: Kind) -> EventSpan | None:
+    """The span that a level of this kind pools. None: it pools nothing, for it reads one event or decays by itself."""
+    match kind:
+        case Stride(events):
+            return Sliding(events) if events > 1 else None
+        case Span() | Session():
+            return SinceBorder(kind)
+        case Decay():
+            return None
+        case _:
+            assert_never(kind)

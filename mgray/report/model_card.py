@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from mgray.config import ResolvedTrainJobConfig, granularity
-from mgray.data.manifest import Manifest
+from mgray.data.manifest import Manifest, short_key
 from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, SliceFigures
 from mgray.report.report_data import MODEL
 from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION, ModelInfo
@@ -48,14 +48,14 @@ def _trained_on(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     return (
         f"{manifest.rows['written']:,} events of {manifest.users:,} users {span} "
         f"(files: {files}{more}); of these {trained} train{cut}; "
-        f"{manifest.items:,} items. Dataset `{manifest.fingerprint[:16]}`. Started from {start}."
+        f"{manifest.items:,} items. Dataset `{short_key(manifest.fingerprint)}`. Started from {start}."
     )
 
 
 def _reads(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
     named = [given.get(name, name.replace("_", " ")) for name in config.model.inputs]
-    if any(granularity.reads_times(level) for level in config.model.granularities):
+    if any(granularity.parse(level).reads_times for level in config.model.granularities):
         named.append("times of the events")
     if config.model.outputs != "next_item" and "rating" not in config.model.inputs:
         named.append("rating")

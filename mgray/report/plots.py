@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from mgray.config import granularity
 from mgray.eval.metrics import lower_is_better
 from mgray.report.report_data import (
     DASH,
@@ -256,12 +257,11 @@ def slice_systems(rows: Sequence[SliceRow]) -> list[str]:
     return [system for system in found if system == MODEL] + [system for system in found if system != MODEL]
 
 
-def granularity_name(label: str) -> str:
-    if label.isdigit():
-        return "every event" if label == "1" else f"stride of {label} events"
-    if label.startswith("decay:"):
-        return f"decay, {label.removeprefix('decay:').replace('..', ' to ')} events"
-    return shorten(label, 28)
+def granularity_name(spelled: str) -> str:
+    """A level's granularity in words, from how the config spells it."""
+    kind = granularity.read_spelled(spelled)
+    label = spelled if kind is None else kind.label(spelled)
+    return shorten(spelled, 28) if label == spelled else label
 
 
 def plot_granularities(shares: Sequence[GranularityShare]) -> Markup | None:

@@ -1,4 +1,4 @@
-"""What a report shows: figures, curves, slices and an example, and how the model compares with the baselines.
+"""Contents of a report: figures, curves, slices and an example, and how the model compares with the baselines.
 
 A figure that is NaN was not measured: it is shown as a dash, never as a zero, and never wins or loses a comparison.
 """
@@ -30,7 +30,7 @@ class GranularityShare(Record):
 
 
 class Why(Record):
-    """What the score of the first recommended item comes from, in units of the score."""
+    """Parts of the first recommended item's score, in units of the score."""
 
     granularities: list[tuple[str, Number]] = Field(
         description="(granularity as the config spells it, what it adds), finest first; biases add the rest"
@@ -72,8 +72,8 @@ class ReportData(Record):
     notes: list[str] = []
 
 
-class Comparison(NamedTuple):
-    """One metric of the model beside the baselines that measured it."""
+class Standing(NamedTuple):
+    """How one metric of the model stands among the baselines that measured it."""
 
     metric: str
     value: float
@@ -93,17 +93,17 @@ class Comparison(NamedTuple):
         return "win"
 
 
-def compare(metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> Comparison:
+def standing_of(metric: str, value: float, baselines: Mapping[str, Mapping[str, float]]) -> Standing:
     """How the model's `value` of `metric` stands among the baselines. NaN on either side is no comparison."""
     sign = -1 if lower_is_better(metric) else 1
     known = {name: row[metric] for name, row in baselines.items() if math.isfinite(row.get(metric, math.nan))}
     best = max(known, key=lambda name: sign * known[name], default=None)
     best_value = math.nan if best is None else known[best]
     if not math.isfinite(value):
-        return Comparison(metric, value, best, best_value, math.nan, (), ())
+        return Standing(metric, value, best, best_value, math.nan, (), ())
     beaten = tuple(name for name, other in known.items() if sign * value > sign * other)
     unbeaten = tuple(name for name in known if name not in beaten)
-    return Comparison(metric, value, best, best_value, value / best_value if best_value else math.nan, beaten, unbeaten)
+    return Standing(metric, value, best, best_value, value / best_value if best_value else math.nan, beaten, unbeaten)
 
 
 def lift(value: float, other: float) -> str:
@@ -134,7 +134,7 @@ def verdict(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, f
         if not math.isfinite(value):
             sentences.append(f"{head}: not measured")
             continue
-        result = compare(metric, value, baselines)
+        result = standing_of(metric, value, baselines)
         beaten = [f"{name} ({lift(value, baselines[name][metric])})" for name in result.beaten]
         unbeaten = [f"{name} ({lift(value, baselines[name][metric])})" for name in result.unbeaten]
         if not beaten and not unbeaten:

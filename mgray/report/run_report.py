@@ -10,16 +10,16 @@ from mgray.report.page import render_page
 from mgray.report.report_data import (
     DASH,
     MODEL,
-    Comparison,
     Example,
     ReportData,
-    compare,
+    Standing,
     format_number,
     is_best,
     join,
     lift,
     metric_names,
     outcome,
+    standing_of,
 )
 
 _METRIC_MEANING = {
@@ -54,7 +54,7 @@ class _Card(NamedTuple):
     chips: list[_Chip]
 
 
-def _card(result: Comparison, data: ReportData) -> _Card:
+def _card(result: Standing, data: ReportData) -> _Card:
     chips = [
         _Chip(name, name in result.beaten, lift(result.value, row[result.metric]))
         for name, row in data.baselines.items()
@@ -72,7 +72,7 @@ def _card(result: Comparison, data: ReportData) -> _Card:
     )
 
 
-def _summary(results: Sequence[Comparison], num_baselines: int) -> str:
+def _summary_line(results: Sequence[Standing], num_baselines: int) -> str:
     """The page's first sentence: where the model leads, and where it does not."""
     compared = [result for result in results if result.state != "alone"]
     if not compared:
@@ -139,7 +139,7 @@ def render_html(data: ReportData) -> str:
         "config_text": config_text,
         "granularity": plots.granularity_name,
     }
-    results = [compare(metric, value, data.baselines) for metric, value in data.metrics.items()]
+    results = [standing_of(metric, value, data.baselines) for metric, value in data.metrics.items()]
     systems = {MODEL: data.metrics, **data.baselines}
     slices = []
     for kind, rows in data.slices.items():
@@ -153,7 +153,7 @@ def render_html(data: ReportData) -> str:
         data=data,
         model=MODEL,
         nan=math.nan,
-        summary=_summary(results, len(data.baselines)),
+        summary=_summary_line(results, len(data.baselines)),
         uncertainty=_uncertainty(data),
         cards=[_card(result, data) for result in results],
         results={result.metric: result for result in results},

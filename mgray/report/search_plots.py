@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from markupsafe import Markup
 
+from mgray.config import granularity
 from mgray.report.plots import COLOUR, grid, plot
 from mgray.report.report_data import shorten
 
@@ -108,11 +109,12 @@ def plot_importance(shares: Mapping[str, float]) -> Markup | None:
 
 
 def granularity_kind(levels: Sequence[str]) -> str:
-    decays = sum(level.startswith("decay:") for level in levels)
-    strides = sum(level.isdecimal() for level in levels)
-    if decays + strides < len(levels):
+    """The line of the plot that a trial with these levels belongs to."""
+    kinds = [granularity.read_spelled(level) for level in levels]
+    families: set[granularity.Family] = {"with time" if kind is None else kind.family for kind in kinds}
+    if "with time" in families:
         return "with time"
-    return "decays" if not strides else "strides" if not decays else "strides and decay"
+    return "strides and decay" if len(families) > 1 else families.pop()
 
 
 def plot_levels(trials: Sequence[PlottedTrial], metric: str) -> Markup | None:

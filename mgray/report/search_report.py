@@ -64,7 +64,8 @@ def epochs_saved(report: SearchReport) -> float:
     return 1 - sum(min(trial.epochs, report.trial_epochs) for trial in trained) / whole if whole else 0.0
 
 
-def summary(report: SearchReport) -> str:
+def search_line(report: SearchReport) -> str:
+    """One line for people: the trials, and the best."""
     count = {outcome: sum(t.outcome == outcome for t in report.trials) for outcome in ("finished", "stopped", "failed")}
     parts = [f"{number} {outcome}" for outcome, number in count.items() if number]
     best = next(trial for trial in report.trials if trial.number == report.best)
@@ -97,7 +98,7 @@ def render_search(report: SearchReport) -> str:
         "search_report.html.j2",
         {"number": format_number, "config_text": config_text},
         report=report,
-        summary=summary(report),
+        summary=search_line(report),
         best=best,
         ranked=ranked,
         saved=epochs_saved(report),

@@ -11,13 +11,13 @@ from rich.text import Text
 from mgray.report.report_data import (
     MODEL,
     Example,
-    compare,
     format_number,
     is_best,
     lift,
     metric_names,
     outcome,
     shorten,
+    standing_of,
 )
 
 
@@ -53,7 +53,7 @@ def metrics_table(metrics: Mapping[str, float], baselines: Mapping[str, Mapping[
         colours = {"win": "green", "mixed": "red", "loss": "red", "alone": "dim"}
         lifts = []
         for name in names:
-            result = compare(name, metrics.get(name, math.nan), baselines)
+            result = standing_of(name, metrics.get(name, math.nan), baselines)
             lifts.append(cell(lift(result.value, result.best_value), colours[result.state]))
         table.add_row(cell("vs best baseline", "dim"), *lifts)
     return table

@@ -1,4 +1,4 @@
-"""A smaller model out of a trained one, without training: its first levels, as a model folder of its own."""
+"""Cuts a trained model to its first levels, without training, and writes the result as a model folder."""
 
 import filecmp
 import tempfile
@@ -26,8 +26,8 @@ class Exported(NamedTuple):
 def export_cut(source: Path, num_levels: int, out: Path) -> Exported:
     """Write the model of folder `source`, cut to its first `num_levels` levels, to folder `out`.
 
-    `out` appears in one step, when it is whole; where it is there already and holds the very same, it stays. Raises
-    InputError where it holds anything else, where the model has no so many levels, or where `source` is no model.
+    `out` is made in one step. An `out` that holds the same files stays as it is. Raises InputError where it holds
+    anything else, where the model has fewer levels, or where `source` is no model.
     """
     model, info, vocabulary = load_model(source, torch.device("cpu"))
     try:

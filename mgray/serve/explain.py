@@ -17,11 +17,11 @@ from mgray.schema import PAD
 
 
 class Explanation(NamedTuple):
-    """Of one score. `levels` and `rest` add up to it; `events` need not, for what two events say may overlap."""
+    """The parts of one score. `levels` and `rest` add up to it; `events` need not, since two events may overlap."""
 
     score: float
     levels: list[float]  # what each granularity adds, finest first
-    rest: float  # what biases add, which are no level's
+    rest: float  # what biases add; they belong to no level
     events: list[float]  # score less the score without the event, of the last N events, oldest first
 
 
@@ -30,11 +30,11 @@ def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Ex
     """Explain the score of `item` for one history, inputs [1, L].
 
     A level's part is its summand in the fusion times the item's embedding, through the output normalization with its
-    deviation held fixed: exact for batch normalization, and for layer normalization the split that adds up (the rule
-    of Ali et al. 2022, arXiv 2202.07304). A level also acts through the ones above that read it; that part is theirs.
+    standard deviation held fixed. That is exact for batch normalization; for layer normalization it is the split that
+    adds up (Ali et al. 2022, arXiv 2202.07304). What a level adds through the levels above it counts as theirs.
 
-    An event's part is exact: the history is scored again without it, all N in one batch. Where it is the only event,
-    what is left is the model's answer to an empty history. An ensemble's are the means of its members'.
+    An event's part is exact: the history is scored again without it, all N histories in one batch. Without its only
+    event a history is empty, and has the model's score of an empty history. An ensemble's parts are its members' means.
 
     Raises InputError for an item that the model does not know, or inputs that are not one history with an event.
     """
@@ -68,12 +68,12 @@ def _last_parts(model: MGDSC, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _leave_one_out(inputs: Inputs, num_events: int) -> Inputs:
-    """[1, L] to [N, L]: in each row one of the last events is missing, and padding makes up for it. N >= 1 events."""
+    """[1, L] to [N, L]: each row lacks another one of the last N events and is padded instead."""
     length = inputs.items.shape[1]
     num_events = min(num_events, int((inputs.items != PAD).sum()))
     position = torch.arange(length, device=inputs.items.device)
     removed = position[length - num_events :, None]
-    # In a row that begins with one more padding, those up to the removed event move one on, into its place.
+    # `ahead` begins with one more padding: events up to the removed one move one position on, over it.
     source = position + (position > removed)
 
     def leave_out(column: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,13 +22,14 @@ from mgray.data.inputs import InputSpec
 from mgray.distributed import rank_and_world
 from mgray.errors import InputError
 from mgray.model.ensemble import Model, make_model
+from mgray.record import Record
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.json"
 
-# Of all events to train on, those that say what is popular now, for a user of whom nothing is known: on
-# MovieLens-100K's split in time the newest have 3 to 4 times the ndcg@10 of all, be they those of 7 days or of 90.
+# Share of the training events, the newest, whose counts rank items for a user without a known event. On
+# MovieLens-100K's temporal split the newest events have 3 to 4 times the ndcg@10 of all events, over 7 days or 90.
 POPULAR_SHARE = 0.1
 
 SEEN_CAUTION = (
@@ -36,29 +37,27 @@ SEEN_CAUTION = (
 )
 
 
-class ModelInfo(BaseModel):
-    """What a model is and what it was trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ModelInfo(Record):
+    """Description of a model and of its training; the content of MODEL_FILE."""
 
     config: ResolvedModelConfig
     num_items: int
     max_length: int  # events of a history that are read
     dataset_fingerprint: str
     inputs: InputSpec = InputSpec()
-    remove_seen: bool = True  # what it was measured with, and does unless told otherwise
+    remove_seen: bool = True  # as it was measured; the default of a request
     include_valid: bool = False  # whether it trained on the dataset's validation part too
     exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
 
     def as_measured(self, config: EvaluateConfig) -> EvaluateConfig:
-        """`remove_seen`, where the config does not say it, as the model was measured when it was trained."""
+        """Fill in a `remove_seen` that the config does not set: as the model was measured after training."""
         if "remove_seen" in config.model_fields_set:
             return config
         return config.model_copy(update={"remove_seen": self.remove_seen})
 
     def caution(self, remove_seen: bool) -> str | None:
-        """What to say where the model's lists are to be made with this `remove_seen`; None: nothing."""
+        """Warning for lists that are made with this `remove_seen`; None: no warning is needed."""
         if remove_seen or not self.exclude_seen:
             return None
         return SEEN_CAUTION
@@ -66,27 +65,30 @@ class ModelInfo(BaseModel):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the model knows of each item; item `i` is at index `i - 1` of each list."""
+    """The model's items; item `i` is at index `i - 1` of each list."""
 
     item_ids: list[str]
     titles: list[str]
     num_train_events: list[int]
-    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; none: of a model of an earlier version
+    num_newest_events: list[int] | None = None  # among the newest POPULAR_SHARE; None in models of an earlier version
 
     @classmethod
     def of(cls, dataset: Dataset, include_valid: bool = False) -> "Vocabulary":
-        """Reads the shards' times, twice: rank 0 for all of its process group. include_valid: as the model trains."""
+        """Count the newest events on rank 0, which reads the shards' times twice. Collective: call it on every rank.
+
+        include_valid: whether the model trains on the validation part too.
+        """
         rank, num_ranks = rank_and_world()
         counted = [dataset.newest_counts(POPULAR_SHARE, include_valid) if rank == 0 else None]
         if num_ranks > 1:
             dist.broadcast_object_list(counted)
         newest = counted[0]
-        assert newest is not None, "by rank 0"
+        assert newest is not None, "rank 0 has counted"
         return cls(dataset.item_ids, dataset.titles, dataset.item_counts[1:].tolist(), newest[1:].tolist())
 
     @property
     def popularity(self) -> npt.NDArray[np.float64]:
-        """What an empty history is ranked by, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
+        """Scores for an empty history, [V + 1]: an item's newest events, ties by all of them; 0 at padding."""
         counts = np.asarray([0, *self.num_train_events], dtype=np.float64)
         if self.num_newest_events is None:
             return counts
@@ -101,7 +103,7 @@ def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabu
 
 
 def load_info(folder: str | Path) -> ModelInfo:
-    """What the model of a folder is. Raises InputError where a file of it is missing, or of another version."""
+    """Read the description of a folder's model. Raises InputError where a file is missing, or of another version."""
     for name in (WEIGHTS_FILE, MODEL_FILE, VOCABULARY_FILE):
         if not (Path(folder) / name).is_file():
             raise InputError(f"{folder}: no {name}, so not an mgray model; give the folder that training wrote")

@@ -1,4 +1,4 @@
-"""Predicted ratings of a user's items by a model with a rating head.
+"""Rater: the ratings that a model with a rating head predicts.
 
 Legend: `Q` queries, `T` targets, `V` items (1..V; 0 is padding).
 """
@@ -20,7 +20,7 @@ from mgray.schema import PAD, UNKNOWN
 
 
 class RatingQuery(NamedTuple):
-    """Items that a user with this history rated, and how."""
+    """Items to predict the ratings of, for a user with this history, and the true ratings."""
 
     history: Columns  # known items with ratings, oldest first
     targets: npt.NDArray[np.int64]  # [n] 1..V, or UNKNOWN
@@ -31,7 +31,7 @@ Rater = Callable[[Sequence[RatingQuery]], Tensor]  # Q queries -> predicted rati
 
 
 class ModelRater:
-    """Ratings by a model with a rating head, within its scale; an item that it does not know gets the user's mean."""
+    """Predicts ratings within the model's scale; an unknown item gets the user's mean."""
 
     def __init__(self, model: Model, max_length: int, device: torch.device) -> None:
         assert model.rating_head is not None, "model.outputs has no rating"
@@ -55,7 +55,7 @@ class ModelRater:
 
 
 def flat_targets(queries: Sequence[RatingQuery]) -> tuple[Tensor, Tensor]:
-    """(items [T] with PAD for the unknown, the query of each [T])."""
+    """(items [T], PAD where unknown; index of each item's query [T])."""
     items = np.concatenate([query.targets for query in queries])
     owner = np.repeat(np.arange(len(queries)), [len(query.targets) for query in queries])
     return torch.from_numpy(np.where(items == UNKNOWN, PAD, items)), torch.from_numpy(owner)

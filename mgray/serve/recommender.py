@@ -1,6 +1,6 @@
-"""Raw item ids in, raw item ids with scores out: the model as a service, a notebook or a batch job sees it.
+"""Recommender: raw item ids in, raw item ids with scores out, for a service, a notebook or a batch job.
 
-Where raw ids are taken, a whole number is the id that its digits spell: 123 and 123.0 are `123`.
+A whole number is the raw id that its digits spell: 123 and 123.0 are `123`.
 
 Legend: `U` users, `V` items, `D` width of a model, `M` members of an ensemble, 1 of a single model.
 """
@@ -44,7 +44,7 @@ class Reasons(NamedTuple):
 
 
 class UserState(NamedTuple):
-    """What a model keeps of one user to go on from, of a size that no history lengthens: `Recommender.extend`."""
+    """Fixed-size summary of a user's events, from which `Recommender.extend` goes on."""
 
     state: Any  # the model's, of a batch of one
     interest: Tensor | None  # [1, M D], after the last known event; None: there was none
@@ -57,7 +57,7 @@ def _check_k(k: int) -> None:
 
 
 class Recommender:
-    """A saved model with its vocabulary. An empty history is answered with what is popular of late."""
+    """A saved model with its vocabulary. An empty history gets the recently popular items."""
 
     def __init__(self, folder: str | Path, device: torch.device | None = None) -> None:
         self.device = device or torch.device("cpu")
@@ -94,9 +94,9 @@ class Recommender:
     def interests(
         self, histories: Sequence[Sequence[str]], beside: Lists = MappingProxyType({})
     ) -> npt.NDArray[np.float32]:
-        """The vector of each history's user, [U, M D], for an index of item vectors; zero without a known item.
+        """The interest of each history's user, [U, M D], for an index of item vectors; zero without a known item.
 
-        beside, errors: as of `recommend`, whose scores are the products with `item_vectors`.
+        The products with `item_vectors` are the scores of `recommend`. beside, errors: see there.
         """
         columns = [own for own, _ in self.encoder.encode_all(histories, beside)]
         width = self.model.config.width * self.model.config.members
@@ -117,7 +117,7 @@ class Recommender:
         return self.model.item_table()[1:].cpu().numpy().copy()  # not the model's own memory
 
     def _barred(self, candidates: Sequence[str] | None, blocked: Sequence[str]) -> npt.NDArray[np.int64] | None:
-        """Numbers of the items that nobody is to get; None: there are none."""
+        """Numbers of the items that may not be recommended; None: all may."""
         if candidates is None and not len(blocked):
             return None
         is_barred = np.full(self.model.num_items + 1, candidates is not None)
@@ -127,7 +127,7 @@ class Recommender:
         return np.flatnonzero(is_barred)
 
     def _known(self, items: Sequence[str] | None, where: str) -> list[int]:
-        """Numbers of those of the items that the model knows."""
+        """Numbers of the items that the model knows; others are left out."""
         return [number for number in self.encoder.numbers_of(items, where) if number != PAD]
 
     def _listed(self, items: Items, scores: npt.NDArray[np.float32], num_unknown: list[int]) -> Recommendations:
@@ -140,7 +140,7 @@ class Recommender:
         )
 
     def begin(self) -> UserState:
-        """Of a user without an event."""
+        """The state of a user without an event."""
         return UserState(self.model.initial_state(1), None, 0)
 
     @torch.no_grad()
@@ -175,8 +175,9 @@ class Recommender:
         candidates: Sequence[str] | None = None,
         blocked: Sequence[str] = (),
     ) -> Recommendations:
-        """As `recommend`, of users by their states. seen: what each user has, which is left out, raw item ids, a list
-        for each user, for a state does not hold it; none: nothing is left out.
+        """`recommend` for users given by their states.
+
+        seen: raw item ids to leave out, a list for each user, since a state does not hold them; empty: leave out none.
         """
         _check_k(k)
         if seen and len(seen) != len(users):

@@ -1,43 +1,35 @@
-"""Histories as a service gets them, raw item ids and lists beside them, to the columns that a model reads."""
+"""Requests: a history as a service gets it, raw item ids and lists beside them, and as a model reads it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from functools import cached_property
 from numbers import Real
-from typing import Any
+from typing import Any, assert_never
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
 
 from mgray.config import ResolvedModelConfig
-from mgray.data.columns import LIST_NAMES, Columns
+from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec, read_columns
 from mgray.data.item_numbers import by_spelling
 from mgray.data.moments import standardize, unscale
 from mgray.errors import InputError
 from mgray.ingest.spelling import id_spelling
-from mgray.schema import PAD
+from mgray.schema import COLUMN_BY_NAME, EVENT_COLUMNS, PAD, EventColumn
 
-# What the lists beside `history` hold, a value for each of its items.
-MEANINGS = {
-    "timestamps": "seconds since 1970, oldest first",
-    "event_types": "names of event types, none where an event has none",
-    "ratings": "ratings, none where an event has none",
-    "features": "lists of numbers in the order of the model's features, none where there is none",
-}
-
-Lists = Mapping[str, Sequence[Sequence[Any]]]  # raw name -> a list for each history
-SHOWN_CHARS = 60  # of a wrong value, in an error
-NO_NUMBER = (str, bytes, bool, np.bool_, list, tuple, np.ndarray)  # though float() would take some of them
+Lists = Mapping[str, Sequence[Sequence[Any]]]  # EventColumn.list_name -> a list for each history
+SHOWN_CHARS = 60  # characters of a wrong value in an error
+NO_NUMBER = (str, bytes, bool, np.bool_, list, tuple, np.ndarray)  # not numbers, though float() takes some of them
 
 
 def id_text_of(value: Any, where: str) -> str:
-    """Raw id of what a client sends, by the rule of ids (`mgray.ingest.spelling`): 123, 123.0 and `123.0` are `123`.
+    """The raw id that a client's value spells, by the rule of ids (`mgray.ingest.spelling`): 123, 123.0 -> `123`.
 
-    Raises InputError, which begins with `where`, for null, a truth value, and whatever else is no id. Text without an
-    id in it is no error, but an item that no model knows.
+    Raises InputError, which begins with `where`, for null, a truth value, and anything else that is no id. Text without
+    an id in it is no error, but an item that no model knows.
     """
     if isinstance(value, str):
         return id_spelling(str(value)) or ""
@@ -49,7 +41,7 @@ def id_text_of(value: Any, where: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A wrong value as an error shows it: `null` as JSON spells it, and not the whole of a long one."""
+    """A wrong value as an error shows it: `null` as JSON spells it, a long value cut."""
     plain = value.item() if isinstance(value, np.generic) else value
     text = "null" if plain is None else repr(plain)
     return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
@@ -60,9 +52,9 @@ def is_list(value: Any) -> bool:
 
 
 def id_list(value: Any, where: str) -> list[str]:
-    """Raw ids of a list (or set, array, series) that a client sends; None is an empty one.
+    """Raw ids of a client's list (or set, array, series); None is an empty list.
 
-    Raises InputError, which begins with `where`, for what is no list (text is none), and as `id_text_of` does.
+    Raises InputError, which begins with `where`, for anything else (text is no list), and as `id_text_of` does.
     """
     if value is None:
         return []
@@ -72,7 +64,7 @@ def id_list(value: Any, where: str) -> list[str]:
 
 
 def number_list(values: Sequence[Any]) -> npt.NDArray[np.float64]:
-    """Numbers of a list that a client sends, NaN for null. Raises TypeError or ValueError for text, truth values."""
+    """A client's list as numbers, NaN for null. Raises TypeError or ValueError for text and truth values."""
     wrong = {kind for kind in set(map(type, values)) if issubclass(kind, NO_NUMBER)}
     if wrong:
         raise TypeError(f"{shown(next(value for value in values if type(value) in wrong))} is no number")
@@ -80,9 +72,9 @@ def number_list(values: Sequence[Any]) -> npt.NDArray[np.float64]:
 
 
 def raw_lists(histories: Sequence[Columns], dataset: Dataset, spec: InputSpec) -> dict[str, list[list[Any]]]:
-    """Histories of `dataset` as a service sends them: raw ids as `history`, and beside it what the columns hold.
+    """Histories of `dataset` as a request: raw item ids as `history`, and a list for each event column beside it.
 
-    spec: of the model that is asked; the dataset must have its features.
+    spec: the InputSpec of the model that is asked; the dataset must have its features.
     """
     rows = [_raw_row(columns, dataset, spec) for columns in histories]
     return {name: [row[name] for row in rows] for name in rows[0]} if rows else {"history": []}
@@ -90,26 +82,39 @@ def raw_lists(histories: Sequence[Columns], dataset: Dataset, spec: InputSpec) -
 
 def _raw_row(columns: Columns, dataset: Dataset, spec: InputSpec) -> dict[str, list[Any]]:
     row: dict[str, list[Any]] = {"history": [dataset.item_ids[item - 1] for item in columns.items]}
-    if columns.times is not None:
-        row["timestamps"] = columns.times.tolist()
-    if columns.event_types is not None:
-        names = [None, *(kind.name for kind in dataset.manifest.event_types)]
-        row["event_types"] = [names[number] for number in columns.event_types]
-    if columns.ratings is not None:
-        row["ratings"] = [None if np.isnan(rating) else float(rating) for rating in columns.ratings]
-    if columns.features is not None:
-        place = {feature.name: i for i, feature in enumerate(dataset.manifest.features)}
-        raw = unscale(columns.features, *np.asarray([(one.mean, one.std) for one in dataset.manifest.features]).T)
-        row["features"] = raw[:, [place[feature.name] for feature in spec.features]].tolist()
+    present = columns.present()
+    for column in EVENT_COLUMNS:
+        if column.name in present:
+            row[column.list_name] = _raw_values(column, present[column.name], dataset, spec)
     return row
 
 
+def _raw_values(column: EventColumn, values: npt.NDArray[Any], dataset: Dataset, spec: InputSpec) -> list[Any]:
+    """The values of an event column as a client writes them."""
+    match column.kind:
+        case "time":
+            return values.tolist()
+        case "number":
+            return [None if np.isnan(value) else float(value) for value in values]
+        case "name":
+            names = [None, *(kind.name for kind in dataset.manifest.event_types)]
+            return [names[number] for number in values]
+        case "vector":
+            own = dataset.manifest.features
+            place = {feature.name: i for i, feature in enumerate(own)}
+            raw = unscale(values, *np.asarray([(one.mean, one.std) for one in own]).T)
+            return raw[:, [place[feature.name] for feature in spec.features]].tolist()
+        case _:
+            assert_never(column.kind)
+
+
 class HistoryEncoder:
-    """Raw item ids of a history, and lists beside them, to the model's numbers; unknown items are left out."""
+    """Encodes histories for one model: raw item ids, and the lists beside them, as numbers. Drops unknown items."""
 
     def __init__(self, item_ids: Sequence[str], config: ResolvedModelConfig, spec: InputSpec) -> None:
         self.spec = spec
-        self.names = tuple(LIST_NAMES[column] for column in sorted(read_columns(config)))  # needed beside `history`
+        self.columns = [COLUMN_BY_NAME[name] for name in sorted(read_columns(config))]
+        self.names = tuple(column.list_name for column in self.columns)  # lists needed beside `history`
         self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
         self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
 
@@ -124,17 +129,18 @@ class HistoryEncoder:
 
     def check(self, num_histories: int, beside: Lists) -> None:
         """Raises InputError where a list that the model needs is missing."""
-        for name in self.names:
+        for column in self.columns:
+            name = column.list_name
             if name not in beside:
                 raise InputError(
                     f"the model reads {name}, which are not given: put a column {name} beside history, in each row a "
-                    f"list as long as the history's ({MEANINGS[name]})"
+                    f"list as long as the history's ({column.meaning})"
                 )
             if len(beside[name]) != num_histories:
                 raise InputError(f"{name}: {len(beside[name])} lists for {num_histories} histories; give one for each")
 
     def encode_all(self, histories: Sequence[Sequence[Any]], beside: Lists) -> list[tuple[Columns, int]]:
-        """Every history as `encode`; where all are empty, nothing is needed beside them.
+        """`encode` every history; where all are empty, the lists beside them may be missing.
 
         Raises InputError as `check` and `encode` do.
         """
@@ -144,19 +150,20 @@ class HistoryEncoder:
         return [self.encode(histories, beside, row) for row in range(len(histories))]
 
     def numbers_of(self, items: Any, where: str) -> list[int]:
-        """Numbers of a list of raw ids, PAD for those that the model does not know. Raises InputError as `id_list`."""
+        """Numbers of a list of raw ids, PAD for an unknown item. Raises InputError as `id_list` does."""
         return [self.number(item) for item in id_list(items, where)]
 
     def encode(self, histories: Sequence[Sequence[Any]], beside: Lists, row: int) -> tuple[Columns, int]:
-        """History number `row` -> its events on known items, and how many were unknown.
+        """History number `row` -> (its events on known items, the number of unknown items).
 
-        Raises InputError for a history that is no list of ids, and a list beside it that has another length, or values
-        that are not what it holds.
+        Raises InputError where the history is no list of ids, and where a list beside it has another length or values
+        of another kind.
         """
         numbers = np.asarray(self.numbers_of(histories[row], f"row {row}: history"), dtype=np.int32)
         known = numbers != PAD
         given: dict[str, npt.NDArray[Any]] = {}
-        for name in self.names:
+        for column in self.columns:
+            name = column.list_name
             values = beside[name][row]
             values = [] if values is None else values
             if not is_list(values):
@@ -168,31 +175,34 @@ class HistoryEncoder:
                     f"row {row}: {name} has {len(values)} values for the {len(numbers)} items of history; give one for "
                     "each"
                 )
-            given[name] = self._read(name, values, row)[known]
-        columns = {column: given[name] for column, name in LIST_NAMES.items() if name in given}
-        return Columns(numbers[known], **columns), int((~known).sum())
+            given[column.name] = self._read(column, values, row)[known]
+        return Columns(numbers[known], **given), int((~known).sum())
 
-    def _read(self, name: str, values: Sequence[Any], row: int) -> npt.NDArray[Any]:
+    def _read(self, column: EventColumn, values: Sequence[Any], row: int) -> npt.NDArray[Any]:
+        """A client's list of an event column -> [E], or [E, F] of vectors. Raises InputError as `encode` does."""
+        name = column.list_name
         try:
-            if name == "event_types":
-                return np.asarray([self._event_type_number(value, name) for value in values], dtype=np.int16)
-            if name == "features":
-                return self._features(values)
-            numbers = number_list(values)
+            match column.kind:
+                case "time" | "number":
+                    numbers = number_list(values)
+                case "name":
+                    return np.asarray([self._event_type_number(value, name) for value in values], dtype=column.dtype)
+                case "vector":
+                    return self._features(values)
+                case _:
+                    assert_never(column.kind)
         except (TypeError, ValueError, OverflowError) as error:
-            raise InputError(f"row {row}: {name} are not what they should be: {MEANINGS[name]} ({error})") from error
+            raise InputError(f"row {row}: {name} are not what they should be: {column.meaning} ({error})") from error
         with np.errstate(over="ignore"):
-            ratings = numbers.astype(np.float32)
-        if np.isinf(ratings if name == "ratings" else numbers).any():
-            raise InputError(f"row {row}: {name} must be finite numbers ({MEANINGS[name]})")
-        if name == "ratings":
-            return ratings
-        if np.isnan(numbers).any() or (np.diff(numbers) < 0).any():
-            raise InputError(f"row {row}: timestamps must be {MEANINGS[name]}, one for each item of history")
-        return numbers
+            read = numbers.astype(column.dtype)
+        if np.isinf(read).any():
+            raise InputError(f"row {row}: {name} must be finite numbers ({column.meaning})")
+        if column.kind == "time" and (np.isnan(read).any() or (np.diff(read) < 0).any()):
+            raise InputError(f"row {row}: {name} must be {column.meaning}, one for each item of history")
+        return read
 
     def _event_type_number(self, value: Any, where: str) -> int:
-        """0 for none, and for a type that the model does not know."""
+        """The model's number of an event type; 0 for none and for a type that it does not know."""
         if value is None or (isinstance(value, float) and np.isnan(value)):
             return 0
         return self._event_type.get(value if isinstance(value, str) else id_text_of(value, where), 0)

@@ -1,4 +1,4 @@
-"""Scores of all items for a batch of histories, by a model or by a rule.
+"""Scorers: the scores of all items for a batch of histories, by a model or by a rule.
 
 Legend: `T` histories, `L` positions, `V` items (1..V; 0 is padding), `G` granularities.
 """
@@ -31,7 +31,7 @@ class ModelScorer:
         self.model, self.max_length, self.device = model, max_length, device
         self.columns = read_columns(model.config)
         self.popularity = popularity_row(popularity, device)
-        # Sized at once, not by the first batch: every rank must join the reduction, one that got no batch too.
+        # Allocated now, not by the first batch: a rank without a batch must join the all-reduce too.
         self._share: Tensor | None = None
         fusion = model.members[0].fusion
         if isinstance(fusion, AttentionFusion):
@@ -59,7 +59,10 @@ class ModelScorer:
         return scores
 
     def attention_share(self) -> list[list[float]] | None:
-        """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention."""
+        """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention.
+
+        Collective: call it on every rank.
+        """
         if self._share is None:
             return None
         packed = sum_over_ranks(torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])]))
@@ -68,12 +71,12 @@ class ModelScorer:
 
 
 def max_score_rows(num_items: int) -> int:
-    """Histories that may be scored at once, for [rows, V + 1] scores to stay within MAX_SCORES."""
+    """Number of histories to score at once, so that scores [rows, V + 1] stay within MAX_SCORES."""
     return max(1, MAX_SCORES // (num_items + 1))
 
 
 def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | None = None) -> Tensor:
-    """What an empty history is ranked by, [V + 1] the more the better -> scores [V + 1] float32, never of padding."""
+    """Scores of an empty history, from counts [V + 1] -> [V + 1] float32; padding scores minus infinity."""
     row = torch.from_numpy(popularity).to(device, torch.float32, copy=True)
     row[PAD] = -torch.inf
     return row

@@ -1,4 +1,4 @@
-"""Scores many histories at once: whole arrays in, whole arrays out, and no more than a batch of scores in memory.
+"""Top-k lists of many histories: whole arrays in, whole arrays out, one batch of scores in memory at a time.
 
 Legend: `U` users, `E` events, `V` items of the model (1..V; 0 is padding), `B` users of a batch, `L` positions.
 """
@@ -11,11 +11,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from mgray.data.columns import Columns, OptionalColumn
+from mgray.data.columns import Columns
 from mgray.data.inputs import Inputs
 from mgray.data.padding import flat_places, pad_spans, plan_batches
 from mgray.errors import InputError
-from mgray.schema import PAD, PREDICTION_SCHEMA
+from mgray.schema import PAD, PREDICTION_SCHEMA, OptionalColumn
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.translation import Translation
 
@@ -37,7 +37,7 @@ class RankedLists(NamedTuple):
 
 
 def translate(columns: Columns, offsets: IntArray, translation: Translation) -> tuple[Columns, IntArray]:
-    """Histories in the model's numbers, events on items unknown to it left out. columns: [E], offsets: [U + 1]."""
+    """Histories in the model's numbers, without the events on unknown items. columns: [E], offsets: [U + 1]."""
     translated, known = translation(columns)
     before = np.concatenate([[0], np.cumsum(known)])
     return translated, before[offsets]
@@ -46,14 +46,16 @@ def translate(columns: Columns, offsets: IntArray, translation: Translation) -> 
 def pad_rows(
     columns: Columns, offsets: IntArray, rows: IntArray, max_length: int, names: Collection[OptionalColumn] = ()
 ) -> Inputs:
-    """The last `max_length` events of `rows` -> [B, L], as `padding.left_pad`. names: the inputs beside items."""
+    """The last `max_length` events of `rows` -> [B, L], as `padding.left_pad`. names: the event columns to read."""
     ends = offsets[rows + 1]
     return pad_spans(columns, np.maximum(offsets[rows], ends - max_length), ends, names)
 
 
 def best_items(scores: torch.Tensor, k: int) -> tuple[Items, npt.NDArray[np.float32]]:
-    """scores: [B, V + 1], minus infinity where not to be recommended -> the k best and their scores, [B, k] each, best
-    first; PAD where there are no more. Raises InputError where a score is not a number.
+    """The k best items of each row and their scores, [B, k] each, best first; PAD where there are no more.
+
+    scores: [B, V + 1], minus infinity where an item is not to be recommended. Raises InputError where a score is not a
+    number.
     """
     top = scores.topk(k, dim=1)
     values = top.values.cpu().numpy()

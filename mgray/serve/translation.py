@@ -1,4 +1,4 @@
-"""From a dataset's numbers to those of a model that was trained on another: by raw ids, by names, in raw units."""
+"""Translates a dataset's numbers into those of a model trained on another one: by raw ids, by names, in raw units."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,20 +8,20 @@ import numpy.typing as npt
 
 from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset, Query
-from mgray.data.inputs import AUTO_INPUTS, COLUMN_OF, available_inputs, read_columns
+from mgray.data.inputs import read_columns
 from mgray.data.item_numbers import number_map
 from mgray.data.manifest import Feature
 from mgray.data.moments import fill, scale, unscale
 from mgray.errors import InputError
-from mgray.schema import UNKNOWN
+from mgray.schema import EVENT_COLUMNS, UNKNOWN
 from mgray.serve.model_folder import ModelInfo
 from mgray.serve.rater import RatingQuery
 
 
 def check_items_known(dataset: Dataset, item_ids: Sequence[str], asked: str) -> None:
-    """Raises InputError, about the model that was `asked` for, where it knows no item of the dataset's log.
+    """Raises InputError where a model knows no item of the dataset's log.
 
-    item_ids: the model's.
+    item_ids: the model's; asked: how the user named the model, the start of the error.
     """
     own = dataset.all_item_ids
     if (number_map(own, item_ids) == UNKNOWN).all():
@@ -32,20 +32,24 @@ def check_items_known(dataset: Dataset, item_ids: Sequence[str], asked: str) -> 
 
 
 class Translation:
-    """Whole reads of `dataset` as a model reads them. Raises InputError where the dataset lacks an input of the model.
+    """Whole reads of `dataset` as a model reads them.
 
-    A whole read (`Dataset.read`) names every event of the log, so the model gets all that it knows, be it in the
-    dataset's own vocabulary or not.
+    A whole read (`Dataset.read`) names every event of the log, so the model gets every event that it knows, also of
+    items outside the dataset's own vocabulary.
     """
 
     def __init__(self, dataset: Dataset, item_ids: Sequence[str], info: ModelInfo) -> None:
-        """item_ids: the model's, of item i at index i - 1."""
+        """item_ids: the model's, item i at index i - 1.
+
+        Raises InputError where the dataset lacks an event column or a feature that the model reads.
+        """
         self.columns = read_columns(info.config)  # to be read of the dataset
         self.items = number_map(dataset.all_item_ids, item_ids)
         inputs = info.config.inputs
-        needed = {name for name in AUTO_INPUTS if COLUMN_OF[name] in self.columns}
-        there = {*available_inputs(dataset.manifest), *(("event_type",) if dataset.all_event_types else ())}
-        lacking = sorted(needed - there)
+        there = {column for column in self.columns if dataset.manifest.has(column)}
+        if dataset.all_event_types:  # of a whole read, which has the types that never train too
+            there.add("event_types")
+        lacking = sorted(column.inputs[0] for column in EVENT_COLUMNS if column.name in self.columns - there)
         if lacking:
             raise InputError(
                 f"{dataset.folder}: the model reads {lacking[0]}, which this dataset does not have; ingest its log "
@@ -62,26 +66,25 @@ class Translation:
         """[E] of a whole read -> (the events on items that the model knows, which of the E they are)."""
         items = self.items[columns.items]
         known = items != UNKNOWN
-        kept = columns.only(self.columns).take(known)
-        event_types, features = kept.event_types, kept.features
-        if event_types is not None:
-            event_types = self.event_types[event_types]
-        if features is not None and self.features is not None:
-            features = self.features(features)
-        return Columns(items[known], kept.times, event_types, kept.ratings, features), known
+        kept = replace(columns.only(self.columns).take(known), items=items[known])
+        if kept.event_types is not None:
+            kept = replace(kept, event_types=self.event_types[kept.event_types])
+        if kept.features is not None and self.features is not None:
+            kept = replace(kept, features=self.features(kept.features))
+        return kept, known
 
     def query(self, query: Query) -> Query:
-        """A query of a whole read in the model's numbers; a target that the model does not know is UNKNOWN."""
+        """A query of a whole read, in the model's numbers; a target that the model does not know is UNKNOWN."""
         return replace(query, history=self(query.history)[0], target=int(self.items[query.target]))
 
     def rating_query(self, query: RatingQuery) -> RatingQuery:
-        """As `query`, of ratings."""
+        """A rating query of a whole read, as `query`."""
         targets = self.items[query.targets].astype(np.int64)
         return query._replace(history=self(query.history)[0], targets=targets)
 
 
 class _FeatureTranslation:
-    """Scaled numbers of a dataset, to the model's choice of columns, means and deviations."""
+    """A dataset's standardized features in the model's selection, means and standard deviations."""
 
     def __init__(self, dataset: Dataset, wanted: tuple[Feature, ...]) -> None:
         place = {feature.name: i for i, feature in enumerate(dataset.manifest.features)}

@@ -2,8 +2,8 @@
 
 Legend: `B` sequences, `L` positions.
 
-There, augmented views of a history are contrasted; here each is trained on as it is. What is taken out, or moved, is so
-as an input and as a target, so that no position sees its own target.
+The paper contrasts augmented views of a history; here the model trains on the augmented history itself. An event is
+taken out, or moved, as an input and as a target alike, so that no position sees its own target.
 """
 
 import numpy as np
@@ -13,9 +13,11 @@ from torch import Tensor
 from mgray.config import TrainConfig
 from mgray.data.feed import Batch
 from mgray.data.inputs import Inputs
-from mgray.schema import PAD
+from mgray.data.padding import PADDING
+from mgray.schema import EVENT_COLUMNS, PAD
 
 REORDERED_SHARE = 0.2  # of a history, in a row
+STAY_IN_ORDER = {column.name for column in EVENT_COLUMNS if not column.moves_with_item}
 
 
 def is_augmented(config: TrainConfig) -> bool:
@@ -47,7 +49,7 @@ def _draw(random: np.random.Generator, shape: tuple[int, ...], share: float) -> 
 
 
 def _begin_late(is_real: Tensor, share: float, random: np.random.Generator) -> Tensor:
-    """[B, L]: false in the events that a cropped history begins after: up to half of them."""
+    """[B, L]: false at the events that cropping takes from a history's start, up to half of them."""
     lengths = is_real.sum(1)
     chosen = _draw(random, lengths.shape, share)
     skipped = (torch.from_numpy(random.random(lengths.shape)) * (lengths / 2)).long()
@@ -55,13 +57,13 @@ def _begin_late(is_real: Tensor, share: float, random: np.random.Generator) -> T
 
 
 def _moved_share(config: TrainConfig, num_rows: int, random: np.random.Generator) -> Tensor:
-    """[B]: the share of each history that is shuffled."""
+    """[B]: the share of each history to shuffle."""
     part = torch.where(_draw(random, (num_rows,), config.augment_reorder), REORDERED_SHARE, 0.0)
     return torch.where(_draw(random, (num_rows,), config.augment_shuffle), 1.0, part)
 
 
 def _shuffled(place: Tensor, is_real: Tensor, share: Tensor, random: np.random.Generator) -> Tensor:
-    """[B, L]: the places, shuffled within a span of `share` of each history, two events at least. share: [B]."""
+    """[B, L]: the indices, shuffled within a run of `share` of each history, two events at least. share: [B]."""
     lengths = is_real.sum(1)
     span = torch.where(share > 0, (lengths * share).round().long().clamp(min=2).minimum(lengths), 0)
     first = is_real.shape[1] - lengths
@@ -73,7 +75,7 @@ def _shuffled(place: Tensor, is_real: Tensor, share: Tensor, random: np.random.G
 
 
 def _arranged(batch: Batch, kept: Tensor, place: Tensor, moved: Tensor) -> Batch:
-    """The events in the order of `moved` without those not kept, again padded on the left.
+    """The kept events in the order of `moved`, padded on the left again.
 
     The target at a position is the event that follows in the new order, where it was a target before.
     """
@@ -81,23 +83,17 @@ def _arranged(batch: Batch, kept: Tensor, place: Tensor, moved: Tensor) -> Batch
     in_place = place.gather(1, kept.long().argsort(dim=1, stable=True))
     present = kept.gather(1, order)
 
-    def arrange(column: Tensor, by: Tensor, blank: float) -> Tensor:
-        index = by if column.dim() == 2 else by[:, :, None].expand(-1, -1, column.shape[2])
-        there = present if column.dim() == 2 else present[:, :, None]
-        return torch.where(there, column.gather(1, index), torch.full((), blank, dtype=column.dtype))
+    def arrange(name: str, column: Tensor) -> Tensor:
+        index = in_place if name in STAY_IN_ORDER else order
+        index = index if column.dim() == 2 else index[:, :, None].expand(-1, -1, column.shape[2])
+        is_kept = present if column.dim() == 2 else present[:, :, None]
+        return torch.where(is_kept, column.gather(1, index), torch.full((), PADDING[name].value, dtype=column.dtype))
 
     def follow(targets: Tensor, blank: float) -> Tensor:
         as_event = torch.cat([torch.full_like(targets[:, :1], blank), targets[:, :-1]], dim=1)
         followed = torch.cat([as_event.gather(1, order)[:, 1:], targets[:, -1:]], dim=1)
         return torch.where(present, followed, torch.full((), blank, dtype=targets.dtype))
 
-    old = batch.inputs
-    inputs = Inputs(
-        items=arrange(old.items, order, PAD),
-        times=None if old.times is None else arrange(old.times, in_place, 0.0),
-        event_types=None if old.event_types is None else arrange(old.event_types, order, 0),
-        ratings=None if old.ratings is None else arrange(old.ratings, order, torch.nan),
-        features=None if old.features is None else arrange(old.features, order, 0.0),
-    )
+    inputs = Inputs(**{name: arrange(name, column) for name, column in batch.inputs.present().items()})
     ratings = None if batch.target_ratings is None else follow(batch.target_ratings, torch.nan)
     return Batch(inputs, follow(batch.targets, PAD), ratings)

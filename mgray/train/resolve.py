@@ -1,4 +1,4 @@
-"""Replaces what a configuration leaves to the data (`auto`), by stated rules; no rule knows a dataset by name.
+"""Resolution of what a configuration leaves to the data (`auto`), by stated rules; no rule knows a dataset by name.
 
 Done once a job, on the driver, by `resolve_job`; ranks, model folder, report and card take its result.
 """
@@ -25,8 +25,7 @@ DROPOUT_RANGE = (0.1, 0.5)
 # Batch normalization was worth its time on a small log of long histories in batches of 4,096; in the batches that such
 # a log has now layer normalization is ahead, and needs no reduction over the workers.
 NORM = "layer"
-FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # of a model trained on: no weights hang on them
-
+FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # when a model is trained on: no weights depend on them
 
 # A small log wants more steps than large batches leave it: short histories of 47,000 and 157,000 events gained 4% and
 # 5% by 1,024 instead of 4,096; on a million 4,096 was as good, and faster.
@@ -35,7 +34,7 @@ BATCH_RANGE = (1024, 4096)  # events
 
 
 def dropout_rate(train_events: int) -> float:
-    """The more there is to learn from, the less it pays to forget: 0.5 at 100,000 events, 0.25 at a million."""
+    """Dropout for `auto`, lower with more data: 0.5 at 100,000 training events, 0.25 at a million."""
     rate = DROPOUT_AT_100K - DROPOUT_PER_DECADE * math.log10(max(1, train_events) / 100_000)
     low, high = DROPOUT_RANGE
     return round(min(high, max(low, rate)), 3)

@@ -2,16 +2,15 @@
 
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mgray.eval.metrics import Metrics, Number
 from mgray.eval.slices import SliceFigures
+from mgray.record import Record
 
 
-class CurvePoint(BaseModel):
+class CurvePoint(Record):
     """One validation. Kept in a checkpoint's `state.json`, and drawn by the report."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: int = Field(ge=0, description="optimizer steps taken")
     epoch: float = Field(ge=0, description="passes over the training part, 0.5 is half a pass")
@@ -22,7 +21,7 @@ class CurvePoint(BaseModel):
 
 
 class RankResult(NamedTuple):
-    """What a rank hands back to the driver. The run's result is that of rank 0."""
+    """Result that a rank hands back to the driver. Rank 0's is the run's."""
 
     metrics: dict[str, float]  # of the test part
     num_targets: int
@@ -40,6 +39,6 @@ class RankResult(NamedTuple):
 
 
 class RankMistake(NamedTuple):
-    """What a rank hands back in place of a result where the user's input is wrong."""
+    """Message that a rank hands back in place of a result where the user's input is wrong."""
 
     message: str

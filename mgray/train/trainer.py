@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mgray.config import ResolvedTrainConfig
 from mgray.data.dataset import Dataset
-from mgray.data.feed import Batch, feed, plan_epoch
+from mgray.data.feed import Batch, StepBatch, feed, plan_epoch
 from mgray.data.inputs import read_columns
 from mgray.distributed import rank_and_world, sum_over_ranks
 from mgray.errors import InputError
@@ -36,7 +36,7 @@ STEPS_BETWEEN_TIME_CHECKS = 20
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Through pinned memory to a GPU: only from there does a copy overlap with the step before it."""
+    """Copy to the device. To a GPU through pinned memory: only from there does the copy overlap with the last step."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -44,7 +44,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass
 class Progress:
-    """Where a run stands. With weights and optimizer state, all that a resume needs."""
+    """Position of a run. With weights and optimizer state, all that a resume needs."""
 
     epoch: int = 0
     batch: int = 0  # global batches of this epoch already trained on
@@ -96,6 +96,7 @@ class Trainer:
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.negatives = StepNegatives(config, dataset.item_counts)
         self.progress = Progress(horizon_epochs=float(config.epochs))
+        self._started = time.perf_counter()
         self.rank, self.world_size = rank_and_world()
         self.columns = read_columns(model.config)
         self._read = partial(dataset.read_training, columns=self.columns, include_valid=config.include_valid)
@@ -114,69 +115,83 @@ class Trainer:
 
         Raises InputError, on every rank at the same step, where the loss is no number any more.
         """
-        config, progress = self.config, self.progress
-        started = time.perf_counter() - progress.elapsed_s
-        window, rate = _Window(self.device), 0.0
+        progress = self.progress
+        self._started = time.perf_counter() - progress.elapsed_s
+        interval = _LogInterval(self.device)
         while progress.epoch < progress.horizon_epochs:
-            groups = plan_epoch(
-                self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length
-            )
-            self.model.train()
-            dealt = feed(
-                self._read,
-                groups,
-                progress.epoch,
-                progress.batch,
-                self.rank,
-                self.world_size,
-                self.columns,
-                target_ratings=self.model.rating_head is not None,
-                with_items=bool(self.tables),
-            )
-            for item in dealt:
-                position = progress.epoch + item.number / item.num_batches
-                rate = learning_rate(config, min(1.0, position / progress.horizon_epochs))
-                batch = self._augmented(item.batch)
-                loss = self._step(batch, item.items, item.global_targets, rate)
-                shared = self.gradient_bytes if self.world_size > 1 else 0
-                window.add(loss, int((batch.targets != PAD).sum()), item.global_events, shared)
-                progress.batch, progress.step = item.number + 1, progress.step + 1
-                progress.events += item.global_events
-                progress.elapsed_s = time.perf_counter() - started
-                position = progress.epoch + progress.batch / item.num_batches
-                if progress.step % STEPS_BETWEEN_TIME_CHECKS == 0:
-                    self._fit_horizon(position)
-                if progress.step % log_every == 0:
-                    mean_loss = window.mean_loss()
-                    self._check_loss(mean_loss, rate)
-                    remaining = progress.elapsed_s * (progress.horizon_epochs / position - 1)
-                    yield window.close(progress.step, position, mean_loss, rate, max(0.0, remaining))
-                if position >= progress.horizon_epochs:
-                    break
+            yield from self._train_epoch(interval, log_every)
             progress.epoch, progress.batch = progress.epoch + 1, 0
             is_last = progress.epoch >= progress.horizon_epochs
-            if is_last or progress.epoch % config.validate_every_epochs == 0:
+            if is_last or progress.epoch % self.config.validate_every_epochs == 0:
                 self.tables.catch_up()  # on every rank here, so that all go on with the same weights
                 # Else the ruin would be validated, saved and registered.
-                self._check_loss(window.mean_loss(), rate)
-                self._check_weights(rate)
-                paused = time.perf_counter()
-                with self._averaged():
-                    metrics = {} if config.include_valid else validate()
-                window.skip(time.perf_counter() - paused)
-                progress.elapsed_s = time.perf_counter() - started
-                epoch = min(float(progress.epoch), progress.horizon_epochs)
-                is_best = not metrics or is_better(metric, metrics[metric], progress.best_valid.get(metric))
-                if is_best:
-                    progress.best_valid, progress.best_epoch = metrics, epoch
-                yield Validated(progress.step, epoch, metrics, is_best, is_last, progress.elapsed_s)
+                self._check_loss(interval.mean_loss(), interval.rate)
+                self._check_weights(interval.rate)
+                yield self._validate(validate, metric, interval, is_last)
+
+    def _train_epoch(self, interval: "_LogInterval", log_every: int) -> Iterator[Logged]:
+        """Train on what is left of the epoch, up to the horizon. Yields every `log_every` steps."""
+        config, progress = self.config, self.progress
+        self.model.train()
+        for item in self._feed_epoch():
+            position = progress.epoch + item.number / item.num_batches
+            interval.rate = learning_rate(config, min(1.0, position / progress.horizon_epochs))
+            batch = self._augmented(item.batch)
+            loss = self._step(batch, item.items, item.global_targets, interval.rate)
+            shared = self.gradient_bytes if self.world_size > 1 else 0
+            interval.add(loss, int((batch.targets != PAD).sum()), item.global_events, shared)
+            progress.batch, progress.step = item.number + 1, progress.step + 1
+            progress.events += item.global_events
+            progress.elapsed_s = time.perf_counter() - self._started
+            position = progress.epoch + progress.batch / item.num_batches
+            if progress.step % STEPS_BETWEEN_TIME_CHECKS == 0:
+                self._fit_horizon(position)
+            if progress.step % log_every == 0:
+                mean_loss = interval.mean_loss()
+                self._check_loss(mean_loss, interval.rate)
+                remaining = progress.elapsed_s * (progress.horizon_epochs / position - 1)
+                yield interval.close(progress.step, position, mean_loss, max(0.0, remaining))
+            if position >= progress.horizon_epochs:
+                break
+
+    def _feed_epoch(self) -> Iterator[StepBatch]:
+        """This rank's share of the epoch's batches, from the first that was not trained on yet."""
+        config, progress = self.config, self.progress
+        groups = plan_epoch(self._lengths, config.seed, progress.epoch, config.global_batch_events, config.max_length)
+        return feed(
+            self._read,
+            groups,
+            progress.epoch,
+            progress.batch,
+            self.rank,
+            self.world_size,
+            self.columns,
+            target_ratings=self.model.rating_head is not None,
+            with_items=bool(self.tables),
+        )
+
+    def _validate(
+        self, validate: Callable[[], dict[str, float]], metric: str, interval: "_LogInterval", is_last: bool
+    ) -> Validated:
+        """Validate the weights, or their average, and note the best so far."""
+        progress = self.progress
+        paused = time.perf_counter()
+        with self._averaged():
+            metrics = {} if self.config.include_valid else validate()
+        interval.skip(time.perf_counter() - paused)
+        progress.elapsed_s = time.perf_counter() - self._started
+        epoch = min(float(progress.epoch), progress.horizon_epochs)
+        is_best = not metrics or is_better(metric, metrics[metric], progress.best_valid.get(metric))
+        if is_best:
+            progress.best_valid, progress.best_epoch = metrics, epoch
+        return Validated(progress.step, epoch, metrics, is_best, is_last, progress.elapsed_s)
 
     def _check_loss(self, loss: float, rate: float) -> None:
         if not math.isfinite(loss):
             raise self._diverged(f"its loss is {loss}", rate)
 
     def _check_weights(self, rate: float) -> None:
-        """The last step's are what no loss has seen; they are the same on every rank."""
+        """Check the weights after the last step, which no loss has seen. They are the same on every rank."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
             raise self._diverged("some weights are no numbers", rate)
 
@@ -229,14 +244,14 @@ class Trainer:
         return loss.detach()
 
     def weights(self) -> dict[str, Tensor]:
-        """A copy of the weights to evaluate and save: the model's, or their average."""
+        """Copy the weights to evaluate and save: the model's, or their average."""
         self.tables.catch_up()
         state = self.model.state_dict() if self.average is None else self.average.state
         return {name: tensor.clone() for name, tensor in state.items()}
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The model has its average's weights meanwhile, where there is one."""
+        """Give the model its average's weights for the while, where there is an average."""
         if self.average is None:
             yield
             return
@@ -265,11 +280,12 @@ class Trainer:
         progress.horizon_epochs = float(horizon)
 
 
-class _Window:
-    """Loss and throughput since the last log line. One reduction a line, not one a step."""
+class _LogInterval:
+    """Loss and throughput since the last log line. One all-reduce a line, not one a step."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.rate = 0.0  # of the latest step
         self._reset()
 
     def _reset(self) -> None:
@@ -290,12 +306,14 @@ class _Window:
         self.started += seconds
 
     def mean_loss(self) -> float:
-        """Over all ranks, and called on all; 0 where there was no step."""
+        """Mean over all ranks; 0 where there was no step. Collective: call it on every rank."""
         summed = sum_over_ranks(torch.stack([self.loss, torch.full_like(self.loss, self.targets)]))
         return float(summed[0]) / max(1.0, float(summed[1]))
 
-    def close(self, step: int, epoch: float, loss: float, rate: float, remaining_s: float) -> Logged:
+    def close(self, step: int, epoch: float, loss: float, remaining_s: float) -> Logged:
         seconds = time.perf_counter() - self.started
-        logged = Logged(step, epoch, loss, rate, self.events / seconds, remaining_s, self.allreduce_bytes / self.steps)
+        logged = Logged(
+            step, epoch, loss, self.rate, self.events / seconds, remaining_s, self.allreduce_bytes / self.steps
+        )
         self._reset()
         return logged

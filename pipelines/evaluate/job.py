@@ -16,7 +16,7 @@ from mgray.eval.part_metrics import PartMetrics
 from mgray.eval.ranking import evaluate_batches, evaluate_each, own_batches, part_batches
 from mgray.eval.rating import evaluate_ratings, rating_batches, rating_queries
 from mgray.eval.rating_baselines import make_rating_baselines
-from mgray.report import report_data as report
+from mgray.report import report_data
 from mgray.report.terminal import example_table, metrics_table
 from mgray.schema import PAD, UNKNOWN
 from mgray.serve.rater import ModelRater, RatingQuery
@@ -24,10 +24,11 @@ from mgray.serve.recommender import Recommender
 from mgray.serve.scorer import max_score_rows
 from mgray.serve.translation import Translation, check_items_known
 from pipelines import tracking
-from pipelines.ingest.job import describe, ingest
+from pipelines.ingest.job import dataset_line, ingest
 from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, console, say
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import DatasetLabel, JobResult, VersionLabel
 from pipelines.tracking.registry import Registry, own_data
 
 MIN_REPEAT_SHARE = 0.01  # of the targets, to be worth a note
@@ -55,10 +56,10 @@ def print_result(
     metrics: dict[str, float],
     baselines: dict[str, dict[str, float]],
     notes: Sequence[str],
-    example: report.Example | None = None,
+    example: report_data.Example | None = None,
 ) -> None:
     out.print(metrics_table(metrics, baselines))
-    for sentence in report.verdict(metrics, baselines):
+    for sentence in report_data.verdict(metrics, baselines):
         say(out, sentence)
     if example is not None:
         out.print(example_table(example))
@@ -67,7 +68,7 @@ def print_result(
 
 
 def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
-    """What to say of a part whose targets are often what the user has; baselines: the first to rank knows all items."""
+    """Note for a part whose targets are often items that the user has. baselines: the first to rank knows all items."""
     ranking = next((baseline.ranking for baseline in baselines.values() if baseline.ranking is not None), None)
     if ranking is None or ranking.num_removed < max(1, MIN_REPEAT_SHARE * ranking.num_targets):
         return []
@@ -79,7 +80,7 @@ def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
 
 
 class Asked(NamedTuple):
-    """What the queries of an evaluation held that the model does not know."""
+    """Counts of what the queries held that the model does not know."""
 
     unknown_targets: int  # they count as misses
     history_events: int
@@ -123,7 +124,7 @@ class ForeignPart:
         return counts
 
     def queries(self) -> Iterator[list[Query]]:
-        """In batches to be scored together; counts what is asked."""
+        """Yield the queries in batches to be scored together, and count what they hold."""
 
         def ask(shard: int, turn: Turn) -> Iterator[Query]:
             for query in self.dataset.queries(self.part, self.translation.columns, [shard], turn=turn, whole=True):
@@ -143,7 +144,7 @@ class ForeignPart:
         )
 
     def rating_queries(self) -> Iterator[list[RatingQuery]]:
-        """In batches to be rated together."""
+        """Yield the queries in batches to be rated together."""
 
         def ask(shard: int, turn: Turn) -> Iterator[RatingQuery]:
             asked = rating_queries(self.dataset, self.part, self.translation.columns, [shard], turn=turn, whole=True)
@@ -172,7 +173,7 @@ def evaluate_foreign(
 
 
 def _baseline_notes(dataset: Dataset, recommender: Recommender) -> list[str]:
-    """What to say where the baselines rank other items than the model does."""
+    """Note where the baselines rank other items than the model does."""
     own, known = set(dataset.item_ids), set(recommender.vocabulary.item_ids)
     if own == known:
         return []
@@ -182,8 +183,35 @@ def _baseline_notes(dataset: Dataset, recommender: Recommender) -> list[str]:
     ]
 
 
+class QueryCounts(JobResult):
+    """How many queries an evaluation asked, and what of them the model does not know."""
+
+    queries: int
+    unknown_targets: int
+    history_events: int
+    unknown_history_events: int
+
+
+class EvaluationResult(JobResult):
+    """Result of the eval job."""
+
+    model: VersionLabel
+    tracking_uri: str
+    split: str
+    dataset: DatasetLabel
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    slices: dict[str, list[dict[str, float | str]]]  # slice kind -> its buckets, as SliceFigures.as_json has them
+    rows: QueryCounts
+
+
 def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
-    """Evaluate a registered model on a dataset, beside the baselines; gives the result line's fields."""
+    """The eval job -> its result line. Raises InputError where the user's input is wrong."""
+    return evaluate_registered(config).line()
+
+
+def evaluate_registered(config: EvalJobConfig) -> EvaluationResult:
+    """Evaluate a registered model on a dataset, beside the baselines."""
     out = console()
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home, runs=False, writes=False)
@@ -203,21 +231,21 @@ def run_evaluation(config: EvalJobConfig) -> dict[str, Any]:
     cluster.connect()
     with PhaseProgress(out) as progress:
         found = ingest(data, home, progress.update)
-    say(out, describe(found))
+    say(out, dataset_line(found))
     dataset = Dataset(found.path)
     check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
     metrics, asked = evaluate_foreign(recommender, dataset, config.split, evaluation)
     measured = evaluate_baselines(dataset, config.split, evaluation, recommender.info.config.outputs)
-    baselines = {name: baseline.compute() for name, baseline in measured.items()}
+    baselines = {baseline: figures.compute() for baseline, figures in measured.items()}
     notes = [*repeat_notes(measured), *asked.notes(metrics.num_targets), *_baseline_notes(dataset, recommender)]
     print_result(out, metrics.compute(), baselines, notes)
-    return {
-        "model": {"name": name, "version": version},
-        "tracking_uri": shown_uri(uri),
-        "split": config.split,
-        "dataset": {"path": str(found.path), "fingerprint": found.manifest.fingerprint},
-        "metrics": metrics.compute(),
-        "baselines": baselines,
-        "slices": {kind: [row.as_json() for row in rows] for kind, rows in metrics.slices().items()},
-        "rows": {"queries": metrics.num_targets, **asked._asdict()},
-    }
+    return EvaluationResult(
+        model=VersionLabel(name=name, version=version),
+        tracking_uri=shown_uri(uri),
+        split=config.split,
+        dataset=DatasetLabel(path=str(found.path), fingerprint=found.manifest.fingerprint),
+        metrics=metrics.compute(),
+        baselines=baselines,
+        slices={kind: [row.as_json() for row in rows] for kind, rows in metrics.slices().items()},
+        rows=QueryCounts(queries=metrics.num_targets, **asked._asdict()),
+    )

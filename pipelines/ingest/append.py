@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from mgray.config import DataConfig
-from mgray.data.manifest import MANIFEST_FILE, Manifest, read_manifest
+from mgray.data.manifest import MANIFEST_FILE, Manifest, SourceFile, read_manifest
 from mgray.errors import InputError
 from mgray.schema import ITEM_ID
-from pipelines.ingest.source.digests import log_records
+from pipelines.ingest.context import Unit
+from pipelines.ingest.results import StagedUnit
+from pipelines.ingest.source.digests import log_sources
 from pipelines.ingest.source.resolve import Source
 from pipelines.ingest.staging import STAGED_FOLDER, read_done
-from pipelines.ingest.tasks import Result, Unit
 
 
 class Base(NamedTuple):
@@ -31,26 +31,26 @@ class Base(NamedTuple):
 
     @property
     def sha256(self) -> set[str]:
-        """Of the log files that it was made from."""
-        return {record.sha256 for record in log_records(self.manifest)}
+        """Digests of the log files that it was made from."""
+        return {file.sha256 for file in log_sources(self.manifest)}
 
-    def is_made_of(self, records: list[dict[str, Any]]) -> bool:
-        return records == [record.model_dump() for record in self.manifest.sources]
+    def is_made_of(self, sources: list[SourceFile]) -> bool:
+        return sources == self.manifest.sources
 
 
 class Earlier(NamedTuple):
-    """What is there already of an ingest's work."""
+    """What an ingest that appends need not make again; empty for any other."""
 
     units: list[Unit]  # staged, their files not read again
-    read: list[Result]  # what each of them holds
-    sources: list[dict[str, Any]]  # files that they were made from: path, bytes, sha256
+    read: list[StagedUnit]  # what each of them holds
+    sources: list[SourceFile]  # files that they were made from
     known_items: list[str]  # raw ids that have numbers, by number
     known_event_types: list[str]  # names that have numbers, by number
     new: list[int]  # places in the log of the files to read
 
 
-def take_over(base: Base | None, staged: Path, source: Source, sources: list[dict[str, Any]]) -> Earlier:
-    """sources: the records of the log's files. Raises InputError where one changed since, or staged units went."""
+def take_over(base: Base | None, staged: Path, source: Source, sources: list[SourceFile]) -> Earlier:
+    """What the base has of a log's files. Raises InputError where one changed since, or staged units are gone."""
     if base is None:
         return Earlier([], [], [], [], [], list(range(len(sources))))
     new = _new_files(base, source, sources)
@@ -59,14 +59,17 @@ def take_over(base: Base | None, staged: Path, source: Source, sources: list[dic
     read = [done for done in (read_done(staged / unit.key) for unit in units) if done is not None]
     if len(read) < len(units):
         raise InputError(f"--append: staged events in {staged} are gone; ingest all files, without --append")
-    before = [record.model_dump() for record in log_records(base.manifest)]
+    before = log_sources(base.manifest)
     vocabulary = pq.read_table(base.folder / base.manifest.vocabulary.file, partitioning=None)
     items = vocabulary.sort_by("item")[ITEM_ID].to_pylist()
     return Earlier(units, read, before, items, [kind.name for kind in base.manifest.event_types], new)
 
 
-def find_base(config: DataConfig, out: Path, settings: dict[str, Any], append: bool | Path) -> Base | None:
-    """The version to append to. A folder that was given and does not do is passed over: all files are read then."""
+def find_base(out: Path, settings: dict[str, Any], append: bool | Path) -> Base | None:
+    """Finds the version to append to; None: read all files. A folder given that does not fit is passed over.
+
+    Raises InputError where a version must be found (append is True) and none of those there fits.
+    """
     if append is False:
         return None
     if isinstance(append, Path):
@@ -113,7 +116,7 @@ def _why_not(base: Base, settings: dict[str, Any]) -> str | None:
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """The first setting, dotted, that shapes the data and is not the same."""
+    """The first setting (dotted) that shapes the data and differs; None: there is none."""
     for name, value in new.items():
         if name in ("num_shards", "num_partitions", "titles"):
             continue
@@ -126,15 +129,16 @@ def _difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     return None
 
 
-def _new_files(base: Base, source: Source, sources: list[dict[str, Any]]) -> list[int]:
-    """Places of the files that the base was not made from, so not of a copy of one. One that changed is an error."""
+def _new_files(base: Base, source: Source, sources: list[SourceFile]) -> list[int]:
+    """Places of the files that the base was not made from; a copy of such a file is not new. Raises InputError where a
+    file changed since."""
     known = base.sha256
-    names = {record.path for record in log_records(base.manifest)}
+    names = {file.path for file in log_sources(base.manifest)}
     new = []
-    for place, record in enumerate(sources):
-        if record["sha256"] in known:
+    for place, file in enumerate(sources):
+        if file.sha256 in known:
             continue
-        if record["path"] in names:
+        if file.path in names:
             raise InputError(
                 f"{source.files[place].path}: changed since it was ingested into {base.folder.name}, and an append "
                 "reads new files only; put new events into a file of their own, or ingest all files without --append"
@@ -144,7 +148,7 @@ def _new_files(base: Base, source: Source, sources: list[dict[str, Any]]) -> lis
 
 
 def _link_units(base: Base, staged: Path) -> None:
-    """The base's units under this ingest's place, where that is another (a dry run's)."""
+    """Links the base's units into this ingest's folder of staged units, where that is another (of a dry run)."""
     theirs = base.staged
     if theirs.resolve() == staged.resolve():
         return

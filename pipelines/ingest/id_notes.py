@@ -1,11 +1,12 @@
-"""What an ingest says of the log's ids: requests to forget that name no user, and two spellings of one number.
+"""Warnings about the log's ids: requests to forget that name no user, and two spellings of one number.
 
 Everything goes to stderr as one line. Ids of a forget list are in no file, no manifest and no MLflow run.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,18 +18,19 @@ from mgray.data.manifest import Manifest
 from mgray.errors import InputError, first_few
 from mgray.ingest.spelling import id_lines, plain_number
 from mgray.schema import ITEM_ID, USER_ID
+from pipelines.ingest.results import StagedUnit, TwoWays
 from pipelines.ingest.staging import read_done, unpack_bits
 
 IDS_SHOWN = 5
-UNMATCHED_SHOWN = 50  # of a list of ids to forget, which is a person's
-MAX_ODD_NUMBERS = 2000  # of a log that are looked at
+UNMATCHED_SHOWN = 50  # more than elsewhere: a person wrote the list, and has to mend it
+MAX_ODD_NUMBERS = 2000  # odd ids of a log that are looked at
 NAMES = {USER_ID: "users", ITEM_ID: "items"}
 
 logger = logging.getLogger(__name__)
 
 
 def read_forgotten(file: str) -> tuple[str, ...]:
-    """The user ids of data.privacy.forget, sorted. Raises InputError where it cannot be read."""
+    """Reads the user ids of data.privacy.forget, sorted. Raises InputError where it cannot be read."""
     try:
         text = Path(file).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -36,11 +38,11 @@ def read_forgotten(file: str) -> tuple[str, ...]:
     return tuple(id_lines(text))
 
 
-def unmatched(forgotten: tuple[str, ...], read: list[dict[str, Any]]) -> list[str]:
-    """The forgotten ids that no unit has a row of. read: what the units hold."""
+def unmatched(forgotten: tuple[str, ...], read: Sequence[StagedUnit]) -> list[str]:
+    """Ids of the forget list that have no row in any unit. read: what the units hold."""
     found = np.zeros(len(forgotten), bool)
-    for result in read:
-        found |= unpack_bits(result["found_forgotten"], len(forgotten))
+    for unit in read:
+        found |= unpack_bits(unit.found_forgotten, len(forgotten))
     return [user for user, matched in zip(forgotten, found, strict=True) if not matched]
 
 
@@ -83,14 +85,14 @@ class OddNumbers(NamedTuple):
     plain: list[str]
 
 
-def odd_numbers(read: list[dict[str, Any]], role: str) -> OddNumbers:
-    """The first MAX_ODD_NUMBERS by id. read: what the units hold, of each of which some are known."""
-    ids = sorted({text for result in read for text in result["odd_ids"][role]})[:MAX_ODD_NUMBERS]
+def odd_numbers(read: Sequence[StagedUnit], role: str) -> OddNumbers:
+    """Gathers the odd ids that the units noted, at most MAX_ODD_NUMBERS. role: user_id or item_id."""
+    ids = sorted({text for unit in read for text in unit.odd_ids[role]})[:MAX_ODD_NUMBERS]
     return OddNumbers(ids, [plain_number(text) for text in ids])
 
 
 def tell_kept(file: str | None, forgotten: tuple[str, ...], odd: OddNumbers) -> None:
-    """Warns where a user was not forgotten who is one number with an id of the list in another spelling."""
+    """Warns where the log has a user who is the number of an id of the forget list in another spelling."""
     asked = sorted(set(odd.plain).intersection(forgotten))
     if asked:
         logger.warning(
@@ -103,7 +105,7 @@ def tell_kept(file: str | None, forgotten: tuple[str, ...], odd: OddNumbers) -> 
 
 
 def places_of(plain: tuple[str, ...] | list[str], ids: pa.Array) -> list[int]:
-    """Places in `plain` of the spellings that are among the ids."""
+    """Which of the spellings are among the ids: their places in `plain`."""
     if not plain:
         return []
     texts = pa.array(plain, ids.type)
@@ -111,16 +113,8 @@ def places_of(plain: tuple[str, ...] | list[str], ids: pa.Array) -> list[int]:
     return [place for place, found in enumerate(there.to_pylist()) if found]
 
 
-class TwoWays(NamedTuple):
-    """Ids that the log spells in two ways which are one by the rule of ids."""
-
-    num_ids: int
-    example: str | None
-
-
-def two_ways(results: list[dict[str, Any]]) -> TwoWays:
-    """Sums what tasks found. results: each with "two_ways", a count and an example."""
-    found = [TwoWays(*result["two_ways"]) for result in results]
+def sum_two_ways(found: Sequence[TwoWays]) -> TwoWays:
+    """Adds up what tasks found; the example is the first."""
     return TwoWays(sum(one.num_ids for one in found), next((one.example for one in found if one.num_ids), None))
 
 

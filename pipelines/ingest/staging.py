@@ -1,7 +1,7 @@
-"""Staged events: the parsed rows of a part of the log, dictionary-encoded and split by bucket of user, on disk.
+"""Staged events: the parsed rows of a unit of the log, dictionary-encoded and split by bucket of user, on disk.
 
-A unit is a part of the log that one task reads: a range of a file, or several small files. Its folder is named by what
-it is made from, so an ingest that was killed, or one that appends to the log, finds there what was read before:
+A unit is what one task reads: a range of a file, or several small files. Its folder is named by what it is made from,
+so an ingest that was killed, or one that appends to the log, finds there what was read before:
 
     staged/UNIT/done.json             rows, pieces, event types, ...; written last
     staged/UNIT/rows-K.arrow          a record batch a bucket: user (of the bucket's list below), item, time, ...
@@ -9,18 +9,16 @@ it is made from, so an ingest that was killed, or one that appends to the log, f
     staged/UNIT/items-K.arrow         a record batch an item partition: the distinct items, likewise
     staged/UNIT/bad.arrow             rows that cannot be read
 
-A piece K holds a block of the unit's text. Reading is by memory map: a task of a bucket touches its own batches alone.
+A piece K holds about PIECE_BYTES of the unit's text. Files are read by memory map: a task of a bucket touches its own
+batches only.
 """
 
 import hashlib
 import hmac
 import itertools
-import json
 import os
 import shutil
-import uuid
-from collections.abc import Iterable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,16 +32,18 @@ from mgray.errors import InputError
 from mgray.ingest.hashing import bucket_of, stable_hash
 from mgray.ingest.spelling import ODD_NUMBER, is_no_value
 from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
-from pipelines.ingest.source.readers import AS_IT_IS, Block, Respelled
+from pipelines.ingest.arrow_files import write_batches
+from pipelines.ingest.results import BadRow, StagedUnit
+from pipelines.ingest.source.blocks import AS_IT_IS, Block, Respelled
 
 STAGED_FOLDER = ".staged"  # beside the versions
 DONE_FILE = "done.json"
+BAD_ROWS_FILE = "bad.arrow"
 PIECE_BYTES = 64 << 20  # of decompressed text, about
-MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make one row of the rest of a file
+MAX_RAW_CHARS = 10_000  # of a quarantined row: an unmatched quote can make the rest of a file one row
 WITHHELD = "(withheld: data.privacy)"  # a row that cannot be read may name its user in any field
 MAX_EVENT_TYPES = 32_767
-MAX_OPEN_FILES = 64
-MAX_ODD_IDS = 200  # of a unit that are looked at
+MAX_ODD_IDS = 200  # odd ids of a unit that are looked at
 
 _ID_SCHEMA = pa.schema([pa.field("hash", pa.uint64()), pa.field("id", pa.string())])
 _SPELLED_SCHEMA = _ID_SCHEMA.append(pa.field("spelled", pa.uint8()))  # bits: AS_IT_IS, RESPELLED
@@ -69,7 +69,7 @@ class PieceWriter:
         self.good = self.bad = self.forgotten = 0
         self.first_time, self.last_time = np.inf, -np.inf
         self.has_ratings = False
-        self.first_bad: dict[str, Any] | None = None
+        self.first_bad: BadRow | None = None
         self.found_forgotten = np.zeros(len(layers.forgotten), bool)
         self.odd_ids: dict[str, set[str]] = {USER_ID: set(), ITEM_ID: set()}
         self._waiting: list[pa.Table] = []
@@ -84,7 +84,7 @@ class PieceWriter:
                 bad = bad.with_columns(pl.lit(WITHHELD).alias("raw"), pl.col("reason").str.replace(r"(?s)'.*'", "'…'"))
             self._bad.append(bad)
             self.bad += bad.height
-            self.first_bad = self.first_bad or bad.row(0, named=True)
+            self.first_bad = self.first_bad or BadRow(**bad.row(0, named=True))
         if block.events.num_rows:
             self._waiting.append(_common(block.events, self.layers.features))
             self._respelled.append(block.respelled)
@@ -92,27 +92,28 @@ class PieceWriter:
             if self._waiting_bytes >= PIECE_BYTES:
                 self._flush()
 
-    def close(self) -> dict[str, Any]:
+    def close(self) -> StagedUnit:
         self._flush()
         if self._bad:
             table = pl.concat([bad.select(QUARANTINE_SCHEMA.names) for bad in self._bad])
             arrow = table.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(QUARANTINE_SCHEMA)
-            write_batches(self.folder / "bad.arrow", QUARANTINE_SCHEMA, arrow.to_batches())
-        return {
-            "good": self.good,
-            "bad": self.bad,
-            "forgotten": self.forgotten,
-            "pieces": self.pieces,
-            "event_types": list(self.event_types),
-            "has_ratings": self.has_ratings,
-            "first_time": self.first_time if self.pieces else None,
-            "last_time": self.last_time if self.pieces else None,
-            "first_bad": self.first_bad,
-            "found_forgotten": pack_bits(self.found_forgotten),
-            "odd_ids": {role: sorted(ids)[:MAX_ODD_IDS] for role, ids in self.odd_ids.items()},
-        }
+            write_batches(self.folder / BAD_ROWS_FILE, QUARANTINE_SCHEMA, arrow.to_batches())
+        return StagedUnit(
+            good=self.good,
+            bad=self.bad,
+            forgotten=self.forgotten,
+            pieces=self.pieces,
+            event_types=list(self.event_types),
+            has_ratings=self.has_ratings,
+            first_time=self.first_time if self.pieces else None,
+            last_time=self.last_time if self.pieces else None,
+            first_bad=self.first_bad,
+            found_forgotten=pack_bits(self.found_forgotten),
+            odd_ids={role: sorted(ids)[:MAX_ODD_IDS] for role, ids in self.odd_ids.items()},
+        )
 
     def _flush(self) -> None:
+        """Writes the blocks that wait as one piece."""
         if not self._waiting:
             return
         table = pa.concat_tables(self._waiting).unify_dictionaries()
@@ -126,50 +127,62 @@ class PieceWriter:
         users = _private(raw_users, self.layers)
         if self.layers.forgotten:
             kept = pc.is_valid(users)
-            gone = raw_users.filter(pc.invert(kept))
-            here = gone.dictionary.take(gone.indices.unique())
-            asked = pa.array(self.layers.forgotten, pa.string())
-            self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
-            self.forgotten += table.num_rows - pc.sum(kept).as_py()
+            self._note_forgotten(raw_users.filter(pc.invert(kept)))
             table, users = table.filter(kept), users.filter(kept)
             if not table.num_rows:
                 return
+        self._note_odd(ITEM_ID, one_chunk(table[ITEM_ID]).dictionary)
+        if self.layers.key is None:
+            self._note_odd(USER_ID, raw_users.dictionary)
+        self._write_piece(table, users, spelled)
+
+    def _write_piece(
+        self, table: pa.Table, users: pa.DictionaryArray, spelled: dict[str, npt.NDArray[np.uint8] | None]
+    ) -> None:
+        """Writes events and their ids. users: of each event, as they are to be stored; spelled: see `_spelled`."""
         number = len(self.pieces)
         self.pieces.append(table.num_rows)
         time = one_chunk(table[TIMESTAMP]).to_numpy()
         self.first_time = min(self.first_time, float(time.min()))
         self.last_time = max(self.last_time, float(time.max()))
-
-        row_user, row_bucket, user_bounds, id_batches = _split_ids(users, self.layers.num_buckets, spelled[USER_ID])
-        write_batches(self.folder / f"users-{number}.arrow", id_batches[0].schema, id_batches)
-        items = one_chunk(table[ITEM_ID])
-        row_item, _, _, id_batches = _split_ids(items, self.layers.num_partitions, spelled[ITEM_ID])
-        write_batches(self.folder / f"items-{number}.arrow", id_batches[0].schema, id_batches)
-        self._note_odd(ITEM_ID, items.dictionary)
-        if self.layers.key is None:
-            self._note_odd(USER_ID, raw_users.dictionary)
-
-        order = np.argsort(row_bucket, kind="stable")  # a radix sort: 16 bits
-        bucket = row_bucket[order]
+        by_user = _split_ids(users, self.layers.num_buckets, spelled[USER_ID])
+        by_item = _split_ids(one_chunk(table[ITEM_ID]), self.layers.num_partitions, spelled[ITEM_ID])
+        for kind, ids in (("users", by_user), ("items", by_item)):
+            write_batches(self.folder / f"{kind}-{number}.arrow", ids.batches[0].schema, ids.batches)
+        order = np.argsort(by_user.bucket, kind="stable")  # a radix sort: 16 bits
+        bucket = by_user.bucket[order]
         columns = {
-            "user": row_user[order] - user_bounds[bucket].astype(np.int32),
-            "item": row_item[order],
+            "user": by_user.place[order] - by_user.starts[bucket].astype(np.int32),
+            "item": by_item.place[order],
             "time": time[order],
+            **{name: column[order] for name, column in self._optional_columns(table).items()},
         }
-        if RATING in table.column_names:
-            rating = one_chunk(table[RATING]).to_numpy(zero_copy_only=False).astype(np.float32)
-            if not np.isnan(rating).all():
-                self.has_ratings = True
-                columns["rating"] = rating[order]
-        if EVENT_TYPE in table.column_names:
-            columns["event_type"] = self._type_numbers(one_chunk(table[EVENT_TYPE]))[order]
-        for place, name in enumerate(self.layers.features):
-            values = one_chunk(table[FEATURE + name]).to_numpy(zero_copy_only=False).astype(np.float64)
-            columns[f"feature_{place}"] = values[order]
         rows = pa.record_batch(columns)
         bounds = np.searchsorted(bucket, np.arange(self.layers.num_buckets + 1)).tolist()
         slices = (rows.slice(low, high - low) for low, high in itertools.pairwise(bounds))
         write_batches(self.folder / f"rows-{number}.arrow", rows.schema, slices)
+
+    def _optional_columns(self, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
+        """Ratings, where there is one, numbers of event types, and features, in the order of the events."""
+        columns: dict[str, npt.NDArray[Any]] = {}
+        if RATING in table.column_names:
+            rating = one_chunk(table[RATING]).to_numpy(zero_copy_only=False).astype(np.float32)
+            if not np.isnan(rating).all():
+                self.has_ratings = True
+                columns["rating"] = rating
+        if EVENT_TYPE in table.column_names:
+            columns["event_type"] = self._type_numbers(one_chunk(table[EVENT_TYPE]))
+        for place, name in enumerate(self.layers.features):
+            values = one_chunk(table[FEATURE + name]).to_numpy(zero_copy_only=False)
+            columns[f"feature_{place}"] = values.astype(np.float64)
+        return columns
+
+    def _note_forgotten(self, gone: pa.DictionaryArray) -> None:
+        """Counts rows of users of the forget list, and notes which of its ids they match. gone: the rows' users."""
+        here = gone.dictionary.take(gone.indices.unique())
+        asked = pa.array(self.layers.forgotten, pa.string())
+        self.found_forgotten |= pc.is_in(asked, here).to_numpy(zero_copy_only=False)
+        self.forgotten += len(gone)
 
     def _note_odd(self, role: str, words: pa.Array) -> None:
         """Keeps some ids that are numbers in an unusual spelling: another id may name the same thing."""
@@ -179,7 +192,7 @@ class PieceWriter:
             self.odd_ids[role].update(odd if role == ITEM_ID else set(odd).difference(self.layers.forgotten))
 
     def _type_numbers(self, column: pa.Array) -> npt.NDArray[np.int16]:
-        """Numbers of the unit's own list of event types; -1: blank."""
+        """Numbers event types by the unit's own list; -1: blank."""
         encoded = column.dictionary_encode()
         numbers = [-1]
         for name in encoded.dictionary.to_pylist():
@@ -191,7 +204,7 @@ class PieceWriter:
 
 
 def check_event_types(count: int) -> None:
-    """Raises InputError where an int16 cannot number them."""
+    """Raises InputError where there are more event types than an int16 can number."""
     if count > MAX_EVENT_TYPES:
         raise InputError(
             f"data.columns.event_type: more than {MAX_EVENT_TYPES} kinds of event; is this the right column?"
@@ -199,7 +212,7 @@ def check_event_types(count: int) -> None:
 
 
 def _common(events: pa.Table, features: tuple[str, ...]) -> pa.Table:
-    """A block's columns in one form, whichever path read it."""
+    """Brings a block's columns to one form, whichever path read it."""
     columns: dict[str, Any] = {}
     for name in (USER_ID, ITEM_ID):
         column = events[name]
@@ -225,9 +238,9 @@ def one_chunk(column: pa.ChunkedArray) -> pa.Array:
 def _spelled(
     role: str, words: pa.Array, blocks: Sequence[pa.Table], respelled: Sequence[Respelled]
 ) -> npt.NDArray[np.uint8] | None:
-    """How the blocks spell each of the words [D] that their dictionaries have in common: AS_IT_IS, RESPELLED or both.
+    """How the log spells each of some ids [D]: AS_IT_IS, RESPELLED or both. None: all as they are.
 
-    None: all as they are.
+    words: the ids of the blocks' common dictionary; respelled: of each block.
     """
     if not any(role in one for one in respelled):
         return None
@@ -238,14 +251,14 @@ def _spelled(
         by[own] = AS_IT_IS
         if role in one:
             places = pc.index_in(one[role]["id"], words).fill_null(-1).to_numpy()
-            there = places >= 0  # an id of rows that were set aside alone is no word
+            there = places >= 0  # an id that only rows set aside have is not in the dictionary
             by[places[there]] = one[role]["by"].to_numpy()[there]
         found |= by
     return found
 
 
 def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
-    """Forgotten users become null, the others their pseudonyms where there is a key: once a distinct id."""
+    """Replaces forgotten users by null and, where there is a key, the others by pseudonyms; one step a distinct id."""
     names = users.dictionary
     if layers.forgotten:
         gone = pc.is_in(names, pa.array(layers.forgotten, pa.string()))
@@ -257,10 +270,17 @@ def _private(users: pa.DictionaryArray, layers: Layers) -> pa.DictionaryArray:
     return users
 
 
-def _split_ids(
-    column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.uint8] | None = None
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint16], npt.NDArray[np.int64], list[pa.RecordBatch]]:
-    """Distinct ids by bucket -> (each row's place among them [E], its bucket [E], buckets' starts, their batches)."""
+class _SplitIds(NamedTuple):
+    """The distinct ids of a column by bucket, and where each row's id is."""
+
+    place: npt.NDArray[np.int32]  # [E] each row's place among the ids, which lie bucket by bucket
+    bucket: npt.NDArray[np.uint16]  # [E]
+    starts: npt.NDArray[np.int64]  # place of each bucket's first id
+    batches: list[pa.RecordBatch]  # the ids of each bucket
+
+
+def _split_ids(column: pa.DictionaryArray, count: int, spelled: npt.NDArray[np.uint8] | None = None) -> _SplitIds:
+    """Splits the distinct ids of a column [E] into `count` buckets by their hashes. spelled: see `_spelled`."""
     ids = column.dictionary
     codes = column.indices.to_numpy()
     used = np.zeros(len(ids), bool)
@@ -281,60 +301,32 @@ def _split_ids(
     else:
         batch = pa.record_batch(columns | {"spelled": pa.array(spelled[order])}, _SPELLED_SCHEMA)
     slices = [batch.slice(low, high - low) for low, high in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)]
-    return place[codes], bucket[codes], bounds[:-1], slices
+    return _SplitIds(place[codes], bucket[codes], bounds[:-1], slices)
 
 
-def write_batches(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """An Arrow file, under a name of its own until it is whole: a task that runs again overwrites its own work."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with pa.OSFile(str(draft), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    os.replace(draft, path)
-
-
-def read_batch(path: Path, number: int) -> pa.RecordBatch:
-    """A map of the file: its pages are read as they are touched."""
-    with pa.memory_map(str(path)) as source:
-        return pa.ipc.open_file(source).get_batch(number)
-
-
-def read_batch_again(path: Path, number: int) -> pa.RecordBatch:
-    """`read_batch` of a file that the process reads many batches of: its table of them is read once."""
-    status = path.stat()
-    return _open_batches(str(path), status.st_ino, status.st_mtime_ns).get_batch(number)
-
-
-@lru_cache(MAX_OPEN_FILES)
-def _open_batches(path: str, inode: int, time_ns: int) -> pa.ipc.RecordBatchFileReader:
-    """inode, time_ns: tell a file from another that was put in its place since."""
-    return pa.ipc.open_file(pa.memory_map(path))
-
-
-def read_done(folder: Path) -> dict[str, Any] | None:
-    """What a whole unit holds, None where it is not there or not whole."""
+def read_done(folder: Path) -> StagedUnit | None:
+    """Reads what a unit holds; None where it is not there or not whole."""
     try:
-        found: dict[str, Any] = json.loads((folder / DONE_FILE).read_text())
+        return StagedUnit.from_json((folder / DONE_FILE).read_text())
     except (FileNotFoundError, ValueError):
         return None
-    return found
 
 
-def commit_unit(draft: Path, folder: Path, done: dict[str, Any]) -> dict[str, Any]:
+def commit_unit(draft: Path, folder: Path, done: StagedUnit) -> StagedUnit:
     """Puts a unit in place whole; the first of two writers wins, and both hold the same."""
-    # after a machine's end no done.json may speak of rows that never reached its disk; a unit has three files a piece
+    # flushed to disk first: after a crash of the machine no done.json may speak of rows that were lost
     for path in draft.iterdir():
         with path.open("rb") as written:
             os.fsync(written.fileno())
     with (draft / DONE_FILE).open("w") as file:
-        json.dump(done, file)
+        file.write(done.to_json())
         file.flush()
         os.fsync(file.fileno())
     try:
         draft.rename(folder)
     except OSError:
         found = read_done(folder)
-        if found is None:  # what lies there is not whole: a machine died as it was written
+        if found is None:  # not whole: a machine crashed while it was written
             shutil.rmtree(folder)
             draft.rename(folder)
             return done
@@ -344,7 +336,7 @@ def commit_unit(draft: Path, folder: Path, done: dict[str, Any]) -> dict[str, An
 
 
 def pack_bits(values: npt.NDArray[np.bool_]) -> str:
-    """Booleans as text for a JSON file; unpack_bits has them back."""
+    """Packs booleans into text for a JSON file; `unpack_bits` reads them back."""
     return np.packbits(values).tobytes().hex()
 
 
@@ -353,5 +345,5 @@ def unpack_bits(text: str, count: int) -> npt.NDArray[np.bool_]:
 
 
 def key_fingerprint(key: bytes) -> str:
-    """Tells two pseudonym keys apart and gives neither away."""
+    """A digest that tells two pseudonym keys apart and gives neither away."""
     return hashlib.sha256(b"mgray pseudonym key: " + hmac.digest(key, b"fingerprint", "sha256")).hexdigest()[:16]

@@ -1,20 +1,24 @@
-"""What an ingest made, for its manifest and for people."""
+"""Sums up what an ingest built: for the version's manifest, and for people in its report."""
 
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray import __version__
-from mgray.data.manifest import Manifest, seal
+from mgray.data.manifest import EventType, Feature, Manifest, Split, Vocabulary, seal
 from mgray.report.ingest_report import IngestReport, IngestSummary, Pictures, render_ingest
 from mgray.schema import SCHEMA_VERSION
+from pipelines.ingest.arrow_files import read_table
+from pipelines.ingest.context import IngestContext
+from pipelines.ingest.facts import IngestFacts, VocabularyFacts
 from pipelines.ingest.plan import Plan
-from pipelines.ingest.tasks import TIME_BINS, IngestJob, Result
+from pipelines.ingest.results import FinishedBucket, StagedUnit
+from pipelines.ingest.staging import BAD_ROWS_FILE
+from pipelines.ingest.tasks.histories import TIME_BINS
 from pipelines.runtime.redact import command_line
 
 REPORT_FILE = "report.html"
@@ -23,17 +27,17 @@ RULES = ("forgotten", "timestamps", "ratings", "duplicates", "bots", "repeats", 
 MAX_REASONS, POPULARITY_POINTS = 10, 200
 
 
-def event_type_names(read: list[dict[str, Any]]) -> list[str]:
-    """Of what the units hold: the name of each event type of the log, at its code."""
-    return sorted({name for result in read for name in result["event_types"]})
+def event_type_names(read: Sequence[StagedUnit]) -> list[str]:
+    """Names of the event types of the log, sorted: a type's code is its place. read: what the units hold."""
+    return sorted({name for unit in read for name in unit.event_types})
 
 
-def event_type_counts(names: list[str], finish: list[Result], key: str) -> dict[str, int]:
-    """Events of each type over all buckets. names: by code; key: of a bucket's counts by code."""
-    counts = np.zeros(len(names), np.int64)
-    for result in finish:
-        counts[: len(result[key])] += np.asarray(result[key], np.int64)
-    return dict(zip(names, counts.tolist(), strict=True))
+def event_type_counts(names: list[str], counts: Sequence[list[int]]) -> dict[str, int]:
+    """Adds up the events of each type over all buckets. names: by code; counts: of each bucket, by code."""
+    total = np.zeros(len(names), np.int64)
+    for of_bucket in counts:
+        total[: len(of_bucket)] += np.asarray(of_bucket, np.int64)
+    return dict(zip(names, total.tolist(), strict=True))
 
 
 def _median(lengths: Counter[int]) -> float:
@@ -45,34 +49,37 @@ def _median(lengths: Counter[int]) -> float:
     return sum(middle) / 2
 
 
-def make_summary(job: IngestJob, finish: list[Result], vocabulary: dict[str, Any], written: int) -> IngestSummary:
-    """The shape of what `pipelines.ingest.job` built. finish: what each bucket's histories are."""
+def make_summary(
+    context: IngestContext, finished: Sequence[FinishedBucket], vocabulary: VocabularyFacts, written: int
+) -> IngestSummary:
+    """Sums up a version: its events by time, lengths of histories, popularity of items. written: number of events."""
     lengths: Counter[int] = Counter()
-    for result in finish:
-        lengths.update(dict(zip(*result["lengths"], strict=True)))
+    for bucket in finished:
+        lengths.update(dict(zip(bucket.lengths, bucket.length_users, strict=True)))
     by_length = [0] * (max(lengths).bit_length())
     for length, users in lengths.items():
         by_length[length.bit_length() - 1] += users
-    counts = vocabulary["by_count"]
+    counts = vocabulary.by_count
     share = np.cumsum(counts) / max(1, counts.sum())
     ranks = np.unique(np.geomspace(1, max(1, len(share)), POPULARITY_POINTS).astype(int))
-    first, last = job.times
+    first, last = context.times
     moves = last > first
     return IngestSummary(
         time_edges=np.linspace(first, max(last, first + 1e-9), TIME_BINS + 1).tolist() if moves else [first, first + 1],
-        events_by_time=np.sum([r["by_time"] for r in finish], axis=0).tolist() if moves else [written],
+        events_by_time=np.sum([bucket.by_time for bucket in finished], axis=0).tolist() if moves else [written],
         history_lengths=by_length,
         median_history=_median(lengths),
-        top_items=[(str(name), int(count)) for name, count in vocabulary["top"]],
+        top_items=[(str(name), int(count)) for name, count in vocabulary.top],
         popularity=[(int(rank), float(min(1.0, share[rank - 1]))) for rank in ranks] if len(share) else [],
     )
 
 
-def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
-    """The manifest of what `pipelines.ingest.job` built."""
-    job, rows = facts["job"], facts["rows"]
+def seal_version(plan: Plan, facts: IngestFacts) -> Manifest:
+    """Makes the manifest of a version that is built."""
+    context, vocabulary, types = facts.context, facts.vocabulary, facts.event_types
+    rules, features = context.rules, zip(context.layers.features, context.features, strict=True)
     order = ["read", "written", *(f"dropped_{rule}" for rule in RULES), "quarantined"]
-    vocabulary, events_of = facts["vocabulary"], facts["events_of_types"]
+    train, valid, test = facts.part_events
     return seal(
         {
             "schema_version": SCHEMA_VERSION,
@@ -81,55 +88,41 @@ def seal_version(plan: Plan, facts: dict[str, Any]) -> Manifest:
             "ingest_key": plan.key,
             "config": plan.settings,
             "sources": plan.sources,
-            "rows": {name: rows[name] for name in order if name in rows},
-            "users": facts["users"],
-            "items": vocabulary["items"],
-            "cold_items": vocabulary["cold_items"],
-            "train_events": facts["events"][0],
-            "valid_events": facts["events"][1],
-            "test_events": facts["events"][2],
-            "first_timestamp": facts["times"][0],
-            "last_timestamp": facts["times"][1],
+            "rows": {name: facts.rows[name] for name in order if name in facts.rows},
+            "users": facts.users,
+            "items": vocabulary.items,
+            "cold_items": vocabulary.cold_items,
+            "train_events": train,
+            "valid_events": valid,
+            "test_events": test,
+            "first_timestamp": facts.times[0],
+            "last_timestamp": facts.times[1],
             "has_times": plan.has_times,
-            "has_ratings": job.has_ratings,
-            "has_event_types": bool(facts["event_types"]),
-            "vocabulary": {
-                "file": "vocabulary.parquet",
-                "items": vocabulary["items"],
-                "sha256": vocabulary["sha256"],
-            },
-            "cold_items_file": "cold_items.parquet" if vocabulary["cold_items"] else None,
-            "outside_items_file": OUTSIDE_ITEMS_FILE if job.has_outside_items else None,
-            "outside_event_types": facts["outside_event_types"],
-            "event_types": [{"name": name, "events": events_of[name]} for name in facts["event_types"]],
-            "features": [
-                {"name": name, "mean": mean, "std": std}
-                for name, (mean, std) in zip(job.layers.features, job.features, strict=True)
-            ],
-            "median_history": facts["summary"].median_history,
-            "shards": facts["shards"],
-            "short_users": facts["short_users"],
-            "short_shards": facts["short_shards"],
-            "quarantine_file": facts["quarantine_file"],
-            "split": {"kind": job.rules.split, "valid_from": job.rules.valid_from, "test_from": job.rules.test_from},
+            "has_ratings": context.has_ratings,
+            "has_event_types": bool(types.numbered),
+            "vocabulary": Vocabulary(file="vocabulary.parquet", items=vocabulary.items, sha256=vocabulary.sha256),
+            "cold_items_file": "cold_items.parquet" if vocabulary.cold_items else None,
+            "outside_items_file": OUTSIDE_ITEMS_FILE if context.has_outside_items else None,
+            "outside_event_types": types.outside,
+            "event_types": [EventType(name=name, events=types.events[name]) for name in types.numbered],
+            "features": [Feature(name=name, mean=mean, std=std) for name, (mean, std) in features],
+            "median_history": facts.summary.median_history,
+            "shards": facts.shards,
+            "short_users": facts.short_users,
+            "short_shards": facts.short_shards,
+            "quarantine_file": facts.quarantine_file,
+            "split": Split(kind=rules.split, valid_from=rules.valid_from, test_from=rules.test_from),
             "staged": [unit.key for unit in plan.units],
             "report_file": REPORT_FILE,
-            "forget_unmatched": facts["forget_unmatched"],
+            "forget_unmatched": facts.forget_unmatched,
         }
     )
 
 
 def make_report(
-    plan: Plan, facts: dict[str, Any], manifest: Manifest, folder: Path, dataset_bytes: int, seconds: dict[str, float]
+    plan: Plan, facts: IngestFacts, manifest: Manifest, folder: Path, dataset_bytes: int, seconds: dict[str, float]
 ) -> IngestReport:
-    reasons: Counter[str] = Counter()
-    for unit, result in zip(plan.units, facts["read"], strict=True):
-        if result["bad"]:
-            with pa.memory_map(str(plan.staged / unit.key / "bad.arrow")) as source:
-                kinds = pc.replace_substring_regex(pa.ipc.open_file(source).read_all()["reason"], "'.*'", "'…'")
-                for reason in kinds.value_counts().to_pylist():  # without the values, so that the counts say something
-                    reasons[reason["values"]] += reason["counts"]
-    bad = next((result["first_bad"] for result in facts["read"] if result["bad"]), None)
+    bad = next((unit.first_bad for unit in facts.read if unit.first_bad), None)
     split = manifest.split
     cuts = f": validation from {split.valid_from}, test from {split.test_from}" if split.kind == "temporal" else ""
     total = sum(seconds.values())
@@ -148,17 +141,28 @@ def make_report(
         last_timestamp=manifest.last_timestamp,
         has_times=manifest.has_times,
         dataset_bytes=dataset_bytes,
-        log_bytes=sum(record["bytes"] for record in plan.sources),
+        log_bytes=sum(source.bytes for source in plan.sources),
         files=len(plan.sources),
         seconds=seconds,
         rows_s=manifest.rows["read"] / max(total, 1e-9),
-        quarantined=reasons.most_common(MAX_REASONS),
-        first_bad=f"{bad['file']}, line {bad['line']}: {bad['reason']}" if bad else None,
-        event_types=list(facts["events_of_types"].items()),  # those without a number too
+        quarantined=_quarantine_reasons(plan, facts).most_common(MAX_REASONS),
+        first_bad=f"{bad.file}, line {bad.line}: {bad.reason}" if bad else None,
+        event_types=list(facts.event_types.events.items()),  # those without a number too
         features=[(feature.name, feature.mean, feature.std) for feature in manifest.features],
         split=split.kind + cuts,
-        summary=facts["summary"],
+        summary=facts.summary,
     )
+
+
+def _quarantine_reasons(plan: Plan, facts: IngestFacts) -> Counter[str]:
+    """Counts quarantined rows by reason; values are cut out of it, so that equal mistakes count together."""
+    reasons: Counter[str] = Counter()
+    for unit, staged in zip(plan.units, facts.read, strict=True):
+        if staged.bad:
+            bad = read_table(plan.staged / unit.key / BAD_ROWS_FILE)["reason"]
+            for reason in pc.replace_substring_regex(bad, "'.*'", "'…'").value_counts().to_pylist():
+                reasons[reason["values"]] += reason["counts"]
+    return reasons
 
 
 def write_report(path: Path, report: IngestReport, pictures: Pictures) -> None:

@@ -1,4 +1,4 @@
-"""A model as it is, or cut to fewer levels: as a model folder, and as a registered version where that is asked for.
+"""The export job: a model as it is or cut to fewer levels, as a model folder and, if asked for, a registered version.
 
 The model is a registered one, or a folder that a training left: that of a run whose registration failed, above all.
 """
@@ -24,6 +24,7 @@ from pipelines import tracking
 from pipelines.runtime import cluster
 from pipelines.runtime.console import console, say
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import JobResult, VersionLabel
 from pipelines.tracking.registry import Registry
 from pipelines.train.job import SPOOL_FILE
 from pipelines.train.publish import REPORT_FILE
@@ -38,12 +39,34 @@ class _Source(NamedTuple):
     folder: Path
     label: str  # what folders and runs that come from it are named by
     shown: str  # models:/NAME/VERSION, or the folder
-    version: dict[str, str] | None  # name and version of a registered one
+    version: VersionLabel | None  # None: a folder
     manifest: Manifest | None  # of the dataset that it was trained on
 
 
+class FolderLabel(JobResult):
+    """A model that is in no registry."""
+
+    path: str
+
+
+class ExportResult(JobResult):
+    """Result of the export job."""
+
+    model: VersionLabel | FolderLabel
+    registered: VersionLabel | None
+    tracking_uri: str
+    path: str
+    was: dict[str, int]  # fields of Size
+    now: dict[str, int]
+
+
 def run_export(config: ExportJobConfig) -> dict[str, Any]:
-    """Fetch the model, cut it, write the folder, register it; gives the result line's fields. Raises InputError.
+    """The export job -> its result line. Raises InputError where the user's input is wrong."""
+    return export_model(config).line()
+
+
+def export_model(config: ExportJobConfig) -> ExportResult:
+    """Fetch the model, cut it, write the folder, register it.
 
     The same again changes nothing but a registered version more, so a registration that failed is asked for again.
     """
@@ -78,15 +101,15 @@ def run_export(config: ExportJobConfig) -> dict[str, Any]:
     registered = None
     if config.register_as is not None:
         registered = _registered_as(config, config.register_as, uri, source, exported, out)
-        say(screen, "registered as {name} version {version}".format(**registered))
-    return {
-        "model": source.version or {"path": str(source.folder)},
-        "registered": registered,
-        "tracking_uri": shown_uri(uri),
-        "path": str(out),
-        "was": was._asdict(),
-        "now": now._asdict(),
-    }
+        say(screen, f"registered as {registered.name} version {registered.version}")
+    return ExportResult(
+        model=source.version or FolderLabel(path=str(source.folder)),
+        registered=registered,
+        tracking_uri=shown_uri(uri),
+        path=str(out),
+        was=was._asdict(),
+        now=now._asdict(),
+    )
 
 
 def _given_folder(model: str) -> Path:
@@ -118,7 +141,7 @@ def _left(folder: Path, home: Path) -> _Source:
 
 def _registered_as(
     config: ExportJobConfig, name: str, uri: str, source: _Source, exported: Exported, out: Path
-) -> dict[str, str]:
+) -> VersionLabel:
     try:
         if config.levels is None:
             return _register_whole(config, name, uri, source)
@@ -132,7 +155,7 @@ def _registered_as(
 
 def _register_cut(
     config: ExportJobConfig, name: str, uri: str, source: _Source, exported: Exported, folder: Path
-) -> dict[str, str]:
+) -> VersionLabel:
     """The version, in a run of its own that knows the dataset too: a cut model may become champion and be retrained."""
     target = config.tracking.model_copy(update={"model_name": name, "register_model": True})
     recommender, (was, now) = Recommender(folder), exported
@@ -155,10 +178,10 @@ def _register_cut(
         named = shutil.copytree(folder, Path(temporary) / "model")
         version = tracking.register(target, named, recommender.empty_request(), tags, card)
     assert version is not None, "registering is on"
-    return {"name": name, "version": version}
+    return VersionLabel(name=name, version=version)
 
 
-def _register_whole(config: ExportJobConfig, name: str, uri: str, source: _Source) -> dict[str, str]:
+def _register_whole(config: ExportJobConfig, name: str, uri: str, source: _Source) -> VersionLabel:
     """The folder as it is, in the run that trained it where MLflow has that run, with all that it would have had."""
     target = config.tracking.model_copy(update={"model_name": name, "register_model": True})
     recommender, run_folder = Recommender(source.folder), source.folder.parent
@@ -189,7 +212,7 @@ def _register_whole(config: ExportJobConfig, name: str, uri: str, source: _Sourc
             named = shutil.copytree(named, Path(temporary) / "model")
         version = tracking.register(target, named, request, tags | {"run_id": run_id}, card)
     assert version is not None, "registering is on"
-    return {"name": name, "version": version}
+    return VersionLabel(name=name, version=version)
 
 
 def _run_of(folder: Path, uri: str) -> Run | None:

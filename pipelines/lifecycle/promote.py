@@ -14,15 +14,46 @@ from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, say
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import ComparedMetrics, DatasetLabel, JobResult, VersionLabel
 from pipelines.runtime.versions import staging_folder
 from pipelines.tracking.registry import KEPT, PROMOTED, Registry, Version, dataset_folder
 
 
+class PromoteResult(JobResult):
+    """Result of the promote job."""
+
+    tracking_uri: str
+    champion: VersionLabel | None
+    challenger: VersionLabel
+    action: str = ""  # promoted, kept (refused), already_champion
+    reasons: list[str] = []
+    metrics: ComparedMetrics | None = None
+    window: dict[str, str | int | None] = {}  # TestPeriod.as_json
+    cost: dict[str, int | float] = {}  # the challenger's: parameters, latency_ms
+    dataset: DatasetLabel | None = None
+    seconds: dict[str, float] = {}
+
+
+class RollbackResult(JobResult):
+    """Result of the rollback job."""
+
+    action: str
+    tracking_uri: str
+    champion: VersionLabel
+    former: VersionLabel
+    history: list[str]  # versions that were champion, the present one last
+
+
 def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
-    """Promote a version; gives the result line's fields. `action`: promoted, kept (refused), already_champion.
+    """The promote job -> its result line.
 
     Raises InputError where the version does not exist or there is no data to compare on.
     """
+    return promote_version(config).line()
+
+
+def promote_version(config: PromoteJobConfig) -> PromoteResult:
+    """Promote a version, if the gate lets it pass or is skipped."""
     if config.version is None:
         raise InputError("--version: which one to promote is not said; give --version N, a number of MLflow's registry")
     if config.skip_gate and not config.reason:
@@ -31,36 +62,34 @@ def run_promote(config: PromoteJobConfig) -> dict[str, Any]:
     uri = tracking.open_tracking(config.tracking, home, runs=False)
     registry = Registry(uri, config.tracking.model_name)
     version, champion = registry.find(config.version), registry.champion()
-    result: dict[str, Any] = {
-        "tracking_uri": shown_uri(uri),
-        "champion": champion.label if champion else None,
-        "challenger": version.label,
-    }
+    result = PromoteResult(
+        tracking_uri=shown_uri(uri), champion=champion.label if champion else None, challenger=version.label
+    )
     given = [config.reason] if config.reason else []
     if champion is not None and champion.version == version.version:
-        return result | {"action": "already_champion", "reasons": [f"version {version.version} is champion already"]}
+        return result.more(action="already_champion", reasons=[f"version {version.version} is champion already"])
     if config.skip_gate:
         reasons, passed = [*given, "the gate was skipped"], True
     else:
         models = [version] if champion is None else [version, champion]
         known = [manifest for one in models if (manifest := registry.manifest(one)) is not None]
-        dataset = _window_dataset(config, home, version, known, timer)
+        dataset = _period_dataset(config, home, version, known, timer)
         with timer.phase("compare"), staging_folder(home, "promote", "--home") as scratch:
             compared = _compare(config, dataset, registry, version, champion, known, scratch)
         passed, reasons = compared.decision.passed, [*given, *compared.reasons]
-        result |= {
-            "metrics": {"champion": compared.champion, "challenger": compared.challenger},
-            "window": compared.window,
-            "cost": compared.cost._asdict(),
-            "dataset": {"path": str(dataset.folder), "fingerprint": dataset.manifest.fingerprint},
-        }
+        result = result.more(
+            metrics=ComparedMetrics(champion=compared.champion, challenger=compared.challenger),
+            window=compared.period.as_json(),
+            cost=compared.cost._asdict(),
+            dataset=DatasetLabel(path=str(dataset.folder), fingerprint=dataset.manifest.fingerprint),
+        )
     for reason in reasons:
         say(out, reason)
     if passed:
         registry.promote(version, expected=champion)
     tags = {"decision_champion": champion.version if champion else "", "decision_gate": config.gate.model_dump_json()}
     registry.record(version, PROMOTED if passed else KEPT, reasons, tags)
-    return result | {"action": PROMOTED if passed else KEPT, "reasons": reasons, "seconds": timer.seconds}
+    return result.more(action=PROMOTED if passed else KEPT, reasons=reasons, seconds=timer.seconds)
 
 
 def _compare(
@@ -86,10 +115,10 @@ def _compare(
     )
 
 
-def _window_dataset(
+def _period_dataset(
     config: PromoteJobConfig, home: Path, version: Version, known: list[Manifest], timer: Timer
 ) -> Dataset:
-    """Whose test part is the window.
+    """The dataset whose test part is the test period.
 
     The dataset or log that the config names; else that of the two models' own datasets whose log ends later: the test
     part of the newer one is behind what either was trained on.
@@ -110,16 +139,21 @@ def _window_dataset(
 
 
 def run_rollback(config: RollbackJobConfig) -> dict[str, Any]:
-    """Put the former champion back; gives the result line's fields. Raises InputError where none is on record."""
+    """The rollback job -> its result line. Raises InputError where no former champion is on record."""
+    return roll_back(config).line()
+
+
+def roll_back(config: RollbackJobConfig) -> RollbackResult:
+    """Put the former champion back."""
     home = cluster.job_home(config)
     uri = tracking.open_tracking(config.tracking, home, runs=False)
     registry = Registry(uri, config.tracking.model_name)
     was, now = registry.rollback(config.reason or "asked for with jobs/rollback.py")
     console().print(f"{now.name}: champion was version {was.version}, is version {now.version}", highlight=False)
-    return {
-        "action": "rolled_back",
-        "tracking_uri": shown_uri(uri),
-        "champion": now.label,
-        "former": was.label,
-        "history": registry.history(),
-    }
+    return RollbackResult(
+        action="rolled_back",
+        tracking_uri=shown_uri(uri),
+        champion=now.label,
+        former=was.label,
+        history=registry.history(),
+    )

@@ -7,36 +7,32 @@ registered and not decided upon is decided upon, not trained again. The alias mo
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlflow.tracking import MlflowClient
 from rich.console import Console
 
 from mgray.config import (
-    ModelConfig,
-    ResolvedModelConfig,
-    ResolvedTrainConfig,
     ResolvedTrainJobConfig,
-    RetrainConfig,
     RetrainJobConfig,
-    TrainJobConfig,
     resolve_out,
 )
 from mgray.data.dataset import Dataset
 from mgray.data.manifest import Manifest
 from mgray.errors import InputError
-from mgray.eval import gate
 from mgray.eval.compare_models import Comparison, compare
-from mgray.eval.drift import Drift, describe, known_share, measure_drift, summarize
+from mgray.eval.drift import Drift, drift_line, known_share, measure_drift, summarize
+from mgray.eval.gate import decision_json
 from mgray.serve.recommender import Recommender
-from mgray.train.resolve import BATCH_RANGE, FREE_TO_CHANGE, resolve_job
 from pipelines import tracking
 from pipelines.ingest.job import obtain_dataset
 from pipelines.ingest.source.digests import Files, Log, digest_log, sort_files
+from pipelines.lifecycle.training import Start, training_config
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, say
 from pipelines.runtime.lock import Lock, retrain_lock
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import ComparedMetrics, DatasetLabel, JobResult, VersionLabel
 from pipelines.runtime.versions import staging_folder
 from pipelines.tracking.registry import (
     DECISION_TAG,
@@ -49,17 +45,41 @@ from pipelines.tracking.registry import (
     training_key,
 )
 from pipelines.tracking.store import sqlite_file, sqlite_uri
-from pipelines.train.job import run_training
+from pipelines.train.job import train_model
+from pipelines.train.publish import TrainResult
 
 MIN_KNOWN_SHARE = 0.01  # of the log's events on the champion's items: less means that the ids are others
 NOTHING_NEW, FIRST = "nothing_new", "first"
 
 
-def run_retrain(config: RetrainJobConfig) -> dict[str, Any]:
-    """One retraining; gives the result line's fields. Raises InputError where the user's input is wrong.
+class RetrainResult(JobResult):
+    """Result of the retrain job."""
 
-    `action`: promoted, kept, first (there was no champion) or nothing_new; a dry run says would_* of the first three.
-    """
+    dry_run: bool
+    tracking_uri: str
+    champion: VersionLabel | None  # as the job began
+    files: dict[str, Any]  # Files.summary
+    dataset: DatasetLabel | None = None
+    rows: dict[str, int] = {}
+    drift: dict[str, float | int | str | None] | None = None  # Drift.as_json
+    action: str = ""  # promoted, kept, first (there was no champion) or nothing_new; a dry run: would_be, would_...
+    reasons: list[str] = []
+    challenger: VersionLabel | None = None
+    metrics: ComparedMetrics | None = None
+    window: dict[str, str | int | None] = {}  # TestPeriod.as_json
+    cost: dict[str, int | float] = {}  # the challenger's: parameters, latency_ms
+    run_id: str | None = None
+    report: str | None = None
+    seconds: dict[str, float] = {}
+
+
+def run_retrain(config: RetrainJobConfig) -> dict[str, Any]:
+    """The retrain job -> its result line. Raises InputError where the user's input is wrong."""
+    return retrain(config).line()
+
+
+def retrain(config: RetrainJobConfig) -> RetrainResult:
+    """One retraining. Raises InputError where the user's input is wrong."""
     if config.train.warm_start is not None:
         raise InputError("train.warm_start: retraining starts from champion; leave it out, or use jobs/train.py")
     if not config.tracking.register_model and not config.retrain.dry_run:
@@ -83,6 +103,23 @@ class _Champion:
     model: Recommender
 
 
+class _Data(NamedTuple):
+    """The dataset of all files of the log."""
+
+    dataset: Dataset
+    drift: Drift | None  # of its new events from the champion's data; None: there is nothing to compare with
+    reused: bool
+
+
+class _Challenger(NamedTuple):
+    """The model to be judged."""
+
+    version: Version | None  # None: a dry run registers nothing
+    folder: Path
+    run_id: str | None
+    report: str | None
+
+
 class _Retraining:
     """One run. `scratch`: a folder that is removed at the end and that every node sees; no lock: a dry run."""
 
@@ -97,77 +134,90 @@ class _Retraining:
     def say(self, text: str) -> None:
         say(self.out, text)
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> RetrainResult:
         registry = self._open()
         with self.timer.phase("find"):
             champion = self._champion(registry) if registry else None
             log = digest_log(self.config.data, self.home) if self.config.data.dataset is None else None
             files = self._files(champion, log)
-        base = {
-            "dry_run": self.dry,
-            "tracking_uri": shown_uri(self.uri),
-            "champion": champion.version.label if champion else None,
-            "files": files.summary(),
-        }
+        result = RetrainResult(
+            dry_run=self.dry,
+            tracking_uri=shown_uri(self.uri),
+            champion=champion.version.label if champion else None,
+            files=files.summary(),
+        )
         if champion and not files.new:
             self._finish_promotion(registry, champion.version)
             reason = f"all {len(files.known)} files of the log are in the data of version {champion.version.version}"
-            return base | self._nothing_new([reason])
+            return self._nothing_new(result, [reason])
         if files.missing:
             self.say(f"{len(files.missing)} files of the champion's data are no longer in the log: {files.missing[:5]}")
         with self.timer.phase("ray_start"):
             cluster.connect()
-        dataset, drift, reused = self._data(champion, files.missing, log)
-        is_temporary = self.dry and self.config.data.dataset is None
-        base |= {
-            "dataset": {
-                "path": None if is_temporary else str(dataset.folder),
-                "fingerprint": dataset.manifest.fingerprint,
-                "reused": reused,
-            },
-            "rows": dataset.manifest.result_rows(),
-            "drift": drift.summary() if drift else None,
-        }
+        data = self._data(champion, files.missing, log)
+        result = self._with_data(result, data)
         if champion is None:
-            return base | self._first(registry, dataset)
+            return self._first(result, registry, data.dataset)
         assert registry is not None
-        training = self._training(dataset, champion)
-        key = training_key(training, dataset.manifest.fingerprint)
-        found = registry.trained_as(key)
+        return self._judge(result, registry, champion, data)
+
+    def _with_data(self, result: RetrainResult, data: _Data) -> RetrainResult:
+        manifest = data.dataset.manifest
+        is_temporary = self.dry and self.config.data.dataset is None
+        path = None if is_temporary else str(data.dataset.folder)
+        return result.more(
+            dataset=DatasetLabel(path=path, fingerprint=manifest.fingerprint, reused=data.reused),
+            rows=manifest.result_rows(),
+            drift=data.drift.as_json() if data.drift else None,
+        )
+
+    def _judge(self, result: RetrainResult, registry: Registry, champion: _Champion, data: _Data) -> RetrainResult:
+        """Train a challenger, unless there is one already, compare it with champion and decide."""
+        training = training_config(self.config, self.home, data.dataset, self._start(champion))
+        found = registry.trained_as(training_key(training, data.dataset.manifest.fingerprint))
         if found is not None and self._is_decided(found, champion):
             then = found.tags.get(REASONS_TAG, "").splitlines()
             reason = f"version {found.version} was trained on these files and {found.tags[DECISION_TAG]}"
-            return base | self._nothing_new([reason, *then])
+            return self._nothing_new(result, [reason, *then])
+        challenger = self._challenger(registry, found, training, champion)
+        with self.timer.phase("compare"):
+            compared = compare(
+                data.dataset,
+                champion.model,
+                Recommender(challenger.folder),
+                self.config.evaluate,
+                self.config.gate,
+                [champion.manifest],
+            )
+        for reason in compared.reasons:
+            self.say(f"gate: {reason}")
+        return result.more(
+            action=self._decide(registry, challenger, champion, compared, data.drift),
+            reasons=compared.reasons,
+            challenger=challenger.version.label if challenger.version else None,
+            metrics=ComparedMetrics(champion=compared.champion, challenger=compared.challenger),
+            window=compared.period.as_json(),
+            cost=compared.cost._asdict(),
+            run_id=challenger.run_id,
+            report=challenger.report,
+            seconds=self.timer.seconds,
+        )
+
+    def _start(self, champion: _Champion) -> Start | None:
+        """Model that training starts from; None: from scratch."""
+        if self.config.retrain.start != "champion":
+            return None
+        return Start(champion.version.uri, champion.model.info.config)
+
+    def _challenger(
+        self, registry: Registry, found: Version | None, training: ResolvedTrainJobConfig, champion: _Champion
+    ) -> _Challenger:
+        """`found`, a version that was trained as `training` says and not decided upon; else one trained now."""
         if found is not None:
             self.say(f"version {found.version} was trained on these files and not decided upon: deciding now")
-            trained: dict[str, Any] = {"run_id": found.run_id}
             folder = tracking.fetch_model(found.uri, registry.uri, self.scratch / "challenger")[0]
-        else:
-            trained = self._train(training, champion)
-            folder = Path(trained["checkpoint"])
-        with self.timer.phase("compare"):
-            challenger = Recommender(folder)
-            compared = compare(
-                dataset, champion.model, challenger, self.config.evaluate, self.config.gate, [champion.manifest]
-            )
-        if not self.dry:
-            found = found or registry.find(trained["model"]["version"])
-        self._show(compared)
-        action = self._decide(registry, found, champion, compared, drift, trained.get("run_id"))
-        return (
-            base
-            | {
-                "action": action,
-                "reasons": compared.reasons,
-                "challenger": found.label if found else None,
-                "metrics": {"champion": compared.champion, "challenger": compared.challenger},
-                "window": compared.window,
-                "cost": compared.cost._asdict(),
-                "run_id": trained.get("run_id"),
-                "report": trained.get("report"),
-            }
-            | {"seconds": self.timer.seconds}
-        )
+            return _Challenger(None if self.dry else found, folder, found.run_id, None)
+        return self._train(registry, training, champion)[0]
 
     def _open(self) -> Registry | None:
         """The registry; None for a dry run where there is none yet and looking would make one."""
@@ -194,10 +244,8 @@ class _Retraining:
         is_new = manifest is None or manifest.fingerprint != given.fingerprint
         return Files(names if is_new else [], [] if is_new else names, [])
 
-    def _data(
-        self, champion: _Champion | None, missing: list[str], log: Log | None
-    ) -> tuple[Dataset, Drift | None, bool]:
-        """The dataset of all files, and how far its new events are from the champion's data.
+    def _data(self, champion: _Champion | None, missing: list[str], log: Log | None) -> _Data:
+        """Ingest all files, and measure how far the new events are from the champion's data.
 
         Files that the champion's data was made from are not read again where its staged events are still there.
         """
@@ -207,7 +255,7 @@ class _Retraining:
         base = past if past and not missing else False
         dataset, reused = obtain_dataset(data, self.home, self.out, self.timer, base, log)
         if champion is None:
-            return dataset, None, reused
+            return _Data(dataset, None, reused)
         with self.timer.phase("drift"):
             current, before = summarize(dataset), summarize(Dataset(past)) if past else None
             share = known_share(champion.model.vocabulary.item_ids, current, before if base else None)
@@ -218,30 +266,13 @@ class _Retraining:
                     "set data.columns.item_id right, or give another --tracking.model_name"
                 )
             drift = measure_drift(before, current) if before else None
-        self.say(describe(drift))
-        return dataset, drift, reused
+        self.say(drift_line(drift))
+        return _Data(dataset, drift, reused)
 
-    def _training(self, dataset: Dataset, champion: _Champion | None) -> ResolvedTrainJobConfig:
-        """The training run's config: with a start from champion, its model section and the shorter schedule."""
-        config = self.config
-        start = champion if config.retrain.start == "champion" else None
-        asked = TrainJobConfig(
-            home=str(self.home),
-            data=config.data.model_copy(update={"dataset": str(dataset.folder)}),
-            model=config.model if start is None else _model_to_go_on_with(config.model, start.model.info.config),
-            train=config.train,
-            evaluate=config.evaluate,
-            scale=config.scale,
-            tracking=config.tracking,
-        )
-        resolved = resolve_job(asked, dataset.manifest)
-        if start is None:
-            return resolved
-        train = warm_training(resolved.train, config.retrain).model_copy(update={"warm_start": start.version.uri})
-        return resolved.model_copy(update={"train": train})
-
-    def _train(self, training: ResolvedTrainJobConfig, champion: _Champion | None) -> dict[str, Any]:
-        """Train and register; a dry run trains in its own HOME, with its own MLflow, and registers nothing."""
+    def _train(
+        self, registry: Registry | None, training: ResolvedTrainJobConfig, champion: _Champion | None
+    ) -> tuple[_Challenger, TrainResult]:
+        """Train and register. A dry run trains in its own HOME, with its own MLflow, and registers nothing."""
         if self.dry:
             warm_start = str(champion.folder) if champion and training.train.warm_start else None
             own = {"uri": sqlite_uri(self.scratch / "mlflow.db"), "register_model": False}
@@ -253,37 +284,38 @@ class _Retraining:
                 }
             )
         with self.timer.phase("train"):
-            result = run_training(training)
+            result = train_model(training)
+        folder = Path(result.checkpoint)
         if self.dry:
-            result |= {"run_id": None, "report": None}
             tracking.aim(self.uri)
-        return result
+            return _Challenger(None, folder, None, None), result
+        assert registry is not None
+        assert result.model is not None, "a run that could not register has failed"
+        return _Challenger(registry.find(result.model.version), folder, result.run_id, result.report), result
 
-    def _first(self, registry: Registry | None, dataset: Dataset) -> dict[str, Any]:
-        """No champion: from scratch; its version becomes champion as it is registered."""
-        trained = self._train(self._training(dataset, None), None)
+    def _first(self, result: RetrainResult, registry: Registry | None, dataset: Dataset) -> RetrainResult:
+        """Train from scratch where there is no champion; the version becomes champion as it is registered."""
+        first, trained = self._train(registry, training_config(self.config, self.home, dataset), None)
         reasons = ["no champion yet: the first version becomes champion"]
-        version = None
-        if not self.dry:
+        if first.version is not None:
             assert registry is not None
-            version = registry.find(trained["model"]["version"])
-            registry.record(version, PROMOTED, reasons, {})
-        return {
-            "action": f"would_be_{FIRST}" if self.dry else FIRST,
-            "reasons": reasons,
-            "challenger": version.label if version else None,
-            "metrics": {"champion": None, "challenger": trained["metrics"]},
-            "run_id": trained["run_id"],
-            "report": trained["report"],
-            "seconds": self.timer.seconds,
-        }
+            registry.record(first.version, PROMOTED, reasons, {})
+        return result.more(
+            action=f"would_be_{FIRST}" if self.dry else FIRST,
+            reasons=reasons,
+            challenger=first.version.label if first.version else None,
+            metrics=ComparedMetrics(champion=None, challenger=trained.metrics),
+            run_id=first.run_id,
+            report=first.report,
+            seconds=self.timer.seconds,
+        )
 
-    def _nothing_new(self, reasons: list[str]) -> dict[str, Any]:
+    def _nothing_new(self, result: RetrainResult, reasons: list[str]) -> RetrainResult:
         self.say(f"nothing new: {reasons[0]}")
-        return {"action": NOTHING_NEW, "reasons": reasons, "seconds": self.timer.seconds}
+        return result.more(action=NOTHING_NEW, reasons=reasons, seconds=self.timer.seconds)
 
     def _decision_tags(self, champion: _Champion) -> dict[str, str]:
-        """What a decision depends on beside the version itself: the same tags, the same decision."""
+        """Tags of what a decision depends on beside the version itself: the same tags, the same decision."""
         return {"decision_champion": champion.version.version, "decision_gate": self.config.gate.model_dump_json()}
 
     def _is_decided(self, found: Version, champion: _Champion) -> bool:
@@ -295,78 +327,40 @@ class _Retraining:
     def _decide(
         self,
         registry: Registry,
-        challenger: Version | None,
+        challenger: _Challenger,
         champion: _Champion,
         compared: Comparison,
         drift: Drift | None,
-        run_id: str | None,
     ) -> str:
-        passed = compared.decision.passed
-        if challenger is None:
+        """Write the decision into the registry, and promote the challenger if it passed. Returns the action."""
+        passed, version = compared.decision.passed, challenger.version
+        if version is None:
             return "would_promote" if passed else "would_keep"
         assert self.lock is not None
         with self.timer.phase("decide"):
             tags = self._decision_tags(champion)
-            tags |= {f"drift_{key}": str(value) for key, value in (drift.summary() if drift else {}).items()}
+            tags |= {f"drift_{key}": str(value) for key, value in (drift.as_json() if drift else {}).items()}
             for who, metrics in (("champion", compared.champion or {}), ("challenger", compared.challenger)):
                 tags |= {tracking.metric_key(f"window/{who}/{name}"): f"{value:.6f}" for name, value in metrics.items()}
-            if run_id is not None:
+            if challenger.run_id is not None:
                 client = MlflowClient(self.uri)
-                decided = {"window": compared.window, **gate.summary(compared.decision)}
-                client.log_dict(run_id, decided, "gate.json")
-                client.log_dict(run_id, drift.summary() if drift else {}, "drift.json")
+                decided = {"window": compared.period.as_json(), **decision_json(compared.decision)}
+                client.log_dict(challenger.run_id, decided, "gate.json")
+                client.log_dict(challenger.run_id, drift.as_json() if drift else {}, "drift.json")
             # Before the alias moves, so that a champion always says why; the decision itself comes after.
-            registry.tag(challenger, tags | {REASONS_TAG: "\n".join(compared.reasons)})
+            registry.tag(version, tags | {REASONS_TAG: "\n".join(compared.reasons)})
             if passed:
                 if not self.lock.is_held():
                     raise InputError(
                         f"{self.lock.path}: another retraining took the lock over meanwhile, so nothing was promoted; "
                         "raise --retrain.lock_timeout_s, and run again"
                     )
-                registry.promote(challenger, expected=champion.version)
-            registry.record(challenger, PROMOTED if passed else KEPT, compared.reasons, {})
+                registry.promote(version, expected=champion.version)
+            registry.record(version, PROMOTED if passed else KEPT, compared.reasons, {})
         return PROMOTED if passed else KEPT
 
     def _finish_promotion(self, registry: Registry | None, version: Version) -> None:
-        """Of a run that was killed between moving the alias and writing the decision."""
+        """Write the decision that a killed run did not: it had moved the alias already."""
         reasons = version.tags.get(REASONS_TAG)
         if registry is not None and not self.dry and reasons is not None and DECISION_TAG not in version.tags:
             registry.record(version, PROMOTED, reasons.splitlines(), {})
-
-    def _show(self, compared: Comparison) -> None:
-        for reason in compared.reasons:
-            self.say(f"gate: {reason}")
-
-
-def _model_to_go_on_with(asked: ModelConfig, champion: ResolvedModelConfig) -> ModelConfig:
-    """Champion's model section, with what may change (FREE_TO_CHANGE) as `asked` says.
-
-    Raises InputError where the user asks for another value of what may not. An `auto` asks for nothing: what the data
-    decides, champion has decided.
-    """
-    given = asked.model_fields_set
-    for name in given - FREE_TO_CHANGE:
-        wanted, has = getattr(asked, name), getattr(champion, name)
-        if wanted not in ("auto", has):
-            raise InputError(
-                f"model.{name}: {wanted}, but champion, from which training starts, has {has}; "
-                "leave it out, or set --retrain.start scratch"
-            )
-    return ModelConfig(**(dict(champion) | {name: getattr(asked, name) for name in given & FREE_TO_CHANGE}))
-
-
-def warm_training(train: ResolvedTrainConfig, retrain: RetrainConfig) -> ResolvedTrainConfig:
-    """The training that starts from champion: its own schedule and share of champion's weights, else as from scratch.
-
-    From scratch many epochs over the same events find the weights; from champion few will do, as long as they take
-    enough steps, which smaller batches give at nearly the same cost: down to the smallest that a small log gets.
-    """
-    whole, smallest = train.global_batch_events, BATCH_RANGE[0]
-    settings = {
-        "epochs": retrain.warm_epochs,
-        "learning_rate": retrain.warm_learning_rate,
-        "global_batch_events": max(min(whole, smallest), round(whole * retrain.warm_batch_share)),
-        "validate_every_epochs": retrain.warm_validate_every_epochs,
-        "warm_start_keep": retrain.warm_keep,
-    }
-    return train.model_copy(update=settings)

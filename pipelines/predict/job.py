@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import ray.data
+from pydantic import TypeAdapter
 from ray.data import ActorPoolStrategy
 from rich.console import Console
 
@@ -30,6 +31,7 @@ from mgray.data.manifest import (
     digest,
     file_sha256,
     read_predictions,
+    short_key,
 )
 from mgray.errors import InputError, NoTrainingEventsError
 from mgray.ingest.spelling import id_spelling
@@ -37,18 +39,21 @@ from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
 from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
 from mgray.serve.translation import check_items_known
 from pipelines import tracking
-from pipelines.ingest.job import IngestResult, Progress, describe, ingest
-from pipelines.ingest.source.resolve import read_item_ids
-from pipelines.predict.tasks import PartScorer, PredictJob, peak_rss_bytes, plan_parts
+from pipelines.ingest.job import IngestResult, dataset_line, ingest
+from pipelines.ingest.runner import Progress
+from pipelines.ingest.source.titles import read_item_ids
+from pipelines.predict.tasks import Mistake, PartScorer, PredictJob, ScoredPart, peak_rss_bytes, plan_parts
 from pipelines.runtime import cluster
 from pipelines.runtime.console import PhaseProgress, Timer, console, say
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import DatasetLabel, JobResult
 from pipelines.runtime.versions import committed, put_in_place, staging_folder
 from pipelines.tracking.registry import Registry, own_data
 
 # Rules of data.clean that take events out of a history that is scored.
 HISTORY_RULES = ("timestamps", "ratings", "duplicates", "bots", "repeats")
 COUNTED = ("users", "users_fallback", "users_short", "users_empty", "predictions")
+ANSWER: TypeAdapter[ScoredPart | Mistake] = TypeAdapter(ScoredPart | Mistake)  # of an actor, of a part
 TASKS_QUEUED_PER_ACTOR = 2  # the next part waits at its actor, so none idles while the driver wakes up
 
 
@@ -133,13 +138,13 @@ def score_parts(job: PredictJob, plan: cluster.WorkerPlan, users: int, out: Cons
     started, done, peaks = time.time(), 0, dict[int, int]()
     with PhaseProgress(out) as progress:
         for row in dataset.iter_rows():
-            result = json.loads(row["result"])
-            if "error" in result:
-                raise InputError(result["error"])
-            started = min(started, result["started"]) if parts else result["started"]
-            parts[row["index"]] = PredictionPart(**result["part"])
-            peaks[result["pid"]] = max(peaks.get(result["pid"], 0), result["peak_rss_bytes"] or 0)
-            done += parts[row["index"]].users
+            scored = ANSWER.validate_json(row["result"])
+            if isinstance(scored, Mistake):
+                raise InputError(scored.error)
+            started = min(started, scored.started) if parts else scored.started
+            parts[row["index"]] = scored.part
+            peaks[scored.pid] = max(peaks.get(scored.pid, 0), scored.peak_rss_bytes or 0)
+            done += scored.part.users
             speed = done / max(1e-9, time.time() - started)
             progress.update("score: users", done, users, f"{speed:,.0f} users/s")
     return Scored([parts[index] for index in range(len(job.parts))], started, peaks)
@@ -163,7 +168,7 @@ def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestR
 
 
 def lost_events(dataset: Dataset, info: ModelInfo) -> list[str]:
-    """What to say of events that the model may know and the dataset does not hold."""
+    """Notes on events that the model may know and the dataset does not hold."""
     manifest = dataset.manifest
     if manifest.fingerprint == info.dataset_fingerprint:
         return []
@@ -186,11 +191,78 @@ def lost_events(dataset: Dataset, info: ModelInfo) -> list[str]:
     return notes
 
 
+class PredictedModel(JobResult):
+    """The registered model that made the lists."""
+
+    name: str
+    version: str
+    run_id: str | None
+
+
+class PeakMemory(JobResult):
+    """The most resident memory of the driver, and of each worker process."""
+
+    driver: int | None
+    workers: list[int]
+
+
+class PredictionResult(JobResult):
+    """Result of the predict job."""
+
+    model: PredictedModel
+    tracking_uri: str
+    dataset: DatasetLabel
+    path: str
+    reused: bool
+    rows: dict[str, int]
+    workers: str = ""  # this and the next two: of lists that were made now
+    users_s: float = 0.0
+    peak_rss_bytes: PeakMemory | None = None
+    seconds: dict[str, float] = {}
+
+
+class _Speed(NamedTuple):
+    """Time and memory that a scoring took."""
+
+    workers: str
+    users_s: float
+    peak_rss_bytes: PeakMemory
+
+
+class _Given(NamedTuple):
+    """Model, dataset and settings that the lists are made from."""
+
+    settings: PredictConfig  # remove_seen as it is to be
+    model: FetchedModel
+    ingested: IngestResult
+    dataset: Dataset
+    blocked: npt.NDArray[np.int64] | None  # the model's numbers of `blocked_ids`
+    blocked_ids: list[str]
+
+    def identity(self) -> dict[str, Any]:
+        """Fields of the manifest that, with the dataset, decide the lists."""
+        shaping = {
+            "k": self.settings.k,
+            "remove_seen": self.settings.remove_seen,
+            "blocked_items": 0 if self.blocked is None else len(self.blocked),
+            "blocked_sha256": digest(sorted(set(self.blocked_ids))) if self.blocked_ids else None,
+        }
+        return {"model": self.model.record.model_dump(), "settings": shaping, "schema_version": SCHEMA_VERSION}
+
+    def key(self) -> str:
+        return digest(self.identity() | {"dataset": self.dataset.manifest.fingerprint})
+
+
 def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
-    """The predict job; gives the result line's fields. Raises InputError where the user's input is wrong.
+    """The predict job -> its result line. Raises InputError where the user's input is wrong.
 
     Then nothing is committed, what was written is removed, and versions committed before are as they were.
     """
+    return predict(config).line()
+
+
+def predict(config: PredictJobConfig) -> PredictionResult:
+    """Score every user of the dataset, or find the lists that were made before."""
     out, timer, settings = console(), Timer(), config.predict
     home = cluster.job_home(config)
     target = local_folder(settings.out, "--predict.out") if settings.out else home / "predictions"
@@ -200,86 +272,82 @@ def run_prediction(config: PredictJobConfig) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         with timer.phase("fetch_model"):
             model = fetch(config, uri, Path(temporary))
-        info = load_info(model.folder)
-        if settings.remove_seen is None:
-            settings = settings.model_copy(update={"remove_seen": info.remove_seen})
-            config = config.model_copy(update={"predict": settings})
-        elif caution := info.caution(settings.remove_seen):
-            out.print(f"[yellow]{config.model}: {caution}[/]")
-        registry = Registry(uri, model.record.name)
-        data = own_data(config.data, home, registry, registry.find(model.record.version))
-        if data.dataset is None:
-            with timer.phase("ray_start"):
-                cluster.connect()
-        with timer.phase("dataset"), PhaseProgress(out) as progress:
-            found = ingest_to_score(data, home, progress.update)
-        say(out, describe(found))
-        dataset = Dataset(found.path.absolute())
-        check_items_known(dataset, model.item_ids, f"--model {config.model}")
-        for note in lost_events(dataset, info):
-            out.print(f"[yellow]{note}[/]", soft_wrap=True)
-        blocked = block(settings, blocked_ids, model.item_ids, dataset.all_item_ids)
-
-        shaping = {
-            "k": settings.k,
-            "remove_seen": settings.remove_seen,
-            "blocked_items": 0 if blocked is None else len(blocked),
-            "blocked_sha256": digest(sorted(set(blocked_ids))) if blocked_ids else None,
-        }
-        made_from = {"model": model.record.model_dump(), "settings": shaping, "schema_version": SCHEMA_VERSION}
-        key = digest(made_from | {"dataset": dataset.manifest.fingerprint})
-        folder = target / key[:16]
-        manifest = None if settings.overwrite else committed(folder, key, read_predictions)
-        reused = manifest is not None
-        measured: dict[str, Any] = {}
+        given = _prepare(config, model, blocked_ids, Registry(uri, model.record.name), home, timer, out)
+        folder = target / short_key(given.key())
+        manifest = None if settings.overwrite else committed(folder, given.key(), read_predictions)
+        reused, speed = manifest is not None, None
         if manifest is None:
-            facts = made_from | {
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-                "mgray_version": __version__,
-                "prediction_key": key,
-                "dataset_path": str(dataset.folder),
-                "dataset_fingerprint": dataset.manifest.fingerprint,
-            }
-            with staging_folder(target, key, "--predict.out") as staging:
-                manifest, measured = _build(config, model, dataset, blocked, facts, staging, timer, out)
+            with staging_folder(target, given.key(), "--predict.out") as staging:
+                manifest, speed = _build(given, staging, timer, out)
                 manifest = put_in_place(staging, folder, manifest, read_predictions, settings.overwrite)
-    verb = "reusing the predictions already committed at" if reused else "predictions committed at"
-    rows = manifest.rows
-    say(
-        out,
-        f"{verb} {folder} ({rows['users']:,} users, {rows['users_fallback']:,} of them by popularity, "
-        f"{rows['predictions']:,} rows, {model.record.name} version {model.record.version})",
+    say(out, _made_line(folder, manifest, reused))
+    result = PredictionResult(
+        model=PredictedModel(**model.record.model_dump(exclude={"weights_sha256"})),
+        tracking_uri=shown_uri(uri),
+        dataset=DatasetLabel(
+            path=str(given.ingested.path),
+            fingerprint=given.dataset.manifest.fingerprint,
+            reused=given.ingested.reused,
+        ),
+        path=str(folder),
+        reused=reused,
+        rows=manifest.rows,
+        seconds=timer.seconds,
     )
-    return {
-        "model": {"name": model.record.name, "version": model.record.version, "run_id": model.record.run_id},
-        "tracking_uri": shown_uri(uri),
-        "dataset": {"path": str(found.path), "fingerprint": dataset.manifest.fingerprint, "reused": found.reused},
-        "path": str(folder),
-        "reused": reused,
-        "rows": rows,
-        **measured,
-        "seconds": timer.seconds,
-    }
+    return result if speed is None else result.more(**speed._asdict())
 
 
-def _build(
+def _prepare(
     config: PredictJobConfig,
     model: FetchedModel,
-    dataset: Dataset,
-    blocked: npt.NDArray[np.int64] | None,
-    facts: dict[str, Any],
-    staging: Path,
+    blocked_ids: list[str],
+    registry: Registry,
+    home: Path,
     timer: Timer,
     out: Console,
-) -> tuple[PredictionManifest, dict[str, Any]]:
-    """Scores into the staging folder -> (its manifest, written; what the result line says of speed and memory)."""
+) -> _Given:
+    """Ingest the log to be scored, and say what the lists will leave out.
+
+    Raises InputError where model, dataset and blocked items do not fit.
+    """
+    info, settings = load_info(model.folder), config.predict
+    if settings.remove_seen is None:
+        settings = settings.model_copy(update={"remove_seen": info.remove_seen})
+    elif caution := info.caution(settings.remove_seen):
+        out.print(f"[yellow]{config.model}: {caution}[/]")
+    data = own_data(config.data, home, registry, registry.find(model.record.version))
+    if data.dataset is None:
+        with timer.phase("ray_start"):
+            cluster.connect()
+    with timer.phase("dataset"), PhaseProgress(out) as progress:
+        found = ingest_to_score(data, home, progress.update)
+    say(out, dataset_line(found))
+    dataset = Dataset(found.path.absolute())
+    check_items_known(dataset, model.item_ids, f"--model {config.model}")
+    for note in lost_events(dataset, info):
+        out.print(f"[yellow]{note}[/]", soft_wrap=True)
+    blocked = block(settings, blocked_ids, model.item_ids, dataset.all_item_ids)
+    return _Given(settings, model, found, dataset, blocked, blocked_ids)
+
+
+def _made_line(folder: Path, manifest: PredictionManifest, reused: bool) -> str:
+    verb = "reusing the predictions already committed at" if reused else "predictions committed at"
+    rows, model = manifest.rows, manifest.model
+    return (
+        f"{verb} {folder} ({rows['users']:,} users, {rows['users_fallback']:,} of them by popularity, "
+        f"{rows['predictions']:,} rows, {model.name} version {model.version})"
+    )
+
+
+def _build(given: _Given, staging: Path, timer: Timer, out: Console) -> tuple[PredictionManifest, _Speed]:
+    """Score into the staging folder, and write its manifest."""
     if not ray.is_initialized():
         with timer.phase("ray_start"):
             cluster.connect()
-    settings = config.predict
+    settings, dataset = given.settings, given.dataset
     plan = plan_scoring(settings)
     shared_model = staging / "work" / "model"
-    shutil.copytree(model.folder, shared_model)
+    shutil.copytree(given.model.folder, shared_model)
     users = dataset.manifest.users + dataset.manifest.short_users
     job = PredictJob(
         dataset=dataset.folder,
@@ -288,7 +356,7 @@ def _build(
         parts=plan_parts(dataset.manifest, settings.part_users),
         k=settings.k,
         remove_seen=bool(settings.remove_seen),  # resolved before
-        blocked=blocked,
+        blocked=given.blocked,
         batch_events=settings.batch_events,
         threads=settings.cpus_per_worker,
         use_gpu=plan.use_gpu,
@@ -302,11 +370,17 @@ def _build(
         shutil.rmtree(staging / "work")
         rows = {name: sum(getattr(part, name) for part in scored.parts) for name in COUNTED}
         rows = {"users": rows["users"], "users_by_history": rows["users"] - rows["users_fallback"]} | rows
-        manifest = PredictionManifest(**facts, rows=rows, parts=scored.parts)
+        manifest = PredictionManifest(
+            **given.identity(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            mgray_version=__version__,
+            prediction_key=given.key(),
+            dataset_path=str(dataset.folder),
+            dataset_fingerprint=dataset.manifest.fingerprint,
+            rows=rows,
+            parts=scored.parts,
+        )
         manifest.check_conservation(users)
         commit(manifest, staging)
-    return manifest, {
-        "workers": plan.label,
-        "users_s": round(users / max(0.01, ended - max(launched, scored.started)), 1),
-        "peak_rss_bytes": {"driver": peak_rss_bytes(), "workers": sorted(scored.peak_rss_bytes.values())},
-    }
+    memory = PeakMemory(driver=peak_rss_bytes(), workers=sorted(scored.peak_rss_bytes.values()))
+    return manifest, _Speed(plan.label, round(users / max(0.01, ended - max(launched, scored.started)), 1), memory)

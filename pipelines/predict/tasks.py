@@ -1,10 +1,9 @@
-"""What a scoring worker runs: an actor that loads the model once, then scores parts and writes each as Parquet.
+"""The scoring worker: an actor that loads the model once, then scores parts and writes each as Parquet.
 
-A part is a run of row groups of one shard. As in ingest, the user's mistakes come back as {"error": text}, and a part
-that Ray runs again overwrites its own file and nothing else.
+A part is a run of row groups of one shard. As in ingest, the user's mistakes come back as a record, and a part that
+Ray runs again overwrites its own file and nothing else.
 """
 
-import json
 import os
 import socket
 import time
@@ -16,20 +15,23 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from pydantic import BaseModel
 
 from mgray.data.dataset import Dataset
-from mgray.data.manifest import Manifest
+from mgray.data.manifest import Manifest, PredictionPart
 from mgray.errors import InputError
 from mgray.schema import USER_ID
 from mgray.serve.model_folder import load_model
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import prediction_table, rank_lists, translate
 from mgray.serve.translation import Translation
-from pipelines.ingest.tasks import Result, write_parquet
+from pipelines.runtime.parquet import write_parquet
 from pipelines.runtime.versions import place_error
 
 ROW_GROUP_PREDICTIONS = 1 << 17
 PART_EVENTS = 1 << 22  # histories are long in some logs: 16 MiB of item numbers a part, about
+
+Result = dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -53,7 +55,7 @@ def plan_parts(manifest: Manifest, part_users: int) -> tuple[Part, ...]:
 
 
 class PredictJob(NamedTuple):
-    """What every worker of one prediction knows; plain values, so that it travels to any node."""
+    """Input of every worker of one prediction; plain values, so that it travels to any node."""
 
     dataset: Path
     model: Path  # model folder, below the staging folder, which is on storage that every node sees
@@ -65,6 +67,21 @@ class PredictJob(NamedTuple):
     batch_events: int
     threads: int
     use_gpu: bool
+
+
+class ScoredPart(BaseModel):
+    """Answer of an actor that wrote a part; JSON, for a Ray Dataset holds text."""
+
+    part: PredictionPart
+    started: float  # seconds since 1970
+    pid: int
+    peak_rss_bytes: int | None
+
+
+class Mistake(BaseModel):
+    """Answer of an actor where the user's input is wrong."""
+
+    error: str
 
 
 class PartScorer:
@@ -92,25 +109,25 @@ class PartScorer:
     def __call__(self, rows: dict[str, npt.NDArray[Any]]) -> dict[str, list[Any]]:
         """Ray Data's batch of {"index": [...]} -> {"index": [...], "result": [JSON, ...]}."""
         indices = [int(index) for index in rows["index"]]
-        return {"index": indices, "result": [json.dumps(self._guarded(index)) for index in indices]}
+        return {"index": indices, "result": [self._guarded(index).model_dump_json() for index in indices]}
 
-    def _guarded(self, index: int) -> Result:
+    def _guarded(self, index: int) -> ScoredPart | Mistake:
         if self.error is not None:
-            return {"error": self.error}
+            return Mistake(error=self.error)
         started = time.time()
         try:
             part = self.score(index)
         except InputError as error:
-            return {"error": str(error)}
+            return Mistake(error=str(error))
         except OSError as error:
             mendable = place_error(error, "--predict.out")
             if mendable is None:
                 raise
-            return {"error": str(mendable)}
-        return {"part": part, "started": started, "pid": os.getpid(), "peak_rss_bytes": peak_rss_bytes()}
+            return Mistake(error=str(mendable))
+        return ScoredPart(part=part, started=started, pid=os.getpid(), peak_rss_bytes=peak_rss_bytes())
 
-    def score(self, index: int) -> Result:
-        """Scores and writes one part: a PredictionPart's fields. Raises InputError where a shard is unreadable."""
+    def score(self, index: int) -> PredictionPart:
+        """Score one part and write it. Raises InputError where a shard is unreadable."""
         job = self.job
         part, manifest = job.parts[index], self.dataset.manifest
         users = self._read(part)
@@ -118,21 +135,21 @@ class PartScorer:
         columns, offsets = translate(columns, offsets, self.translation)
         lists = rank_lists(self.scorer, columns, offsets, job.k, job.remove_seen, job.blocked, job.batch_events)
         table = prediction_table(lists, users[USER_ID].combine_chunks(), self.item_ids)
-        size, sha256, draft = write_parquet(table, job.folder, f"part-{index:06d}", ROW_GROUP_PREDICTIONS)
-        written = pq.read_metadata(draft).num_rows
+        draft = write_parquet(table, job.folder, f"part-{index:06d}", ROW_GROUP_PREDICTIONS)
+        written = pq.read_metadata(draft.path).num_rows
         assert written == int(lists.lengths.sum()), f"part {index}: {written} rows written, not {lists.lengths.sum()}"
         path = job.folder / f"part-{index:06d}.parquet"
-        os.replace(draft, path)
-        return {
-            "file": path.name,
-            "users": users.num_rows,
-            "users_short": users.num_rows if part.shard >= len(manifest.shards) else 0,
-            "predictions": written,
-            "users_fallback": int(lists.is_fallback.sum()),
-            "users_empty": int((lists.lengths == 0).sum()),
-            "bytes": size,
-            "sha256": sha256,
-        }
+        os.replace(draft.path, path)
+        return PredictionPart(
+            file=path.name,
+            users=users.num_rows,
+            users_short=users.num_rows if part.shard >= len(manifest.shards) else 0,
+            predictions=written,
+            users_fallback=int(lists.is_fallback.sum()),
+            users_empty=int((lists.lengths == 0).sum()),
+            bytes=draft.bytes,
+            sha256=draft.sha256,
+        )
 
     def _read(self, part: Part) -> pa.Table:
         path = self.dataset.folder / self.dataset.manifest.all_shards[part.shard].file

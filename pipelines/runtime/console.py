@@ -84,7 +84,7 @@ class PhaseProgress:
 
 
 class TrainingState(NamedTuple):
-    """What rank 0 posts for the progress bar."""
+    """State of a training, which rank 0 posts for the progress bar."""
 
     epoch: float
     epochs: float  # at which training will end, as far as is known

@@ -1,7 +1,6 @@
 """One at a time: a lock file that names its holder, and heals when the holder is gone."""
 
 import fcntl
-import json
 import os
 import socket
 import threading
@@ -10,9 +9,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mgray.errors import InputError
 
@@ -25,14 +24,26 @@ class HeldError(InputError):
     """Another process holds the lock."""
 
 
+class Holder(BaseModel):
+    """Content of a lock file: who holds it. None: not known, for the file is no lock."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int | None
+    host: str | None
+    process_started: float | None  # seconds since 1970
+    locked_at: float  # seconds since 1970
+    token: str = ""  # another for each lock
+
+
 class Lock:
     """Held by this process. A lock that outlived its time may have gone to another: ask before what must be alone."""
 
-    def __init__(self, path: Path, content: dict[str, Any]) -> None:
-        self.path, self.content = path, content
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.path, self.holder = path, holder
 
     def is_held(self) -> bool:
-        return _read(self.path) == self.content
+        return _read(self.path) == self.holder
 
 
 @contextmanager
@@ -52,25 +63,25 @@ def hold(path: Path, what: str, timeout_s: float) -> Iterator[Lock]:
     """
     lock = Lock(
         path,
-        {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "process_started": psutil.Process().create_time(),
-            "locked_at": time.time(),
-            "token": uuid.uuid4().hex,
-        },
+        Holder(
+            pid=os.getpid(),
+            host=socket.gethostname(),
+            process_started=psutil.Process().create_time(),
+            locked_at=time.time(),
+            token=uuid.uuid4().hex,
+        ),
     )
     # Two that find the same stale lock must not take it over one after the other: the guard makes look-and-take one.
     with _guard(path):
         holder = _read(path)
         if holder is not None and not _is_left(path, holder, timeout_s):
-            age = time.time() - holder["locked_at"]
+            age = time.time() - holder.locked_at
             raise HeldError(
-                f"{what} runs already (process {holder['pid']} on {holder['host']}, since {age:.0f} s); "
+                f"{what} runs already (process {holder.pid} on {holder.host}, since {age:.0f} s); "
                 f"wait for it, or remove {path} if it is gone"
             )
-        draft = path.with_name(f".{path.name}.{lock.content['token']}")
-        draft.write_text(json.dumps(lock.content))
+        draft = path.with_name(f".{path.name}.{lock.holder.token}")
+        draft.write_text(lock.holder.model_dump_json())
         draft.replace(path)
     stop = threading.Event()
     beat = threading.Thread(target=_beat, args=(path, stop), daemon=True)
@@ -103,7 +114,7 @@ def _guard(path: Path) -> Iterator[None]:
 
 
 def _beat(path: Path, stop: threading.Event) -> None:
-    """Touches the lock while its holder lives, for those on other hosts, who cannot look at its process."""
+    """Touch the lock while its holder lives, for those on other hosts, who cannot look at its process."""
     while not stop.wait(SECONDS_BETWEEN_BEATS):
         try:
             os.utime(path)
@@ -111,30 +122,29 @@ def _beat(path: Path, stop: threading.Event) -> None:
             return
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """The holder, None where there is no lock; a file that is no lock is a holder of unknown name, locked when made."""
+def _read(path: Path) -> Holder | None:
+    """The holder; None: there is no lock. A file that is no lock is a holder of unknown name, locked when made."""
     try:
         text = path.read_text()
         made = path.stat().st_mtime
     except FileNotFoundError:
         return None
-    unknown = {"pid": None, "host": None, "process_started": None, "locked_at": made}
     try:
-        found = json.loads(text)
-    except ValueError:
-        return unknown
-    return found if isinstance(found, dict) and unknown.keys() <= found.keys() else unknown
+        return Holder.model_validate_json(text)
+    except ValidationError:
+        return Holder(pid=None, host=None, process_started=None, locked_at=made)
 
 
-def _is_left(path: Path, holder: dict[str, Any], timeout_s: float) -> bool:
-    if time.time() - holder["locked_at"] > timeout_s:
+def _is_left(path: Path, holder: Holder, timeout_s: float) -> bool:
+    """Whether the holder left the lock behind."""
+    if time.time() - holder.locked_at > timeout_s:
         return True
-    if holder["host"] != socket.gethostname():
+    if holder.host != socket.gethostname() or holder.process_started is None:
         return time.time() - path.stat().st_mtime > SILENT_AFTER_S
     try:
-        started = psutil.Process(holder["pid"]).create_time()
+        started = psutil.Process(holder.pid).create_time()
     except psutil.NoSuchProcess:
         return True
     except psutil.AccessDenied:
         return False
-    return abs(started - holder["process_started"]) > 1.0
+    return abs(started - holder.process_started) > 1.0

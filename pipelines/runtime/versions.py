@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from mgray.data.manifest import MANIFEST_FILE
+from mgray.data.manifest import MANIFEST_FILE, short_key
 from mgray.errors import InputError
 
 ABANDONED_AFTER_S = 7 * 86_400.0
+RESUMABLE = ".staging-"  # and the short key: a folder that a run after a kill goes on in
 
 
 class VersionManifest(Protocol):
@@ -27,6 +28,11 @@ class VersionManifest(Protocol):
 
 
 AnyManifest = TypeVar("AnyManifest", bound=VersionManifest)
+
+
+def resumable_path(out: Path, key: str) -> Path:
+    """Where the `resumable_folder` of a key lies."""
+    return out / f"{RESUMABLE}{short_key(key)}"
 
 
 def try_to_write(folder: Path) -> None:
@@ -66,7 +72,7 @@ def staging_folder(out: Path, key: str, option: str = "--data.out") -> Iterator[
         pid = left.name.split("-")[1]
         if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
             shutil.rmtree(left, ignore_errors=True)
-    staging = out / f".staging-{os.getpid()}-{key[:16]}-{uuid.uuid4().hex[:8]}@{node}"
+    staging = out / f".staging-{os.getpid()}-{short_key(key)}-{uuid.uuid4().hex[:8]}@{node}"
     (staging / "work").mkdir(parents=True)
     try:
         yield staging
@@ -86,9 +92,8 @@ def resumable_folder(out: Path, key: str, option: str = "--data.out") -> Iterato
     What the user must mend removes it: their log becomes another by it, or their disk is full. The caller holds a lock
     on `key`. Those that nobody came back to for a week go first.
     """
-    others = (left for left in out.glob(".staging-*") if "@" not in left.name and left.name != f".staging-{key[:16]}")
-    remove_abandoned(others)
-    staging = out / f".staging-{key[:16]}"
+    staging = resumable_path(out, key)
+    remove_abandoned(left for left in out.glob(f"{RESUMABLE}*") if "@" not in left.name and left != staging)
     (staging / "work").mkdir(parents=True, exist_ok=True)
     os.utime(staging)
     try:

@@ -56,8 +56,8 @@ def register(
 ) -> str | None:
     """Log the model folder to the active run as a pyfunc; gives the registered version, None where not registered.
 
-    example: `history`, and what the model reads beside it (columns.LIST_NAMES), each a list a row. The new version
-    becomes `challenger`, and `champion` too where there is none; `card`, markdown, describes it.
+    example: `history`, and the lists of the event columns that the model reads (EVENT_COLUMNS), each one list per row.
+    The new version becomes `challenger`, and `champion` too where there is none; `card`, markdown, describes it.
     """
     requirements = [f"{name}=={version}" for name, version in _serving_versions().items()]
     package = Path(__file__).parent.parent.parent / "mgray"

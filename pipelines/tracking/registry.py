@@ -18,9 +18,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mgray.config import DataConfig, TrainJobConfig, resolve_out
-from mgray.data.manifest import MANIFEST_FILE, Manifest, digest
+from mgray.data.manifest import MANIFEST_FILE, Manifest, digest, short_key
 from mgray.errors import InputError
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import VersionLabel
 from pipelines.tracking import CHAMPION
 
 HISTORY_TAG = "champion_history"
@@ -44,9 +45,9 @@ class Version(NamedTuple):
         return f"models:/{self.name}/{self.version}"
 
     @property
-    def label(self) -> dict[str, str]:
-        """As a result line names it."""
-        return {"name": self.name, "version": self.version}
+    def label(self) -> VersionLabel:
+        """The version as a result line names it."""
+        return VersionLabel(name=self.name, version=self.version)
 
 
 def _version(found: ModelVersion) -> Version:
@@ -72,7 +73,7 @@ class Registry:
         self.client = MlflowClient(uri, registry_uri=uri)
 
     def champion(self) -> Version | None:
-        """Whom the alias names now; None where there is no such model or alias."""
+        """Version that the alias names now; None: there is no such model or alias."""
         try:
             return _version(self.client.get_model_version_by_alias(self.name, CHAMPION))
         except MlflowException as error:
@@ -108,7 +109,7 @@ class Registry:
         return max(found, key=lambda version: int(version.version), default=None)
 
     def manifest(self, version: Version) -> Manifest | None:
-        """Of the dataset that the version was trained on; None where its run is gone, or kept none that can be read."""
+        """Manifest of the version's dataset; None: its run is gone, or kept none that can be read."""
         if version.run_id is None:
             return None
         try:
@@ -198,7 +199,7 @@ class Registry:
 
 
 def own_data(data: DataConfig, home: Path, registry: Registry, version: Version) -> DataConfig:
-    """`data`; where it names neither a log nor a dataset, with the one that the version was trained on.
+    """Complete `data`: where it names neither a log nor a dataset, with the one that the version was trained on.
 
     Raises InputError where that is not on record, or no longer there, and for options of reading a log without one.
     """
@@ -221,6 +222,6 @@ def own_data(data: DataConfig, home: Path, registry: Registry, version: Version)
 
 
 def dataset_folder(manifest: Manifest, out: Path) -> Path | None:
-    """Where that dataset version lies below `out`, None where it is no longer there."""
-    folder = out / manifest.ingest_key[:16]
+    """Folder of that dataset version below `out`; None: it is no longer there."""
+    folder = out / short_key(manifest.ingest_key)
     return folder if (folder / MANIFEST_FILE).is_file() else None

@@ -37,8 +37,8 @@ class InterestModel(PythonModel):
     """DataFrame with a column `history` (lists of raw item ids, oldest first) -> `items`, `scores` (best first).
 
     An id is text or a whole number: 123 and 123.0 are `123`. Where the model reads more of an event than its item,
-    columns beside history: `timestamps`, `event_types`, `ratings`, `features`, each a list as long as the history's.
-    A row's null is an empty list. Columns and params of other names are not read: MLflow takes them out.
+    columns beside history, such as `timestamps` or `ratings` (the signature names them), each a list as long as the
+    history's. A row's null is an empty list. Columns and params of other names are not read: MLflow takes them out.
 
     A model with a rating head also takes `targets`, lists of raw item ids, and gives `ratings`: what the user would
     give each of them.

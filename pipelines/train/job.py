@@ -13,6 +13,7 @@ from mgray.config import ResolvedTrainJobConfig, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.errors import InputError
+from mgray.eval.part_metrics import PartMetrics
 from mgray.serve.model_folder import ModelInfo, load_info
 from mgray.train import checkpoint
 from mgray.train.resolve import resolve_job
@@ -23,7 +24,8 @@ from pipelines.evaluate.job import evaluate_baselines
 from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, training_progress
-from pipelines.train.publish import REPORT_FILE, FinishedRun, publish
+from pipelines.runtime.result import DatasetLabel
+from pipelines.train.publish import REPORT_FILE, FinishedRun, TrainResult, publish
 from pipelines.train.worker import LocalSession, RankInput, RankRun, train_worker
 
 MODEL_FOLDER = "model"  # in a run's folder: the best one
@@ -43,7 +45,7 @@ class _Trainer(TorchTrainer):
     """TorchTrainer that leaves Ctrl-C to the job: Ray's own handler ends the run as if it had failed."""
 
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
+        """Do nothing: the job's handler raises, and the workers end with their controller, and it with the driver."""
 
 
 def fit(
@@ -103,7 +105,7 @@ def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]
 
 
 def _keep_best(saved: Path, run_folder: Path) -> Path:
-    """Out of a checkpoint into the run's folder: the best model, and beside it what goes on from the latest step."""
+    """Copy the best model and the latest training state out of a checkpoint into the run's folder."""
     # Copied and not moved: Ray's record of the run names the checkpoint, and another attempt would look for it.
     shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / MODEL_FOLDER, dirs_exist_ok=True)
     state = run_folder / STATE_FOLDER
@@ -114,7 +116,7 @@ def _keep_best(saved: Path, run_folder: Path) -> Path:
 
 
 def drop_all_but(kept: Collection[str], run_folder: Path) -> None:
-    """What an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
+    """Remove what an ended run needs no more, which may be gigabytes. What MLflow did not take stays."""
     kept = (*kept, SPOOL_FILE, str(Path(SPOOL_FILE).with_suffix(tracking.SENDING_SUFFIX)))
     for left in run_folder.glob("*") if run_folder.is_dir() else ():
         if left.name not in kept:
@@ -195,8 +197,13 @@ def train_in_run(
     return fitted
 
 
-def run_training(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The whole road; gives the result line's fields. Raises InputError where the user's input is wrong.
+def run_training(config: TrainJobConfig) -> dict[str, Any]:
+    """The train job -> its result line. Raises InputError where the user's input is wrong."""
+    return train_model(config).line()
+
+
+def train_model(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = None) -> TrainResult:
+    """Ingest, train, measure and publish. Raises InputError where the user's input is wrong.
 
     extra_tags: more tags of the MLflow run, such as the search that it belongs to.
     """
@@ -212,12 +219,10 @@ def run_training(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = N
     manifest = dataset.manifest
     # Before a run is made: the workers are too late to say what is missing, and MLflow shows what `auto` came to.
     config = resolve_for(dataset, asked, start)
-    params = tracking.run_params(config, uri)
     tags = tracking.run_tags(config.model.granularities, manifest.fingerprint, plan.label) | dict(extra_tags or {})
-    with tracking.start_run(config.tracking, params, tags, run_name(config)) as run:
-        run_id = run.info.run_id
-        spool = home / "runs" / run_id / SPOOL_FILE
-        tracker = tracking.Tracker(uri, run_id, spool)
+    with tracking.start_run(config.tracking, tracking.run_params(config, uri), tags, run_name(config)) as run:
+        spool = home / "runs" / run.info.run_id / SPOOL_FILE
+        tracker = tracking.Tracker(uri, run.info.run_id, spool)
         tracker.log({f"data/{name}_rows": count for name, count in manifest.rows.items()}, 0)
         tracker.log({"data/users": manifest.users, "data/items": manifest.items}, 0)
         try:
@@ -226,35 +231,49 @@ def run_training(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = N
                 def train(given: RankInput) -> Fitted:
                     return fit(given, config, plan, home / "runs")
 
-                trained, model_folder = train_in_run(config, dataset.folder, run_id, uri, home, train, board)
-            state = str(model_folder.parent / STATE_FOLDER)
+                fitted = train_in_run(config, dataset.folder, run.info.run_id, uri, home, train, board)
+            state = str(fitted.model_folder.parent / STATE_FOLDER)
             tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
             with timer.phase("baselines"):
-                baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
-            for name, baseline in baselines.items():
-                values = {f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}
-                tracker.log(values, trained.steps)
+                baselines = _measure_baselines(dataset, config, tracker, fitted.trained.steps)
             with timer.phase("publish"):
                 finished = FinishedRun(
-                    config, dataset, trained, baselines, model_folder, run_id, uri, plan, timer.seconds
+                    config,
+                    dataset,
+                    fitted.trained,
+                    baselines,
+                    fitted.model_folder,
+                    run.info.run_id,
+                    uri,
+                    plan,
+                    timer.seconds,
                 )
                 result = publish(finished, out)
         finally:
             unsent = tracker.replay()
             if unsent:
                 out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
-    drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), model_folder.parent)
-    return {
-        **result,
-        "dataset": {"path": str(dataset.folder), "fingerprint": manifest.fingerprint, "reused": reused},
-        "rows": manifest.result_rows(),
-        "seconds": {**timer.seconds, "training": round(trained.train_s, 2)},
-        "unsent_metrics": unsent,
-    }
+    drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), fitted.model_folder.parent)
+    return result.more(
+        dataset=DatasetLabel(path=str(dataset.folder), fingerprint=manifest.fingerprint, reused=reused),
+        rows=manifest.result_rows(),
+        seconds={**timer.seconds, "training": round(fitted.trained.train_s, 2)},
+        unsent_metrics=unsent,
+    )
+
+
+def _measure_baselines(
+    dataset: Dataset, config: ResolvedTrainJobConfig, tracker: tracking.Tracker, step: int
+) -> dict[str, PartMetrics]:
+    """Baseline name -> its metrics on the test part, logged at `step`."""
+    baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
+    for name, baseline in baselines.items():
+        tracker.log({f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}, step)
+    return baselines
 
 
 def run_name(config: TrainJobConfig) -> str:
-    """What a row of MLflow's runs table says: the granularities, the width, how many members, the seed."""
+    """The name in MLflow's runs table: the granularities, the width, how many members, the seed."""
     levels = "-".join(str(g).replace("decay:", "d") for g in config.model.granularities)
     members = "" if config.model.members == 1 else f"x{config.model.members}"
     return f"g{levels}-w{config.model.width}{members}-s{config.train.seed}"

@@ -1,4 +1,4 @@
-"""What a run leaves: the registered model, the report, and what a person reads at its end."""
+"""Results of a training run: the registered model, the report, and what a person reads at its end."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
@@ -11,15 +11,14 @@ import numpy as np
 from rich.console import Console
 
 from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
-from mgray.data.columns import OptionalColumn
 from mgray.data.dataset import Dataset, Query
-from mgray.data.manifest import MANIFEST_FILE, Manifest
+from mgray.data.manifest import MANIFEST_FILE, Manifest, short_key
 from mgray.eval.part_metrics import PartMetrics, valid_share
 from mgray.eval.slices import SliceFigures
-from mgray.report import report_data as report
+from mgray.report import report_data
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
-from mgray.schema import UNKNOWN
+from mgray.schema import UNKNOWN, OptionalColumn
 from mgray.serve.model_folder import ModelInfo
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
@@ -29,6 +28,7 @@ from pipelines.evaluate.job import print_result, repeat_notes
 from pipelines.runtime import cluster
 from pipelines.runtime.console import say
 from pipelines.runtime.redact import command_line, shown_uri
+from pipelines.runtime.result import DatasetLabel, JobResult, VersionLabel
 from pipelines.tracking.registry import TRAINING_KEY_TAG, training_key
 from pipelines.train.unregistered import Registration, register_command
 
@@ -62,12 +62,30 @@ class FinishedRun(NamedTuple):
 
     @property
     def notes(self) -> list[str]:
-        """What a person must know beside the figures."""
+        """Notes that a person must read beside the figures."""
         return time_notes(self.config.train, self.trained.epochs) + repeat_notes(self.baselines)
 
 
-def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
-    """Report and model to MLflow, tables to stderr; gives the result line's fields."""
+class TrainResult(JobResult):
+    """Result of the train job."""
+
+    run_id: str
+    tracking_uri: str
+    model: VersionLabel | None  # None: not registered
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    report: str
+    checkpoint: str  # the model folder
+    workers: str
+    positions_s: int
+    dataset: DatasetLabel | None = None
+    rows: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    unsent_metrics: int = 0
+
+
+def publish(run: FinishedRun, out: Console) -> TrainResult:
+    """Bring report and model to MLflow, and print the tables on stderr."""
     recommender = Recommender(run.model_folder)
     query = example_query(run.dataset, recommender.scorer.columns) if run.ranks else None
     example = make_example(run.dataset, query, recommender) if query is not None else None
@@ -96,21 +114,21 @@ def publish(run: FinishedRun, out: Console) -> dict[str, Any]:
             f"the model is not in {where}: {failure}; it lies in {run.model_folder}"
             f"{mend if settings.register_model else ''}"
         ) from failure
-    return {
-        "run_id": run.run_id,
-        "tracking_uri": shown_uri(run.uri),
-        "model": {"name": settings.model_name, "version": version} if version else None,
-        "metrics": run.trained.metrics,
-        "baselines": run.figures,
-        "report": str(path),
-        "checkpoint": str(run.model_folder),
-        "workers": run.plan.label,
-        "positions_s": round(run.trained.positions / run.trained.train_s),
-    }
+    return TrainResult(
+        run_id=run.run_id,
+        tracking_uri=shown_uri(run.uri),
+        model=VersionLabel(name=settings.model_name, version=version) if version else None,
+        metrics=run.trained.metrics,
+        baselines=run.figures,
+        report=str(path),
+        checkpoint=str(run.model_folder),
+        workers=run.plan.label,
+        positions_s=round(run.trained.positions / run.trained.train_s),
+    )
 
 
 def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[list[Any]]]) -> Registration:
-    """What goes to the registry with the model. request: an example for it."""
+    """Gather what goes to the registry with the model. request: the model's input example."""
     fingerprint = run.dataset.manifest.fingerprint
     tags = {"dataset_fingerprint": fingerprint, "run_id": run.run_id}
     tags |= {tracking.metric_key(f"test/{name}"): f"{value:.6f}" for name, value in run.trained.metrics.items()}
@@ -119,11 +137,11 @@ def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[lis
     return Registration(request=request, tags=tags, card=card, manifest=run.dataset.manifest)
 
 
-def _report_data(run: FinishedRun, version: str | None, example: report.Example | None) -> report.ReportData:
+def _report_data(run: FinishedRun, version: str | None, example: report_data.Example | None) -> report_data.ReportData:
     config, trained, manifest = run.config, run.trained, run.dataset.manifest
     members = "" if config.model.members == 1 else f" ({config.model.members} members)"
     slices = {name: one.slices() for name, one in run.baselines.items() if one.ranking is not None}
-    return report.ReportData(
+    return report_data.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}{members}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command_line(),
@@ -137,7 +155,7 @@ def _report_data(run: FinishedRun, version: str | None, example: report.Example 
         baselines=run.figures,
         num_targets=trained.num_targets,
         curves=trained.curve,
-        slices=slice_rows({report.MODEL: trained.slices} | slices),
+        slices=slice_rows({report_data.MODEL: trained.slices} | slices),
         granularities=granularity_shares(config, trained.attention),
         example=example,
         config=tracking.run_params(config, run.uri),
@@ -156,10 +174,10 @@ def _log_files(dataset: Dataset, report_path: Path) -> None:
 def run_facts(
     dataset: Dataset, trained: RankResult, plan: cluster.WorkerPlan, seconds: dict[str, float]
 ) -> dict[str, str]:
-    """What the report says of the data and the training, by label."""
+    """Facts on the data and the training for the report, by label."""
     manifest = dataset.manifest
     return {
-        "dataset": manifest.fingerprint[:16],
+        "dataset": short_key(manifest.fingerprint),
         "users, items, events": f"{manifest.users:,}, {manifest.items:,}, {manifest.rows['written']:,}",
         "parameters": f"{trained.parameters:,}",
         "workers": f"{plan.label} ({trained.device})",
@@ -169,16 +187,18 @@ def run_facts(
     }
 
 
-def slice_rows(slices_by_system: dict[str, dict[str, list[SliceFigures]]]) -> dict[str, list[report.SliceRow]]:
+def slice_rows(slices_by_system: dict[str, dict[str, list[SliceFigures]]]) -> dict[str, list[report_data.SliceRow]]:
     """System -> slices, to slice kind -> rows that show every system side by side."""
-    rows: dict[str, list[report.SliceRow]] = {}
-    for kind, model_rows in slices_by_system[report.MODEL].items():
+    rows: dict[str, list[report_data.SliceRow]] = {}
+    for kind, model_rows in slices_by_system[report_data.MODEL].items():
         by_label: dict[str, dict[str, dict[str, float]]] = {row.label: {} for row in model_rows}
         for system, slices in slices_by_system.items():
             for row in slices[kind]:
                 by_label[row.label][system] = row.metrics
         counts = {row.label: row.num_targets for row in model_rows}
-        rows[kind] = [report.SliceRow(label=label, count=counts[label], metrics=m) for label, m in by_label.items()]
+        rows[kind] = [
+            report_data.SliceRow(label=label, count=counts[label], metrics=m) for label, m in by_label.items()
+        ]
     return rows
 
 
@@ -192,12 +212,12 @@ def example_query(dataset: Dataset, columns: Collection[OptionalColumn]) -> Quer
     return None
 
 
-def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report.Example:
+def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report_data.Example:
     titles = dict(zip(dataset.item_ids, dataset.titles, strict=True))
     lists = raw_lists([query.history], dataset, recommender.info.inputs)
     history = lists["history"][0]
     result = recommender.recommend([history], EXAMPLE_FILMS, beside=lists)
-    return report.Example(
+    return report_data.Example(
         user_id=query.user_id,
         last=[titles[item] for item in history[-EXAMPLE_FILMS:]],
         recommended=[(titles[i], s) for i, s in zip(result.items[0], result.scores[0], strict=True)],
@@ -206,10 +226,10 @@ def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> re
     )
 
 
-def explain_example(titles: Mapping[str, str], reasons: Reasons) -> report.Why:
+def explain_example(titles: Mapping[str, str], reasons: Reasons) -> report_data.Why:
     """titles: item id -> title."""
     events = [(titles[item], score) for item, score in zip(reasons.events, reasons.event_scores, strict=True)]
-    return report.Why(
+    return report_data.Why(
         granularities=list(zip(reasons.granularities, reasons.granularity_scores, strict=True)),
         events=sorted(events, key=lambda event: -abs(event[1]))[:EXAMPLE_EVENTS],
     )
@@ -249,7 +269,7 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
 
 
 def time_notes(config: TrainConfig, epochs: float) -> list[str]:
-    """What to say of a training that came to `epochs`: that more time would train on, where time is what ended it."""
+    """Note that more time would train on, where time is what ended the training at `epochs`."""
     if config.max_time_s is None or epochs >= config.epochs:
         return []
     return [
@@ -262,7 +282,7 @@ def granularity_shares(config: TrainJobConfig, attention: list[list[float]] | No
     if attention is None:
         return None
     return [
-        report.GranularityShare(label=str(granularity), share=float(np.mean(heads)), heads=heads)
+        report_data.GranularityShare(label=str(granularity), share=float(np.mean(heads)), heads=heads)
         for granularity, heads in zip(config.model.granularities, attention, strict=True)
     ]
 

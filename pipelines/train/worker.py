@@ -38,7 +38,7 @@ from pipelines.runtime.console import TrainingState
 
 
 class RankInput(NamedTuple):
-    """What the driver tells every rank; plain values, so that it travels to any node."""
+    """Input of every rank, from the driver; plain values, so that it travels to any node."""
 
     config: str  # a ResolvedTrainJobConfig as JSON
     dataset: str  # folder of the dataset version

@@ -19,8 +19,7 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from mgray.config import TrainJobConfig, TuneJobConfig
-from mgray.config import search_space as spaces
+from mgray.config import TrainJobConfig, TuneJobConfig, search_space
 from mgray.data.dataset import Dataset
 from mgray.errors import InputError
 from mgray.serve.model_folder import ModelInfo
@@ -30,6 +29,7 @@ from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, say
 from pipelines.runtime.redact import shown_uri
+from pipelines.runtime.result import DatasetLabel, VersionLabel
 from pipelines.train.job import (
     MODEL_FOLDER,
     check_trainable,
@@ -37,11 +37,18 @@ from pipelines.train.job import (
     find_warm_start,
     resolve_for,
     run_name,
-    run_training,
+    train_model,
 )
 from pipelines.tune.search_folder import SPACE_FILE, SearchFolder, open_search
-from pipelines.tune.search_summary import as_it_stands, best_of, log_summary, no_best
-from pipelines.tune.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, records
+from pipelines.tune.search_summary import (
+    EndedSearch,
+    SearchFigures,
+    as_it_stands,
+    best_of,
+    no_best,
+    publish_search,
+)
+from pipelines.tune.study import Point, StudySearcher, TrialRecord, make_scheduler, open_study, trial_records
 from pipelines.tune.trial import TrialInput, run_trial
 from pipelines.tune.trial_runs import TrialRuns
 
@@ -50,15 +57,36 @@ INTERRUPTED = "interrupted; --resume goes on"
 STATUS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 
 
+class SearchResult(SearchFigures):
+    """Result of the tune job. Fields without a figure: the best is not trained in full."""
+
+    run_id: str
+    tracking_uri: str
+    dataset: DatasetLabel
+    model: VersionLabel | None = None
+    metrics: dict[str, float] = {}
+    baselines: dict[str, dict[str, float]] = {}
+    checkpoint: str = ""
+    best_run_id: str = ""
+    best_report: str = ""
+    resumed: bool = False
+    seconds: dict[str, float] = {}
+
+
 def run_search(config: TuneJobConfig) -> dict[str, Any]:
-    """Search, then train the best; gives the result line's fields. Raises InputError for the user's mistakes."""
+    """The tune job -> its result line. Raises InputError where the user's input is wrong."""
+    return search_and_train(config).line()
+
+
+def search_and_train(config: TuneJobConfig) -> SearchResult:
+    """Search, then train the best. A search that is complete gives its result again."""
     out, timer = console(), Timer()
     home = cluster.job_home(config)
     with open_search(config, home) as search:
-        ended = search.memo.get("ended", 0)
-        if "result" in search.memo and ended >= search.config.search.num_trials:
+        ended, earlier = search.memo.ended, search.memo.result
+        if earlier is not None and ended >= search.config.search.num_trials:
             say(out, f"search {search.name} is complete: {ended} trials")
-            return {**search.memo["result"], "resumed": True}
+            return SearchResult(**earlier).more(resumed=True)
         uri = tracking.open_tracking(search.config.tracking, home)
         warm = _warm_start(search, uri)
         with timer.phase("ray_start"):
@@ -67,9 +95,9 @@ def run_search(config: TuneJobConfig) -> dict[str, Any]:
         if plan.num_workers > 1:
             check_state_api()
         dataset = _dataset(search, home, out, timer)
-        result = _Run(search, home, uri, warm, plan, dataset, out, timer).whole()
-        search.note(result=result)
-    return {**result, "resumed": config.resume, "seconds": timer.seconds}
+        result = _Search(search, home, uri, warm, plan, dataset, out, timer).run()
+        search.note(result=result.line())
+    return result.more(resumed=config.resume, seconds=timer.seconds)
 
 
 def check_state_api() -> None:
@@ -100,8 +128,8 @@ def concurrent_trials(config: TuneJobConfig, plan: cluster.WorkerPlan) -> int:
 
 def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Dataset:
     """Ingested once, by the search; a resumed one goes on with the version it began with, whatever the log is now."""
-    if "dataset" in search.memo:
-        return Dataset(search.memo["dataset"])
+    if search.memo.knows("dataset"):
+        return Dataset(search.memo.dataset)
     dataset, _ = obtain_dataset(search.config.data, home, out, timer)
     check_trainable(dataset)
     if not dataset.manifest.valid_events:
@@ -111,10 +139,13 @@ def _dataset(search: SearchFolder, home: Path, out: Console, timer: Timer) -> Da
 
 
 def _warm_start(search: SearchFolder, uri: str) -> tuple[TrainJobConfig, ModelInfo | None]:
-    """As find_warm_start; a resumed search goes on from the version that an alias named when it began."""
+    """Find the model to start from, as `find_warm_start` does.
+
+    A resumed search goes on from the version that an alias named when it began.
+    """
     config = search.config
-    if "warm_start" in search.memo:
-        train = config.train.model_copy(update={"warm_start": search.memo["warm_start"]})
+    if search.memo.knows("warm_start"):
+        train = config.train.model_copy(update={"warm_start": search.memo.warm_start})
         config = config.model_copy(update={"train": train})
     found, start = find_warm_start(config, uri)
     search.note(warm_start=found.train.warm_start)
@@ -133,7 +164,7 @@ class _Failures(tune.Callback):
         self.searcher.fail(trial.trial_id, f"its process ended: {' '.join(lines)[:500] or 'no reason given'}")
 
 
-class _Run:
+class _Search:
     """One process's part of a search."""
 
     def __init__(
@@ -157,19 +188,19 @@ class _Run:
         self.base = resolve_for(dataset, asked, self.start)
         shorter = self.base.train.model_copy(update={"epochs": self.config.trial_epochs})
         self.trial_base = self.base.model_copy(update={"train": shorter})
-        first = spaces.encode(search.space, self.base) if self.config.search.start_from_config else None
+        first = search_space.encode(search.space, self.base) if self.config.search.start_from_config else None
         self.study = open_study(search.path, self.config, first)
         self.runs: TrialRuns | None = None
 
     def records(self) -> list[TrialRecord]:
-        return records(self.study, self.search.space)
+        return trial_records(self.study, self.search.space)
 
-    def whole(self) -> dict[str, Any]:
+    def run(self) -> SearchResult:
         params = tracking.run_params(self.config, self.uri)
-        params |= {f"space.{key}": words for key, words in spaces.describe(self.search.space).items()}
+        params |= {f"space.{key}": words for key, words in search_space.space_text(self.search.space).items()}
         tags = tracking.run_tags((), self.dataset.manifest.fingerprint, self.plan.label)
         tags |= {"granularities": "searched", "search.name": self.search.name, "kind": "search"}
-        earlier = self.search.memo.get("run_id")
+        earlier = self.search.memo.run_id
         # A param cannot be logged twice with two values, and a resume may have changed the budget.
         with tracking.start_run(
             self.config.tracking, {} if earlier else params, tags, f"search {self.search.name}", earlier
@@ -191,12 +222,18 @@ class _Run:
                 self.runs.end_leftovers(set(), INTERRUPTED)
             trials = [as_it_stands(record) for record in self.records()]
             best = best_of(trials) or no_best(trials)
-            summary = log_summary(self.search, trials, best, self.base, self.dataset, self.metric, self.out)
+            figures = publish_search(
+                EndedSearch(self.search, trials, best, self.base, self.dataset, self.metric), self.out
+            )
             ended = sum(record.outcome != "running" for record in self.records())
             self.search.note(ended=self.config.search.num_trials if exhausted else ended)
-        result = {"run_id": run_id, "tracking_uri": shown_uri(self.uri), **summary}
-        result |= {"dataset": {"path": str(self.dataset.folder), "fingerprint": self.dataset.manifest.fingerprint}}
-        return result | self._train_best(best, run_id)
+        result = SearchResult(
+            **figures.line(),
+            run_id=run_id,
+            tracking_uri=shown_uri(self.uri),
+            dataset=DatasetLabel(path=str(self.dataset.folder), fingerprint=self.dataset.manifest.fingerprint),
+        )
+        return self._train_best(result, best)
 
     def _trials(self) -> bool:
         """Whether the space holds no point that has not been tried."""
@@ -245,11 +282,11 @@ class _Run:
     def _prepare(self, number: int, point: Point, earlier: str | None) -> dict[str, Any]:
         """The trial's config and MLflow run: a new one, or that of the attempt which a kill cut short."""
         assert self.runs is not None
-        values = spaces.decode(self.search.space, point)
+        values = search_space.decode(self.search.space, point)
         asked: TrainJobConfig = self.trial_base
         wrong_input = None
         try:
-            asked = spaces.apply(self.trial_base, values, f"trial {number}")
+            asked = search_space.apply(self.trial_base, values, f"trial {number}")
             config = resolve_job(asked, self.dataset.manifest, self.start.config if self.start else None)
         except InputError as error:  # keys that are valid one by one and not together, or that the data does not fit
             config, wrong_input = self.trial_base, str(error)
@@ -289,26 +326,33 @@ class _Run:
             f"{f': {record.reason}' if record.reason else ''}{best_so_far}",
         )
 
-    def _train_best(self, best: TrialRecord, run_id: str) -> dict[str, Any]:
+    def _train_best(self, result: SearchResult, best: TrialRecord) -> SearchResult:
+        """Train the best trial's configuration in full, if that is asked for, and add what came of it."""
         if not self.config.search.train_best:
-            return {"model": None}
-        config = spaces.apply(self.base, spaces.decode(self.search.space, best.point), "best")
+            return result.more(model=None)
+        config = search_space.apply(self.base, search_space.decode(self.search.space, best.point), "best")
         workers = self.config.search.best_num_workers or self.config.scale.num_workers
         data = config.data.model_copy(update={"dataset": str(self.dataset.folder.absolute())})
         scale = config.scale.model_copy(update={"num_workers": workers})
         config = config.model_copy(update={"data": data, "scale": scale})
         say(self.out, "training the best in full")
-        tags = {"mlflow.parentRunId": run_id, "search.name": self.search.name, "kind": "best of a search"}
+        tags = {"mlflow.parentRunId": result.run_id, "search.name": self.search.name, "kind": "best of a search"}
         with self.timer.phase("train_best"):
-            full = run_training(config, tags)
+            full = train_model(config, tags)
         assert self.runs is not None
-        tags = {"search.best_run_id": full["run_id"]}
-        if full["model"]:
-            tags["search.model"] = f"{full['model']['name']} version {full['model']['version']}"
-        figures = {f"test/{name}": value for name, value in full["metrics"].items()}
-        self.runs.update(run_id, "FINISHED", tags, figures)
-        kept = ("model", "metrics", "baselines", "checkpoint")
-        return {name: full[name] for name in kept} | {"best_run_id": full["run_id"], "best_report": full["report"]}
+        tags = {"search.best_run_id": full.run_id}
+        if full.model:
+            tags["search.model"] = f"{full.model.name} version {full.model.version}"
+        figures = {f"test/{name}": value for name, value in full.metrics.items()}
+        self.runs.update(result.run_id, "FINISHED", tags, figures)
+        return result.more(
+            model=full.model,
+            metrics=full.metrics,
+            baselines=full.baselines,
+            checkpoint=full.checkpoint,
+            best_run_id=full.run_id,
+            best_report=full.report,
+        )
 
 
 # Trials of several workers: the actor waits and must take no CPU from them. A placement group cannot ask for nothing,

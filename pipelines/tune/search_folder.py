@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from pydantic import BaseModel
 from mgray.config import TuneJobConfig
 from mgray.config.command_line import flatten, validate
 from mgray.config.keys import set_key
-from mgray.config.search_space import DEFAULT_SPACE, Space, describe, read_space
+from mgray.config.search_space import DEFAULT_SPACE, Space, read_space, space_text
 from mgray.errors import InputError
+from mgray.record import Record
 
 MEMO_FILE, SPACE_FILE, LOCK_FILE = "search.json", "space.yaml", "lock"
 # What a resume may change: how much is done, not what is compared.
@@ -35,22 +36,40 @@ BUDGET = (
 NOT_COMPARED = ("home", "resume", "search.name", "search.space", *BUDGET)
 
 
+class Memo(Record):
+    """Facts that a search keeps for a resume. A field that was never set is not known yet."""
+
+    created: str  # ISO 8601, UTC
+    warm_start: str | None = None  # the model that trials start from, pinned; None: from scratch
+    dataset: str = ""  # folder of the dataset version
+    run_id: str | None = None  # of the search, in MLflow
+    ended: int = 0  # trials
+    result: dict[str, Any] | None = None  # the result line of the search that was ended last
+
+    def knows(self, name: str) -> bool:
+        return name in self.model_fields_set
+
+
 @dataclass
 class SearchFolder:
     path: Path
     config: TuneJobConfig
     space: Space
-    memo: dict[str, Any] = field(default_factory=dict)  # run_id, dataset, warm_start, created, ended, result
+    memo: Memo
 
     @property
     def name(self) -> str:
         return self.path.name
 
     def note(self, **facts: Any) -> None:
-        """Keep facts for a resume, in one step."""
-        self.memo |= facts
+        """Keep facts (fields of Memo) for a resume, in one step."""
+        self.memo = Memo(**self.memo.model_dump(exclude_unset=True) | facts)
         draft = self.path / f".{MEMO_FILE}.draft"
-        content = {"config": self.config.model_dump(mode="json"), "space": describe(self.space), **self.memo}
+        content = {
+            "config": self.config.model_dump(mode="json"),
+            "space": space_text(self.space),
+            **self.memo.model_dump(exclude_unset=True),
+        }
         draft.write_text(json.dumps(content, indent=1))
         draft.replace(self.path / MEMO_FILE)
 
@@ -83,7 +102,7 @@ def open_search(config: TuneJobConfig, home: Path) -> Iterator[SearchFolder]:
 def _create(config: TuneJobConfig, searches: Path) -> SearchFolder:
     space = read_space(config.search.space, config)
     compared = {key: value for key, value in flatten(config).items() if key not in NOT_COMPARED}
-    digest = hashlib.sha256(json.dumps([compared, describe(space)], default=str, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps([compared, space_text(space)], default=str, sort_keys=True).encode()).hexdigest()
     name = config.search.name or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{digest[:8]}"
     path = searches / name
     if (path / MEMO_FILE).exists():
@@ -91,8 +110,8 @@ def _create(config: TuneJobConfig, searches: Path) -> SearchFolder:
     path.mkdir(parents=True, exist_ok=True)
     source = Path(config.search.space) if config.search.space else DEFAULT_SPACE
     (path / SPACE_FILE).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    search = SearchFolder(path, config, space)
-    search.note(created=datetime.now(UTC).isoformat())
+    search = SearchFolder(path, config, space, Memo(created=datetime.now(UTC).isoformat()))
+    search.note()
     return search
 
 
@@ -111,10 +130,10 @@ def _find(config: TuneJobConfig, searches: Path) -> SearchFolder:
         stored = validate(TuneJobConfig, values, f"{file}")
         flat = flatten(stored)
         unlike = [key for key, value in wanted.items() if flat[key] != value]
-        if config.search.space and describe(read_space(config.search.space, config)) != space_words:
+        if config.search.space and space_text(read_space(config.search.space, config)) != space_words:
             unlike.append("search.space")
         if not unlike:
             space = read_space(str(file.parent / SPACE_FILE), stored)
-            return SearchFolder(file.parent, stored, space, memo)
+            return SearchFolder(file.parent, stored, space, Memo(**memo))
         refused = refused or f"; the newest, {file.parent.name}, differs in {', '.join(unlike)}"
     raise InputError(f"--resume: no search in {searches} agrees with the settings given{refused}; start one without it")

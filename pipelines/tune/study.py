@@ -35,8 +35,6 @@ FINISHED = "finished"  # in the last report of a trial that trained to its end
 FAILED = "failed"  # the reason, in the last report of a trial that did not
 DRAWS_AGAINST_REPEATS = 50
 
-Outcome = tuple[str, str | None]  # finished, stopped or failed; why
-
 
 def distribution(dimension: Dimension) -> BaseDistribution:
     if isinstance(dimension, Choice):
@@ -90,7 +88,9 @@ class TrialRecord:
     reason: str | None
     run_id: str | None
     curve: list[tuple[int, float]]  # (epoch, best score so far)
-    attrs: dict[str, Any]
+    seconds: float | None  # trained so far; None: it never validated
+    steps: int | None  # as above
+    wrong_input: bool  # it failed by a mistake of the user's
 
     @property
     def score(self) -> float:
@@ -100,17 +100,25 @@ class TrialRecord:
 _OUTCOMES = {TrialState.RUNNING: "running", TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped"}
 
 
-def records(study: optuna.Study, space: Space) -> list[TrialRecord]:
+def trial_records(study: optuna.Study, space: Space) -> list[TrialRecord]:
     """Every trial drawn, by number; without repeats of a point, and without one whose draw a kill cut short."""
     found = []
     for trial in study.get_trials(deepcopy=False):
         if trial.state == TrialState.WAITING or set(trial.params) != set(space) or "same_as" in trial.user_attrs:
             continue
-        attrs = dict(trial.user_attrs)
-        outcome = _OUTCOMES.get(trial.state, "failed")
-        curve = sorted(trial.intermediate_values.items())
+        attributes = trial.user_attrs
         found.append(
-            TrialRecord(trial.number, trial.params, outcome, attrs.get("reason"), attrs.get("run_id"), curve, attrs)
+            TrialRecord(
+                number=trial.number,
+                point=trial.params,
+                outcome=_OUTCOMES.get(trial.state, "failed"),
+                reason=attributes.get("reason"),
+                run_id=attributes.get("run_id"),
+                curve=sorted(trial.intermediate_values.items()),
+                seconds=attributes.get("seconds"),
+                steps=attributes.get("step"),
+                wrong_input=attributes.get("wrong_input", False),
+            )
         )
     return found
 
@@ -157,7 +165,7 @@ class StudySearcher(Searcher):
         self.numbers: dict[str, int] = {}  # Tune's trial id -> the study's number
         self.stopped_at: dict[int, int] = {}  # number -> epoch at which ASHA stopped it
         self.exhausted = False
-        self._unfinished = [record for record in records(study, space) if record.outcome == "running"]
+        self._unfinished = [record for record in trial_records(study, space) if record.outcome == "running"]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         drawn = self._draw()
@@ -241,16 +249,16 @@ class StudySearcher(Searcher):
         if state == TrialState.COMPLETE and not values:
             state = TrialState.FAIL  # a score that is no number
         self.study.tell(number, values[max(values)] if state == TrialState.COMPLETE else None, state=state)
-        self.ended(next(record for record in records(self.study, self.space) if record.number == number))
+        self.ended(next(record for record in trial_records(self.study, self.space) if record.number == number))
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the state, on disk already."""
+        """Do nothing: the journal is the state, on disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
+        """Do nothing, as above."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, as above: Tune pickles what it is given, for a `Tuner.restore` that is not used."""
+        """Give nothing, as above: Tune pickles what it is given, for a `Tuner.restore` that is not used."""
         return {}
 
 
@@ -269,8 +277,8 @@ class Asha(ASHAScheduler):
             stop_last_trials=False,  # a trial at its last epoch still has to be tested and to end by itself
         )
         self.searcher = searcher
-        self.past = {record.number: record.curve for record in records(searcher.study, searcher.space)}
-        for record in records(searcher.study, searcher.space):
+        self.past = {record.number: record.curve for record in trial_records(searcher.study, searcher.space)}
+        for record in trial_records(searcher.study, searcher.space):
             if record.outcome in ("finished", "stopped"):
                 past = SimpleNamespace(trial_id=f"past-{record.number}", config={"number": record.number})
                 self.on_trial_add(None, past)

@@ -21,7 +21,7 @@ from pipelines.tune.study import EPOCH, FAILED, FINISHED, SCORE
 
 
 class TrialInput(NamedTuple):
-    """What the driver tells a trial; plain values, so that it travels to any node."""
+    """Input of a trial, from the driver; plain values, so that it travels to any node."""
 
     config: str  # a ResolvedTrainJobConfig as JSON
     dataset: str  # folder of the dataset version
@@ -34,7 +34,7 @@ class TrialInput(NamedTuple):
 
 
 def scored(metrics: Mapping[str, Any], metric: str) -> dict[str, float]:
-    """What Tune sees of a validation: the score is that of the best epoch so far, which is the one a run keeps."""
+    """Figures of a validation for Tune. The score is that of the best epoch so far, which is the one a run keeps."""
     return {SCORE: metrics[f"best_{metric}"], **{key: metrics[key] for key in (EPOCH, "step", "seconds")}}
 
 

@@ -215,7 +215,7 @@ def test_a_failure_midway(
 
     log, out = write(tmp_path / "log.csv", GOOD), tmp_path / "home" / "datasets"
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.ingest.job.parse.build_vocabulary", fail)
+        patch.setattr("pipelines.ingest.build.build_vocabulary", fail)
         with pytest.raises((InputError, OSError, RuntimeError), match=r"x.arrow: No.*--data.out|yours|Stale|a bug"):
             run_ingest(log)
     assert list(out.glob("*/manifest.json")) == []

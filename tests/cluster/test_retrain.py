@@ -164,7 +164,7 @@ def test_4_a_refused_challenger_is_kept_back_with_reasons(
 def test_5_what_was_decided_is_not_trained_again(
     shop: Shop, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrain, "run_training", lambda config: pytest.fail("trained again"))
+    monkeypatch.setattr(retrain, "train_model", lambda config: pytest.fail("trained again"))
     again = shop.run(capsys, gate__min_improvement=10)
     assert again["action"] == "nothing_new"
     assert again["reasons"][0] == "version 2 was trained on these files and kept"
@@ -189,7 +189,7 @@ def test_6_a_run_that_died_is_finished_by_the_next(
         assert shop.run(capsys, gate__min_improvement="none") == {"exit": 1, "error": "RuntimeError: killed here"}
     assert shop.champion() == "2"
     assert "decision" not in shop.registry.find(3).tags
-    monkeypatch.setattr(retrain, "run_training", lambda config: pytest.fail("trained again"))
+    monkeypatch.setattr(retrain, "train_model", lambda config: pytest.fail("trained again"))
     line = shop.run(capsys, gate__min_improvement="none")
     assert (line["action"], line["challenger"]["version"]) == ("promoted", "3")
 

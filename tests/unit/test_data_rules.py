@@ -1,12 +1,23 @@
 """What a configuration leaves to the data."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from mgray.config import ModelConfig, ResolvedModelConfig, TrainConfig
+from mgray.config import (
+    ModelConfig,
+    ResolvedModelConfig,
+    ResolvedTrainJobConfig,
+    RetrainJobConfig,
+    TrainConfig,
+    TrainJobConfig,
+)
+from mgray.errors import InputError
 from mgray.testing.synthetic import make_log
-from mgray.train.resolve import DROPOUT_RANGE, dropout_rate, resolve_model, resolve_train
+from mgray.train.resolve import DROPOUT_RANGE, dropout_rate, resolve_job, resolve_model, resolve_train
+from pipelines.lifecycle.training import Start, training_config
 from tests.datasets import write_dataset
 
 
@@ -42,3 +53,35 @@ def test_a_batch_grows_with_the_log(events: int, batch: int, tmp_path: Path) -> 
     manifest = write_dataset(tmp_path / "version", make_log(5, 20)).manifest.model_copy(update={"train_events": events})
     assert resolve_train(TrainConfig(), manifest).global_batch_events == batch
     assert resolve_train(TrainConfig(global_batch_events=7), manifest).global_batch_events == 7
+
+
+def test_a_resolved_config_holds_no_auto_and_dumps_in_the_same_order(tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path / "version", make_log(30, 20, mean_events=40)).manifest
+    asked = TrainJobConfig(model=ModelConfig(inputs="auto"))
+    resolved = resolve_job(asked, manifest)
+    assert ResolvedTrainJobConfig.model_validate_json(resolved.model_dump_json()) == resolved
+    assert [*resolved.model.model_dump()] == [*asked.model.model_dump()], "model.json and MLflow's params keep theirs"
+    assert (resolved.data, resolved.scale, resolved.evaluate) == (asked.data, asked.scale, asked.evaluate)
+    for section in ("model", "train"):
+        with pytest.raises(ValidationError):
+            ResolvedTrainJobConfig.model_validate(
+                resolved.model_dump() | {section: getattr(asked, section).model_dump()}
+            )
+
+
+def test_a_start_from_champion_keeps_its_model_but_for_what_is_free_to_change(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "version", make_log(30, 20, mean_events=40))
+    champion = ResolvedModelConfig(width=32, inputs=("rating",), norm="batch", dropout=0.11)
+    start = Start("models:/m/3", champion)
+
+    def model(**asked: Any) -> ResolvedModelConfig:
+        config = RetrainJobConfig.model_validate({"model": asked})
+        trained = training_config(config, tmp_path, dataset, start)
+        assert trained.train.warm_start == start.uri
+        return trained.model
+
+    assert model() == model(norm="auto", inputs="auto", width=32) == champion
+    assert model(dropout=0.3) == champion.model_copy(update={"dropout": 0.3})
+    assert model(dropout="auto").dropout == dropout_rate(dataset.manifest.train_events)
+    with pytest.raises(InputError, match=r"model\.width: 64, but champion, from which training starts, has 32"):
+        model(width=64)

@@ -10,7 +10,7 @@ import pytest
 from mgray.eval.drift import (
     Drift,
     LogSummary,
-    describe,
+    drift_line,
     known_share,
     measure_drift,
     popularity_bins,
@@ -73,8 +73,8 @@ def test_nothing_new_has_no_drift() -> None:
     drift = measure_drift(same, same)
     assert drift == Drift(0, None, None, None, None)
     assert drift.verdict == "unknown"
-    assert "0 new events" in describe(drift)
-    assert "not known" in describe(None)
+    assert "0 new events" in drift_line(drift)
+    assert "not known" in drift_line(None)
 
 
 def test_known_share_tells_other_ids_apart() -> None:

@@ -11,6 +11,7 @@ from mgray.data.columns import parts_of
 from mgray.ingest import parse
 from mgray.ingest.clean import order_events, split_ends, user_offsets
 from mgray.ingest.hashing import merge_ids, stable_hash
+from mgray.ingest.vocabulary import build_vocabulary, order_event_types
 from mgray.schema import TRAIN, VOCABULARY_SCHEMA
 
 DAY = 86400.0
@@ -262,7 +263,7 @@ def test_vocabulary_counts_the_training_part_only() -> None:
     trains = parts_of(offsets, *split_ends(offsets, time[order], "leave_one_out")) == TRAIN
     counts = np.bincount(item[order][trains], minlength=len(item_ids))
     titles = pl.DataFrame({"item_id": ["x", "x", "v"], "title": ["X", "again", "V"]})
-    found = parse.build_vocabulary(item_ids, counts, titles)
+    found = build_vocabulary(item_ids, counts, titles)
     assert found.warm.schema == VOCABULARY_SCHEMA
     # falling count, ties by id as text; v, 9 validate and t tests, so they have no number
     assert found.warm.to_pylist() == [
@@ -277,9 +278,7 @@ def test_vocabulary_counts_the_training_part_only() -> None:
 
 def vocabulary(counts: dict[str, int], **options: object) -> tuple[list[tuple], list[tuple], list[int]]:
     """Of the warm (item, item_id, num_train_events), of the cold (item_id, num_train_events), and the numbers."""
-    found = parse.build_vocabulary(
-        pa.array(list(counts), pa.string()), np.array(list(counts.values()), np.int64), **options
-    )
+    found = build_vocabulary(pa.array(list(counts), pa.string()), np.array(list(counts.values()), np.int64), **options)
     warm = pl.DataFrame(pl.from_arrow(found.warm)).drop("title").rows()
     return warm, pl.DataFrame(pl.from_arrow(found.cold)).rows(), found.numbers.tolist()
 
@@ -306,18 +305,18 @@ def test_known_items_keep_their_numbers() -> None:
     assert warm == [(1, "b", 7), (2, "gone", 0), (3, "a", 1), (4, "new", 9), (5, "newer", 9)]
     assert cold == [("rare", 2)]
     assert numbers == [4, 3, 1, 0, 5, 0]
-    found = parse.build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
+    found = build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
     assert found.warm["title"].to_pylist() == ["Gone", "New"]
     assert found.warm.schema == VOCABULARY_SCHEMA
 
 
 def test_event_types_by_training_events() -> None:
     counts = {"apply": 0, "buy": 2, "view": 9, "cart": 2, "B": 2}
-    assert parse.order_event_types(counts) == ["view", "B", "buy", "cart"]
+    assert order_event_types(counts) == ["view", "B", "buy", "cart"]
     # "gone" has no events any more and "apply" none yet: both have been given a number before
     known = ["cart", "gone", "apply"]
-    assert parse.order_event_types(counts, known) == [*known, "view", "B", "buy"]
-    assert parse.order_event_types({}) == []
+    assert order_event_types(counts, known) == [*known, "view", "B", "buy"]
+    assert order_event_types({}) == []
 
 
 names = st.text(st.sampled_from("ab\u00e9"), min_size=1, max_size=2)

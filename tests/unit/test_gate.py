@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 
 from mgray.config import GateConfig
-from mgray.eval.gate import Cost, Window, compare_slices, decide, gains, paired_bootstrap, rank_metrics
+from mgray.eval.gate import Cost, PeriodQueries, compare_slices, decide, gains, paired_bootstrap, rank_metrics
 
 OPEN = GateConfig(min_improvement=None, max_slice_drop=None)
 CHEAP = Cost(parameters=1000, latency_ms=2.0)
 MISS = 2**31 - 1
 
 
-def window(users: list[int], length: int = 5, popularity: int = 20) -> Window:
+def window(users: list[int], length: int = 5, popularity: int = 20) -> PeriodQueries:
     count = len(users)
-    return Window(np.asarray(users), np.full(count, length), np.full(count, popularity))
+    return PeriodQueries(np.asarray(users), np.full(count, length), np.full(count, popularity))
 
 
 def test_metrics_of_ranks() -> None:
@@ -77,7 +77,7 @@ def test_a_fallen_slice_refuses_what_is_better_on_the_whole() -> None:
     """Of 300 queries 100 have long histories; there NDCG falls from 1 to 0.5, elsewhere it rises from 0 to 1."""
     users = np.arange(300)
     lengths = np.where(users < 100, 60, 5)
-    queries = Window(users, lengths, np.full(300, 20))
+    queries = PeriodQueries(users, lengths, np.full(300, 20))
     before, after = np.where(users < 100, 1, MISS), np.where(users < 100, 3, 1)
     config = GateConfig(max_slice_drop=0.1, min_slice_queries=100)
     decision = decide(config, 10, queries, before, after, CHEAP)
@@ -94,7 +94,7 @@ def test_a_fallen_slice_refuses_what_is_better_on_the_whole() -> None:
 
 
 def test_slices_hold_every_query_once_a_kind() -> None:
-    queries = Window(np.arange(4), np.asarray([0, 9, 10, 5000]), np.asarray([0, 1, 9, 10]))
+    queries = PeriodQueries(np.arange(4), np.asarray([0, 9, 10, 5000]), np.asarray([0, 1, 9, 10]))
     rows = compare_slices(queries, np.zeros(4), np.ones(4))
     assert [(row.kind, row.label, row.queries) for row in rows] == [
         ("history_length", "0-9", 2),
@@ -129,5 +129,5 @@ def test_without_a_champion_nothing_is_compared() -> None:
 
 def test_an_empty_window_refuses() -> None:
     nothing = np.zeros(0, dtype=np.int64)
-    decision = decide(OPEN, 10, Window(nothing, nothing, nothing), nothing, nothing, CHEAP)
+    decision = decide(OPEN, 10, PeriodQueries(nothing, nothing, nothing), nothing, nothing, CHEAP)
     assert (decision.passed, decision.improvement) == (False, None)

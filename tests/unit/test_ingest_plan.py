@@ -11,12 +11,13 @@ import pytest
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
+from pipelines.ingest.context import FileRange, Rules, Unit
 from pipelines.ingest.plan import Plan, check_named_columns
+from pipelines.ingest.results import StagedUnit
 from pipelines.ingest.source.layouts import Layout
-from pipelines.ingest.source.readers import Range
-from pipelines.ingest.source.resolve import Format, LogFile
+from pipelines.ingest.source.log_files import Format, LogFile
+from pipelines.ingest.source.ranges import Range
 from pipelines.ingest.staging import Layers
-from pipelines.ingest.tasks import Rules, Unit
 from pipelines.runtime.lock import hold
 
 KEY, OTHER = "a" * 16, "b" * 16
@@ -25,7 +26,7 @@ RULES = Rules(None, None, None, None, True, None, None, 1, 3, "leave_one_out")
 
 def plan(out: Path, kind: Format = "jsonl", key: str = KEY) -> Plan:
     """Of one unit, with a forget list."""
-    part = (LogFile("/log", "log", 1, kind, None), Layout({}, [], 0, 1), Range(0, 1, 1, 1))
+    part = FileRange(LogFile("/log", "log", 1, kind, None), Layout({}, [], 0, 1), Range(0, 1, 1, 1))
     return Plan(
         source="/log",
         key=key * 4,
@@ -86,8 +87,9 @@ def test_a_forget_list_leaves_an_ingest_that_runs_alone(tmp_path: Path, caplog: 
     assert len(caplog.messages) == 1
 
 
-def result(has_ratings: bool, event_types: list[str], pieces: list[int]) -> dict:
-    return {"has_ratings": has_ratings, "event_types": event_types, "pieces": pieces}
+def result(has_ratings: bool, event_types: list[str], pieces: list[int]) -> StagedUnit:
+    rows, times = sum(pieces), (0.0, 0.0)
+    return StagedUnit(rows, 0, 0, pieces, event_types, has_ratings, *times, None, "", {"user_id": [], "item_id": []})
 
 
 def test_named_columns_that_no_json_row_has(tmp_path: Path) -> None:

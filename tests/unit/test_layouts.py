@@ -20,10 +20,13 @@ from pydantic import ValidationError
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
-from pipelines.ingest.source import readers
+from pipelines.ingest.source.careful_text import read_careful
+from pipelines.ingest.source.fast_text import read_fast
 from pipelines.ingest.source.layouts import Layout, read_layout
-from pipelines.ingest.source.readers import read_range, scan
-from pipelines.ingest.source.resolve import LogFile, resolve
+from pipelines.ingest.source.log_files import LogFile
+from pipelines.ingest.source.ranges import inspect_file
+from pipelines.ingest.source.readers import read_range
+from pipelines.ingest.source.resolve import resolve
 from tests.unit.test_readers import Rows, as_rows
 from tests.unit.test_sources import find, only
 
@@ -39,7 +42,7 @@ def read(path: Path, range_bytes: int = WHOLE, **columns: Any) -> Rows:
     config = ColumnsConfig(**columns)
     file = only(path)
     layout = read_layout(file, config)
-    parts = scan(file, layout, range_bytes).ranges
+    parts = inspect_file(file, layout, range_bytes).ranges
     return as_rows(
         [block for part in parts for block in read_range(file, layout, part, config.timestamp_unit, 1 << 20)]
     )
@@ -150,7 +153,7 @@ def test_dates_as_numbers_are_read_by_their_format_and_never_by_guess(tmp_path: 
         file, layout = layout_of(path, **given)
         layout = layout._replace(is_unit_given=False)
         with pytest.raises(InputError) as caught:
-            list(read_range(file, layout, scan(file, layout, WHOLE).ranges[0], unit, 1 << 20))
+            list(read_range(file, layout, inspect_file(file, layout, WHOLE).ranges[0], unit, 1 << 20))
         assert f"give --data.columns.timestamp_format {form}," in str(caught.value)
         assert str(caught.value).startswith(f"{path}: its timestamps look like dates written as numbers")
         assert "\n" not in str(caught.value)
@@ -242,7 +245,7 @@ def test_book_crossing(tmp_path: Path) -> None:
     file, layout = layout_of(path, **columns)
     assert layout.notes == ("read as separated by ';' (--data.columns.separator would say otherwise)",)
     body = path.read_bytes()[layout.data_start :]
-    assert readers._read_fast(body, file, layout, "s") is not None
+    assert read_fast(body, file, layout, "s") is not None
 
 
 def test_diginetica(tmp_path: Path) -> None:
@@ -374,7 +377,7 @@ def test_every_separator_and_encoding_gives_the_same_rows_by_both_paths_and_all_
     as_utf8 = LogFile(str(write(path.with_name("utf8"), text)), "utf8", len(text.encode()), kind, None)
 
     def rows_of(file: LogFile, layout: Layout, range_bytes: int = WHOLE, block_bytes: int = 1 << 20) -> Rows:
-        parts = scan(file, layout, range_bytes).ranges
+        parts = inspect_file(file, layout, range_bytes).ranges
         return as_rows([block for part in parts for block in read_range(file, layout, part, "s", block_bytes)])
 
     wanted = rows_of(as_utf8, plain)
@@ -383,9 +386,9 @@ def test_every_separator_and_encoding_gives_the_same_rows_by_both_paths_and_all_
     assert rows_of(as_utf8, plain, range_bytes) == wanted
     packed = LogFile(str(write(path.with_name("packed"), gzip.compress(data, 1))), "packed", 9, kind, "gzip")
     assert rows_of(packed, layout, WHOLE, range_bytes) == wanted
-    careful = readers._read_careful(text.encode(), file, plain, 1, "s")
+    careful = read_careful(text.encode(), file, plain, 1, "s")
     assert as_rows([careful]) == wanted
-    fast = readers._read_fast(text.encode(), file, plain, "s")
+    fast = read_fast(text.encode(), file, plain, "s")
     if fast is not None:
         assert as_rows([fast]) == wanted
 
@@ -696,7 +699,7 @@ def find_with(path: Path, **columns: Any) -> tuple[LogFile, ...]:
 
 def rows_at(file: LogFile, **columns: Any) -> Rows:
     layout = read_layout(file, ColumnsConfig(**columns))
-    parts = scan(file, layout, WHOLE).ranges
+    parts = inspect_file(file, layout, WHOLE).ranges
     return as_rows([block for part in parts for block in read_range(file, layout, part, "s", 1 << 20)])
 
 

@@ -61,7 +61,7 @@ def test_a_part_holds_what_a_service_would_answer(tmp_path: Path) -> None:
     scorer, recommender = PartScorer(job), Recommender(tmp_path / "model")
     assert scorer.error is None
     for part in range(len(job.parts)):
-        written = pq.read_table(tmp_path / scorer.score(part)["file"]).to_pylist()
+        written = pq.read_table(tmp_path / scorer.score(part).file).to_pylist()
         histories = dataset.read(part, recommender.scorer.columns)
         raw = raw_lists([histories.row(row) for row in range(len(histories.user_ids))], dataset, spec)
         served = recommender.recommend(raw["history"], 5, beside=raw)

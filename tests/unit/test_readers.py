@@ -26,12 +26,19 @@ from hypothesis import strategies as st
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from mgray.ingest.spelling import id_spelling
-from pipelines.ingest import tasks
-from pipelines.ingest.source import readers
+from pipelines.ingest.source import parquet_rows, ranges
+from pipelines.ingest.source.blocks import BOTH_WAYS, RESPELLED, Block
+from pipelines.ingest.source.careful_text import read_careful
+from pipelines.ingest.source.fast_text import BOM, read_fast
 from pipelines.ingest.source.layouts import Layout, read_layout
-from pipelines.ingest.source.readers import BOM, Block, read_range, scan
-from pipelines.ingest.source.records import TORN
-from pipelines.ingest.source.resolve import COMPRESSIONS, READ_ERRORS, Compression, Format, LogFile, resolve
+from pipelines.ingest.source.log_files import COMPRESSIONS, READ_ERRORS, Compression, Format, LogFile
+from pipelines.ingest.source.parquet_rows import read_parquet_batch
+from pipelines.ingest.source.ranges import inspect_file
+from pipelines.ingest.source.readers import read_range
+from pipelines.ingest.source.resolve import resolve
+from pipelines.ingest.source.rows import TORN
+from pipelines.ingest.tasks import units
+from pipelines.ingest.tasks.units import inspect_files
 
 PLAIN = ("user_id", "item_id", "timestamp")
 WIDE = (*PLAIN, "rating", "event_type", "score", "unused")
@@ -67,7 +74,7 @@ def log_at(path: Path, kind: Format, data: bytes, compression: Compression | Non
 
 
 def read(file: LogFile, layout: Layout, range_bytes: int = WHOLE, block_bytes: int = 1 << 20, unit: str = "s") -> Rows:
-    parts = scan(file, layout, range_bytes).ranges
+    parts = inspect_file(file, layout, range_bytes).ranges
     return as_rows([block for part in parts for block in read_range(file, layout, part, unit, block_bytes)])
 
 
@@ -220,7 +227,7 @@ def check_laws(
     else:
         assert num_rows == num_records
 
-    found = scan(file, layout, range_bytes)
+    found = inspect_file(file, layout, range_bytes)
     assert (found.bytes, found.sha256) == (len(data), hashlib.sha256(data).hexdigest())
     assert b"".join(data[part.start : part.stop] for part in found.ranges) == data[layout.data_start :]
     assert read(file, layout, range_bytes, unit=unit) == serial
@@ -229,9 +236,9 @@ def check_laws(
     assert read(packed, layout, range_bytes, block, unit) == serial
 
     if body and kind != "jsonl":
-        fast = readers._read_fast(body, file, layout, unit)
+        fast = read_fast(body, file, layout, unit)
         if fast is not None:
-            assert as_rows([fast]) == as_rows([readers._read_careful(body, file, layout, layout.first_line, unit)])
+            assert as_rows([fast]) == as_rows([read_careful(body, file, layout, layout.first_line, unit)])
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +271,7 @@ def test_a_split_read_of_json_lines(folder: Path, data: bytes, range_bytes: int,
 def test_the_drawn_fast_path_is_taken_and_refused(folder: Path) -> None:
     def fast(body: bytes, kind: Format = "csv", head: bytes = b"user_id,item_id,timestamp,unused\n") -> bool:
         file = log_at(folder / "one", kind, head + body)
-        return readers._read_fast(body, file, read_layout(file, ColumnsConfig()), "s") is not None
+        return read_fast(body, file, read_layout(file, ColumnsConfig()), "s") is not None
 
     assert fast(b"u,i,1,\nv,i,2,x\n")
     assert fast(b'"u","i,\n""j""",1,\r\nv,i,2,x\r\n')
@@ -305,19 +312,19 @@ def test_a_newline_in_quotes_at_the_border_of_a_range_ends_no_row(tmp_path: Path
     file = log_at(tmp_path / "log.csv", "csv", head + first + b"c,y,2\n")
     layout = read_layout(file, ColumnsConfig())
     for range_bytes in range(1, len(first) + 1):
-        parts = scan(file, layout, range_bytes).ranges
+        parts = inspect_file(file, layout, range_bytes).ranges
         # the second row is on line 4: the first one has lines 2 and 3
         assert [(part.start, part.stop, part.first_line) for part in parts] == [(26, 36, 2), (36, 42, 4)]
     assert read(file, layout, 3).good == [("a\nb", "x", 1.0, None, None), ("c", "y", 2.0, None, None)]
 
 
 def test_ranges_across_the_chunks_that_a_file_is_scanned_in(tmp_path: Path) -> None:
-    row, long = b'"u\n",i,7\n', b'"' + b"x\n" * (readers.CHUNK_BYTES // 2 + 10) + b'",i,7\n'
+    row, long = b'"u\n",i,7\n', b'"' + b"x\n" * (ranges.CHUNK_BYTES // 2 + 10) + b'",i,7\n'
     data = b"user_id,item_id,timestamp\n" + row * 450_000 + long + row * 300_000 + long.replace(b"\n", b".", 10**6)
-    assert len(data) > 3 * readers.CHUNK_BYTES
+    assert len(data) > 3 * ranges.CHUNK_BYTES
     file = log_at(tmp_path / "log.csv", "csv", data)
-    for range_bytes in (100_003, 1 << 20, readers.CHUNK_BYTES, 10_000_000):
-        parts = scan(file, read_layout(file, ColumnsConfig()), range_bytes).ranges
+    for range_bytes in (100_003, 1 << 20, ranges.CHUNK_BYTES, 10_000_000):
+        parts = inspect_file(file, read_layout(file, ColumnsConfig()), range_bytes).ranges
         assert len(parts) > 1
         assert [part.start for part in parts] == [26, *(part.stop for part in parts[:-1])]
         assert parts[-1].stop == len(data)
@@ -346,7 +353,7 @@ def test_a_file_that_became_shorter_is_not_read_as_if_it_were_whole(tmp_path: Pa
     data = b"user_id,item_id,timestamp\na,x,1\nb,y,2\n"
     file = log_at(tmp_path / "log.csv", "csv", data)
     layout = read_layout(file, ColumnsConfig())
-    (part,) = scan(file, layout, WHOLE).ranges
+    (part,) = inspect_file(file, layout, WHOLE).ranges
     log_at(tmp_path / "log.csv", "csv", data[:-6])
     with pytest.raises(READ_ERRORS, match="shorter"):
         list(read_range(file, layout, part, "s", WHOLE))
@@ -378,7 +385,7 @@ def test_quoted_newlines_across_the_blocks_of_arrows_reader(tmp_path: Path) -> N
     file = log_at(tmp_path / "log.csv", "csv", b"user_id,item_id,timestamp\r\n" + body)
     layout = read_layout(file, ColumnsConfig())
     assert len(body) > 2 << 20
-    assert readers._read_fast(body, file, layout, "s") is not None
+    assert read_fast(body, file, layout, "s") is not None
     good, bad = read(file, layout)
     assert good == [(f"u\r\n{n % 97}", f'"{n % 89}', float(n), None, None) for n in range(100_000)]
     assert not bad
@@ -421,8 +428,8 @@ def test_a_row_without_an_end_is_an_error_and_not_one_range(
     chunk_bytes: int,
     range_bytes: int,
 ) -> None:
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 500)
-    monkeypatch.setattr(readers, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(ranges, "MAX_ROW_BYTES", 500)
+    monkeypatch.setattr(ranges, "CHUNK_BYTES", chunk_bytes)
     data = (HEAD if kind == "csv" else HEAD.replace(b",", b"\t")) + rows
     plain = log_at(tmp_path / f"log.{kind}", kind, data)
     packed = log_at(tmp_path / f"log.{kind}.gz", kind, gzip.compress(data, 1), "gzip")
@@ -434,8 +441,8 @@ def test_a_row_without_an_end_is_an_error_and_not_one_range(
 
 @pytest.mark.parametrize("size", [1, 30, 600])
 def test_rows_up_to_the_limit_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    monkeypatch.setattr(readers, "MAX_ROW_BYTES", 500)
-    monkeypatch.setattr(readers, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(ranges, "MAX_ROW_BYTES", 500)
+    monkeypatch.setattr(ranges, "CHUNK_BYTES", 64)
     text = "x\n" * 240 + "x"
     data = HEAD + b'"%b",i,1\n' % text.encode() + b"u,i,2\n" * 200 + b'"%b",i,3' % text.encode()
     for name, stored, compression in (("log.csv", data, None), ("log.csv.gz", gzip.compress(data, 1), "gzip")):
@@ -624,7 +631,7 @@ def test_parquet_rows_that_cannot_be_read_have_their_number(tmp_path: Path) -> N
 def test_a_row_group_is_read_in_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_rows: int, range_bytes: int
 ) -> None:
-    monkeypatch.setattr(readers, "PARQUET_ROWS", batch_rows)
+    monkeypatch.setattr(parquet_rows, "PARQUET_ROWS", batch_rows)
     users = [f"u{n % 4}" if n % 5 else None for n in range(1, 21)]
     items = pa.chunked_array([pa.array(["x", "y"] * 5), pa.array(["z", "x"] * 5)]).dictionary_encode()
     columns = {"user_id": users, "item_id": items, "event_type": items}
@@ -703,7 +710,7 @@ def test_any_damaged_byte_of_a_footer_is_one_clear_line(tmp_path: Path, flip: in
     for place in range(len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"), len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ flip]) + whole[place + 1 :])
         try:
-            tasks.scan_files((file,), ColumnsConfig(), 1 << 20)
+            inspect_files((file,), ColumnsConfig(), 1 << 20)
         except InputError as error:
             told.append(str(error))
     assert len(told) > 100
@@ -723,9 +730,9 @@ def test_a_footer_that_breaks_while_files_are_scanned(tmp_path: Path, monkeypatc
             harm()
             return layout
 
-        monkeypatch.setattr(tasks, "read_layout", read_and_harm)
+        monkeypatch.setattr(units, "read_layout", read_and_harm)
         with pytest.raises(InputError) as caught:
-            tasks.scan_files((file,), ColumnsConfig(), WHOLE)
+            inspect_files((file,), ColumnsConfig(), WHOLE)
         return str(caught.value)
 
     whole = path.read_bytes()
@@ -818,7 +825,7 @@ SAME_IDS: list[tuple[str, Format, bytes, list[str]]] = [
 def test_a_number_is_one_id_in_every_format(folder: Path, kind: Format, data: bytes, wanted: list[str]) -> None:
     file = log_at(folder / f"same.{kind}", kind, data)
     layout = read_layout(file, ColumnsConfig())
-    parts = scan(file, layout, WHOLE).ranges
+    parts = inspect_file(file, layout, WHOLE).ranges
     blocks = [block for part in parts for block in read_range(file, layout, part, "s", 1 << 20)]
     good, bad = as_rows(blocks)
     assert [row[0] for row in good] == wanted
@@ -873,7 +880,7 @@ def test_null_in_columns_of_numbers_stays_on_the_fast_path(folder: Path) -> None
     data = b"user_id,item_id,timestamp,rating,event_type\nu,i,1,NULL,NULL\nu,j,2,\\N,\\N\nu,k,3,4,view\n"
     file = log_at(folder / "numbers.csv", "csv", data)
     layout = read_layout(file, ColumnsConfig())
-    fast = readers._read_fast(data[layout.data_start :], file, layout, "s")
+    fast = read_fast(data[layout.data_start :], file, layout, "s")
     assert fast is not None
     assert [row[3:5] for row in as_rows([fast]).good] == [(None, None), (None, None), (4.0, "view")]
 
@@ -882,11 +889,11 @@ def test_ids_that_are_spelled_in_two_ways_are_noted(folder: Path) -> None:
     def noted(data: bytes) -> dict[str, dict[str, int]]:
         file = log_at(folder / "two.csv", "csv", data)
         layout = read_layout(file, ColumnsConfig())
-        (block,) = read_range(file, layout, scan(file, layout, WHOLE).ranges[0], "s", 1 << 20)
+        (block,) = read_range(file, layout, inspect_file(file, layout, WHOLE).ranges[0], "s", 1 << 20)
         return {role: dict(zip(*table.to_pydict().values(), strict=True)) for role, table in block.respelled.items()}
 
     rows = b"7,x,1\n7.0,x,2\n8.0,x,3\n9,x,4\n5 ,x,5\n 5,x,6\n"
-    wanted = {"user_id": {"7": readers.BOTH_WAYS, "8": readers.RESPELLED, "5": readers.BOTH_WAYS}}
+    wanted = {"user_id": {"7": BOTH_WAYS, "8": RESPELLED, "5": BOTH_WAYS}}
     assert noted(HEAD + rows) == wanted
     assert noted(HEAD + rows + b"8.0,y,soon\n") == wanted, "by the careful path"
     assert noted(HEAD + b"7,x,1\n8,x,2\n") == {}
@@ -909,14 +916,14 @@ def test_both_paths_of_parquet_agree_on_ids(folder: Path, ids: pa.Array) -> None
     layout = Layout({role: role for role in PLAIN}, list(PLAIN), 0, 1)
     count = len(ids)
     columns = {"user_id": ids, "item_id": pa.array(["x"] * count), "timestamp": pa.array([1.0] * count)}
-    wanted = as_rows([readers._read_batch(pa.record_batch(columns), layout, 1, "s")])
+    wanted = as_rows([read_parquet_batch(pa.record_batch(columns), layout, 1, "s")])
     broken = columns | {"timestamp": pa.array([1.0] * (count + 1) + [None])}  # a row for the careful path's sake
     for name in ("user_id", "item_id"):
         column = columns[name]
         storage = column.storage if isinstance(column, pa.ExtensionArray) else column
         longer = pa.concat_arrays([storage, storage[:1], storage[:1]])
         broken[name] = uuid_column(longer) if isinstance(column, pa.ExtensionArray) else longer
-    careful = as_rows([readers._read_batch(pa.record_batch(broken), layout, 1, "s")])
+    careful = as_rows([read_parquet_batch(pa.record_batch(broken), layout, 1, "s")])
     assert [row[:3] for row in careful.good[: len(wanted.good)]] == [row[:3] for row in wanted.good]
     assert [row[:2] for row in careful.bad[: len(wanted.bad)]] == [row[:2] for row in wanted.bad]
 

@@ -18,9 +18,11 @@ from pyarrow import fs
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
 from pipelines.ingest.source.digests import digest_log, sort_files
-from pipelines.ingest.source.filesystems import connect, parse_uri
+from pipelines.ingest.source.filesystems import connect, open_random, parse_uri
 from pipelines.ingest.source.layouts import read_layout
-from pipelines.ingest.source.resolve import Source, open_random, open_stream, read_titles, resolve
+from pipelines.ingest.source.log_files import open_stream
+from pipelines.ingest.source.resolve import Source, resolve
+from pipelines.ingest.source.titles import read_titles
 from tests import google_storage, s3_storage
 
 CSV = b"user_id,item_id,timestamp\na,x,1\nb,y,2\n"

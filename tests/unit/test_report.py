@@ -17,9 +17,9 @@ from mgray.report.report_data import (
     ReportData,
     SliceRow,
     Why,
-    compare,
     format_number,
     lift,
+    standing_of,
     verdict,
 )
 from mgray.report.run_report import render_html
@@ -110,7 +110,7 @@ def test_a_tie_does_not_beat() -> None:
 
 def test_lower_errors_win() -> None:
     assert verdict({"rmse": 0.9}, {"bias": {"rmse": 1.0}}) == ["rmse (lower is better): beats bias (-10%)"]
-    assert compare("rmse", 0.9, {"bias": {"rmse": 1.0}, "mean": {"rmse": 1.2}}).best == "bias"
+    assert standing_of("rmse", 0.9, {"bias": {"rmse": 1.0}, "mean": {"rmse": 1.2}}).best == "bias"
 
 
 def test_what_was_not_measured_neither_wins_nor_loses() -> None:
@@ -130,12 +130,12 @@ def test_lift(value: float, other: float, text: str) -> None:
 
 
 def test_compare_ratio_and_state() -> None:
-    result = compare("hr@10", 0.22, BASELINES)
+    result = standing_of("hr@10", 0.22, BASELINES)
     assert (result.best, result.state) == ("cooccurrence", "mixed")
     assert result.ratio == pytest.approx(0.97, abs=1e-4)
-    assert compare("ndcg@10", 0.11, BASELINES).state == "win"
-    assert compare("hr@10", 0.01, BASELINES).state == "loss"
-    assert compare("mrr@10", 0.01, BASELINES).state == "alone"
+    assert standing_of("ndcg@10", 0.11, BASELINES).state == "win"
+    assert standing_of("hr@10", 0.01, BASELINES).state == "loss"
+    assert standing_of("mrr@10", 0.01, BASELINES).state == "alone"
 
 
 # ---- terminal -----

@@ -25,22 +25,14 @@ from mgray.data.manifest import Manifest, SourceFile, file_sha256
 from mgray.errors import InputError
 from pipelines.ingest.source import presets
 from pipelines.ingest.source.digests import digest_log, sort_files
+from pipelines.ingest.source.filesystems import open_random
 from pipelines.ingest.source.layouts import read_layout
-from pipelines.ingest.source.readers import Range, read_range, scan
-from pipelines.ingest.source.records import json_columns, separated_columns, split_records
-from pipelines.ingest.source.resolve import (
-    SEPARATORS,
-    LogFile,
-    Source,
-    check_apart,
-    log_format,
-    open_random,
-    open_stream,
-    read_error,
-    read_item_ids,
-    read_titles,
-    resolve,
-)
+from pipelines.ingest.source.log_files import SEPARATORS, LogFile, log_format, open_stream, read_error
+from pipelines.ingest.source.ranges import Range, inspect_file
+from pipelines.ingest.source.readers import read_range
+from pipelines.ingest.source.resolve import Source, check_apart, resolve
+from pipelines.ingest.source.rows import json_columns, separated_columns, split_rows
+from pipelines.ingest.source.titles import read_item_ids, read_titles
 
 COLUMNS = ColumnsConfig()
 CSV = "user_id,item_id,timestamp\na,x,1\nb,y,2\n"
@@ -69,7 +61,7 @@ def rows(path: Path, columns: ColumnsConfig = COLUMNS) -> pl.DataFrame:
         data = stream.read()
     assert len(data) >= layout.data_start
     data = data[layout.data_start :].removeprefix(b"\xef\xbb\xbf" if not layout.data_start else b"")
-    records = split_records(data, layout.first_line, quoted=file.format == "csv")
+    records = split_rows(data, layout.first_line, quoted=file.format == "csv")
     if file.format == "jsonl":
         return json_columns(records, layout.columns)
     return separated_columns(records, SEPARATORS[file.format], layout.header, layout.columns, file.format == "csv")
@@ -79,7 +71,7 @@ def events(path: Path, range_bytes: int) -> pa.Table:
     """Every event of a one-file log, range after range."""
     file = only(path)
     layout = read_layout(file, COLUMNS)
-    parts = scan(file, layout, range_bytes).ranges
+    parts = inspect_file(file, layout, range_bytes).ranges
     blocks = [block for part in parts for block in read_range(file, layout, part, "s", 1 << 20)]
     assert all(block.bad is None for block in blocks)
     return pa.concat_tables([block.events for block in blocks], promote_options="permissive").combine_chunks()
@@ -140,7 +132,7 @@ def test_parquet_keeps_types_and_counts_rows(tmp_path: Path) -> None:
         0,
         1,
     )
-    found = scan(file, layout, 1).ranges
+    found = inspect_file(file, layout, 1).ranges
     assert [part[:3] for part in found] == [Range(0, 1, 1, 0)[:3], Range(1, 2, 3, 0)[:3]]
 
 
@@ -194,12 +186,12 @@ def test_a_row_of_tabs_is_a_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("range_bytes", [1, 7, 50, 333])
 @pytest.mark.parametrize("quoted", [False, True])
 def test_ranges_change_nothing(tmp_path: Path, range_bytes: int, quoted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.ingest.source.readers.CHUNK_BYTES", 64)
+    monkeypatch.setattr("pipelines.ingest.source.ranges.CHUNK_BYTES", 64)
     item = '"x\n,{}"' if quoted else "x{}"
     body = "".join(f"user{i % 7},{item.format(i)},{i}\n" + ("\n" if i % 10 == 0 else "") for i in range(100))
     path = write(tmp_path / "log.csv", "user_id,item_id,timestamp\n" + body)
     file = only(path)
-    found = scan(file, read_layout(file, COLUMNS), range_bytes)
+    found = inspect_file(file, read_layout(file, COLUMNS), range_bytes)
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert found.bytes == path.stat().st_size == file.bytes
     assert len(found.ranges) > 3

@@ -18,16 +18,15 @@ from hypothesis import strategies as st
 from mgray.errors import InputError
 from mgray.ingest.hashing import bucket_of, stable_hash
 from pipelines.ingest import staging
-from pipelines.ingest.source.readers import Block
+from pipelines.ingest.arrow_files import read_batch, read_batch_again, write_batches
+from pipelines.ingest.results import StagedUnit
+from pipelines.ingest.source.blocks import Block
 from pipelines.ingest.staging import (
     Layers,
     PieceWriter,
     commit_unit,
     key_fingerprint,
-    read_batch,
-    read_batch_again,
     read_done,
-    write_batches,
 )
 
 KEY = b"a key of at least sixteen bytes"
@@ -68,7 +67,7 @@ def write(folder: Path, layers: Layers, *pieces: list[Block]) -> dict[str, Any]:
         for one in blocks:
             writer.add(one, "log.csv")
         writer._flush()
-    return writer.close()
+    return json.loads(writer.close().to_json())
 
 
 def staged(folder: Path, layers: Layers, done: dict[str, Any]) -> list[list[Row]]:
@@ -210,7 +209,7 @@ def test_a_piece_is_full_at_some_bytes(tmp_path: Path) -> None:
     writer = PieceWriter(tmp_path, PLAIN)
     for _ in range(4):
         writer.add(Block(table, None), "log.csv")
-    done = writer.close()
+    done = json.loads(writer.close().to_json())
     num_full = -(-staging.PIECE_BYTES // table.nbytes)
     assert done["pieces"] == [num_full * count, (4 - num_full) * count]
     assert done["good"] == 4 * count
@@ -265,7 +264,7 @@ def test_no_raw_user_id_is_in_the_files_of_pseudonyms(tmp_path: Path, fast: bool
     )
     layers = PLAIN._replace(key=KEY, forgotten=forgotten)
     done = write(tmp_path / "draft", layers, [block(rows[:60], fast, bad)], [block(rows[60:], fast)])
-    commit_unit(tmp_path / "draft", tmp_path / "unit", done)
+    commit_unit(tmp_path / "draft", tmp_path / "unit", StagedUnit.from_json(json.dumps(done)))
     found = contents(tmp_path)
     assert b"secret" not in found
     assert KEY not in found
@@ -302,6 +301,10 @@ def test_fingerprints_tell_keys_apart_and_give_none_away() -> None:
 # ---------------------------------------------------------------- commit
 
 
+def holding(good: int) -> StagedUnit:
+    return StagedUnit(good, 0, 0, [good], [], False, 0.0, 0.0, None, "", {"user_id": [], "item_id": []})
+
+
 def test_the_first_writer_of_a_unit_wins(tmp_path: Path) -> None:
     unit = tmp_path / "unit"
     assert read_done(unit) is None
@@ -309,9 +312,9 @@ def test_the_first_writer_of_a_unit_wins(tmp_path: Path) -> None:
         draft = tmp_path / f".draft-{number}"
         draft.mkdir()
         (draft / "whose").write_text(str(number))
-        assert commit_unit(draft, unit, {"good": number}) == {"good": 0}
+        assert commit_unit(draft, unit, holding(number)) == holding(0)
     assert (unit / "whose").read_text() == "0"
-    assert read_done(unit) == {"good": 0}
+    assert read_done(unit) == holding(0)
     assert [path.name for path in tmp_path.iterdir()] == ["unit"]
 
 
@@ -324,8 +327,8 @@ def test_a_unit_that_is_not_whole_is_replaced(tmp_path: Path, left: str | None) 
     if left is not None:
         (unit / staging.DONE_FILE).write_text(left)
     assert read_done(unit) is None
-    assert commit_unit(draft, unit, {"good": 7}) == {"good": 7}
-    assert read_done(unit) == {"good": 7}
+    assert commit_unit(draft, unit, holding(7)) == holding(7)
+    assert read_done(unit) == holding(7)
     assert [path.name for path in unit.iterdir()] == [staging.DONE_FILE]
 
 

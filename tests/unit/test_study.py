@@ -6,7 +6,7 @@ import pytest
 
 from mgray.config import TuneJobConfig
 from mgray.config.search_space import Choice, Space
-from pipelines.tune.study import SCORE, StudySearcher, open_study, records
+from pipelines.tune.study import SCORE, StudySearcher, open_study, trial_records
 
 SPACE: Space = {"model.width": Choice((16, 32, 64, 128, 256)), "model.kernel": Choice((3, 5, 7, 9, 11, 13))}
 
@@ -22,6 +22,6 @@ def test_a_small_space_is_tried_to_its_last_point(algorithm: str, tmp_path: Path
         searcher.on_trial_result(f"trial-{drawn}", {SCORE: score, "epoch": 1.0})
         searcher.on_trial_complete(f"trial-{drawn}", {SCORE: score, "epoch": 1.0, "finished": True})
         drawn += 1
-    points = {tuple(sorted(record.point.items())) for record in records(study, SPACE)}
+    points = {tuple(sorted(record.point.items())) for record in trial_records(study, SPACE)}
     assert drawn == len(points) == 30
     assert searcher.exhausted

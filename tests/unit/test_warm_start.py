@@ -10,7 +10,7 @@ from mgray.errors import InputError
 from mgray.model.mgdsc import MGDSC
 from mgray.train.optim import make_optimizer
 from mgray.train.warm_start import warm_start_
-from pipelines.lifecycle.retrain import warm_training
+from pipelines.lifecycle.training import warm_training
 from tests.models import model_config
 from tests.perturbed import perturbed
 

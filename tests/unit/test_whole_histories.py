@@ -13,7 +13,7 @@ import torch
 from mgray.config import EvaluateConfig, ResolvedModelConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec
-from mgray.data.manifest import Feature
+from mgray.data.manifest import Feature, PredictionPart
 from mgray.errors import InputError
 from mgray.model.mgdsc import MGDSC
 from mgray.schema import UNKNOWN, USER_ID
@@ -112,7 +112,7 @@ def save(folder: Path, items: list[str], counts: list[int], config: ResolvedMode
 
 def scored(
     folder: Path, dataset: Dataset, model: Path, k: int, remove_seen: bool, blocked: list[int]
-) -> tuple[dict[str, list[tuple[str, float]]], list[dict[str, Any]]]:
+) -> tuple[dict[str, list[tuple[str, float]]], list[PredictionPart]]:
     """User -> items and scores of what a scoring worker writes, and its records of the parts."""
     folder.mkdir()
     barred = np.asarray(blocked, np.int64) if blocked else None
@@ -122,7 +122,7 @@ def scored(
     records = [worker.score(index) for index in range(len(parts))]
     lists: dict[str, list[tuple[str, float]]] = {}
     for record in records:
-        for row in pq.read_table(folder / record["file"]).to_pylist():
+        for row in pq.read_table(folder / record.file).to_pylist():
             lists.setdefault(row[USER_ID], []).append((row["item_id"], row["score"]))
     return lists, records
 
@@ -165,8 +165,8 @@ def test_every_list_is_that_of_the_users_whole_history(batch: int, models: list[
             assert [score for _, score in given] == pytest.approx(scores, abs=2e-4), (seed, user)
         assert not lists, seed
         unknown = [not set(one["history"]) & set(MODEL_ITEMS) for one in requests(events).values()]
-        assert sum(record["users_fallback"] for record in records) == sum(unknown)
-        assert sum(record["users"] for record in records) == len(users)
+        assert sum(record.users_fallback for record in records) == sum(unknown)
+        assert sum(record.users for record in records) == len(users)
 
 
 @pytest.mark.parametrize("split", ["leave_one_out", "temporal"])

@@ -1,4 +1,4 @@
-"""How a text log is written: its encoding, and what separates its columns. Guesses both from its first lines."""
+"""Encodings and separators of text logs: names, guesses from the first lines, conversions."""
 
 import codecs
 import csv
@@ -6,13 +6,27 @@ import re
 from collections.abc import Callable, Sequence
 
 BLANKS = " "  # as a separator: one or more spaces or tabs
-SEPARATORS = {",": "','", "\t": "a tab", ";": "';'", "|": "'|'", "::": "'::'", BLANKS: "blanks"}  # those guessed
+SEPARATORS = {
+    ",": "','",
+    "\t": "a tab",
+    ";": "';'",
+    "|": "'|'",
+    "::": "'::'",
+    BLANKS: "blanks",
+}  # those that are guessed
 QUOTING = (",", ";", "|")  # separators of files that quote as CSV does, whatever their name
 SAMPLE_LINES = 100
 
 
 def shown(separator: str) -> str:
     return SEPARATORS.get(separator, repr(separator))
+
+
+def may_quote(kind: str, separator: str) -> bool:
+    """Whether fields may be quoted in text of a format (`Format`) with this separator."""
+    if len(separator) > 1 or separator == BLANKS or kind == "tsv":
+        return False
+    return kind == "csv" or separator in QUOTING
 
 
 def given_separator(text: str) -> str:
@@ -36,7 +50,7 @@ def canonical_encoding(name: str | None) -> str | None:
 
 
 def is_wide(encoding: str | None) -> bool:
-    """Whether a newline or a quote is another byte than in ASCII, so that the text is not cut before it is decoded."""
+    """Whether newlines or quotes are other bytes than in ASCII: such text is decoded before it is cut."""
     if encoding is None:
         return False
     if encoding.startswith(("iso2022", "utf-7", "hz")):  # whose escapes are made of ASCII's bytes
@@ -46,14 +60,14 @@ def is_wide(encoding: str | None) -> bool:
 
 
 def transcode(data: bytes, encoding: str | None) -> bytes:
-    """The bytes as UTF-8. What the encoding has no letter for stays as it is, and is no UTF-8 then."""
+    """Converts bytes to UTF-8. A byte that the encoding does not know stays, and is then invalid UTF-8."""
     if encoding is None or data.isascii():
         return data
     return data.decode(encoding, "surrogateescape").encode("utf-8", "surrogateescape")
 
 
 def to_tabs(data: bytes, separator: str) -> bytes | None:
-    """Rows of another separator than one byte as rows of tabs; None where a field holds a tab."""
+    """Converts rows of a separator that is not one byte to rows of tabs; None where a field holds a tab."""
     if separator != BLANKS:
         return None if b"\t" in data else data.replace(separator.encode(), b"\t")
     if re.search(rb"(?m)^ *\t[ \t\r]*$", data):  # tabs alone are a row, and blanks alone are none
@@ -76,8 +90,10 @@ def fields(lines: Sequence[str], separator: str, quoted: bool) -> list[list[str]
 def guess(
     lines: Sequence[str], candidates: Sequence[str], quoted: Callable[[str], bool], fits: Callable[[list[str]], bool]
 ) -> tuple[str | None, str | None]:
-    """(the one separator that gives all lines as many fields, more than one, and the first line's `fits`; else one that
-    gives lines of unlike lengths), None where there is no one."""
+    """Guesses the separator -> (one that gives every line the same number of fields, one that does not).
+
+    Either gives more than one field, and a first line that `fits`; None where no separator does, or more than one.
+    """
     even: list[str] = []
     uneven: list[str] = []
     for separator in candidates:

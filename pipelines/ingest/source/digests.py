@@ -1,4 +1,4 @@
-"""Which files of the log are new: known by their bytes, whatever they are called."""
+"""Digests of a log's files, and which files are new by them, whatever they are called."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 from mgray.config import DataConfig
 from mgray.data.manifest import Manifest, SourceFile
-from pipelines.ingest.source.resolve import LogFile, Source, open_random, read_error, resolve
+from pipelines.ingest.source.filesystems import open_random
+from pipelines.ingest.source.log_files import LogFile, read_error
+from pipelines.ingest.source.resolve import Source, resolve
 
 HASHING_THREADS = 4
 CHUNK_BYTES = 4 << 20
@@ -21,7 +23,7 @@ class Log(NamedTuple):
 
 
 class Files(NamedTuple):
-    """The log's files by what the champion's dataset says of them."""
+    """Names of the log's files, sorted by whether the champion's dataset was made from them."""
 
     new: list[str]
     known: list[str]
@@ -39,16 +41,16 @@ def digest_log(config: DataConfig, home: Path) -> Log:
 
 
 def sort_files(log: Log, manifest: Manifest | None) -> Files:
-    """Which files of the log the champion's dataset was not made from."""
-    past = {record.sha256: record.path for record in log_records(manifest)} if manifest else {}
+    """Tells new files of the log from those that the champion's dataset (manifest) was made from."""
+    past = {file.sha256: file.path for file in log_sources(manifest)} if manifest else {}
     found = [(file.name, sha256) for file, sha256 in zip(log.source.files, log.sha256, strict=True)]
     new = [name for name, sha256 in found if sha256 not in past]
     known = [name for name, sha256 in found if sha256 in past]
     return Files(new, known, sorted(past[sha256] for sha256 in past.keys() - set(log.sha256)))
 
 
-def log_records(manifest: Manifest) -> list[SourceFile]:
-    """What a version's log was made of: its sources but the titles, which come last and may be named like a log."""
+def log_sources(manifest: Manifest) -> list[SourceFile]:
+    """The sources of a version but the titles, which come last and may be named like a log."""
     return manifest.sources[:-1] if manifest.config.get("titles") is not None else manifest.sources
 
 

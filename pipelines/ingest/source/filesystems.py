@@ -1,6 +1,6 @@
 """Lists and opens files on a mounted disk, s3:// and gs://: one file, a folder with all below it, or a glob.
 
-A path is taken as it is written: nothing in it is an escape, and what exists by that very name is no glob.
+A path is taken as it is written: it has no escapes, and where a file has that very name, it is not a glob.
 """
 
 import fnmatch
@@ -29,7 +29,7 @@ CREDENTIALS = {
 }
 ENVIRONMENT = ("AWS_", "STORAGE_EMULATOR_HOST", "GOOGLE_")
 CONNECT_TIMEOUT_S = 5
-SILENCE_TIMEOUT_S = 10  # without one byte of an answer
+SILENCE_TIMEOUT_S = 10  # longest wait for the next byte of an answer
 MAX_ATTEMPTS = 3
 RETRY_LIMIT_S = 15
 MAGIC = re.compile(r"[*?\[]")
@@ -94,7 +94,7 @@ def parse_uri(source: str) -> Remote | None:
     if scheme == "gs" and rest.startswith("anonymous@"):
         rest, options = rest.removeprefix("anonymous@"), f"{options}{'&' if options else '?'}anonymous=true"
     bucket = rest.split("/")[0]
-    # a secret key may hold a slash: all before a : or @ is a secret's, and none of it may be shown
+    # a secret key may hold a slash: what stands before a : or @ may belong to a secret, so none of it is shown
     if re.search("[:@]", bucket) or "@" in options:
         raise InputError(
             f"--data.source {scheme}://***: a URI with credentials ends up in logs and records; "
@@ -211,7 +211,7 @@ def _local_parts(path: str) -> tuple[str, ...]:
 
 
 def _walk(root: str, pattern: tuple[str, ...], is_log: Callable[[str], bool]) -> Iterator[Found]:
-    """The regular files below a folder that match. Real folders before linked ones: a file keeps its real name."""
+    """Yields the regular files below a folder that match, real folders before linked ones: files keep real names."""
     base = _local_parts(root)
     folders: list[tuple[str, str, tuple[str, ...], bool]] = [(root, os.path.realpath(root), (), False)]
     links: list[tuple[str, str, tuple[str, ...], bool]] = []
@@ -255,7 +255,7 @@ def _nothing_there(source: str, pattern: tuple[str, ...]) -> InputError:
 
 
 def _split_glob(path: str) -> tuple[str, tuple[str, ...]]:
-    """The path before the first part with a wildcard, and the parts from there; none: the path is no glob."""
+    """Splits a path into what stands before its first wildcard and the names from there; no names: it is not a glob."""
     parts = path.split("/")
     first = next((index for index, part in enumerate(parts) if MAGIC.search(part)), len(parts))
     return "/".join(parts[:first]) or "/", tuple(part for part in parts[first:] if part)

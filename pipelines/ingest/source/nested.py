@@ -1,4 +1,4 @@
-"""Rows that hold lists to rows of one event each, and Parquet's rarer types to those that polars reads.
+"""Turns rows that hold lists (histories) into rows of one event each.
 
 A path such as `events.aid` names a field of a struct, or that field of each struct of a list.
 """
@@ -16,15 +16,15 @@ import pyarrow.compute as pc
 
 from mgray.ingest.spelling import positional
 from mgray.schema import FEATURE, ITEM_ID
-from pipelines.ingest.source.arrow_types import decimal_text, uuid_text
+from pipelines.ingest.source.arrow_types import readable
 
 Ints = npt.NDArray[np.int64]
-MAX_EXPONENT = 400  # of a number of JSON that is written without one: beyond any float's
+MAX_EXPONENT = 400  # of a JSON number that is respelled without it; no float has a larger one
 MAX_RAW_CHARS = 10_000  # of a row set aside: a history may be long
 
 
 class Column(NamedTuple):
-    """A column of a block of rows. Of lists: all their values in one array, and how many each row has."""
+    """A column of a block of rows. A column of lists has all values in one array, and how many each row has."""
 
     values: pa.Array | pa.ChunkedArray
     lengths: Ints | None = None  # [rows], 0 of a null; none: a value a row
@@ -43,7 +43,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def leaves(schema: pa.Schema) -> dict[str, tuple[pa.DataType, bool]]:
-    """Path -> (type of a value, whether a row holds a list of them). Columns before fields of the same path."""
+    """Lists what can be read: path -> (type of a value, whether a row holds a list). A column wins over a field."""
     found: dict[str, tuple[pa.DataType, bool]] = {}
     deep: dict[str, tuple[pa.DataType, bool]] = {}
     for field in schema:
@@ -63,7 +63,7 @@ def _walk(path: str, kind: pa.DataType, in_list: bool) -> Iterator[tuple[str, pa
 
 
 def unreadable(kind: pa.DataType) -> bool:
-    """Whether no role can be read of a type: what holds no one value an event, or a time without its day."""
+    """Whether a type can have no role: it does not hold one value an event, or it is a time without a day."""
     if isinstance(kind, pa.BaseExtensionType):
         return unreadable(kind.storage_type)
     types = pa.types
@@ -87,35 +87,8 @@ def column_at(table: pa.Table, path: str) -> Column:
     return Column(readable(values), lengths)
 
 
-def readable(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """The same values in a type that polars reads. Raises ArrowInvalid for bytes that are no UTF-8."""
-    kind, types = values.type, pa.types
-    if types.is_dictionary(kind) and not (types.is_string(kind.value_type) or types.is_large_string(kind.value_type)):
-        return readable(values.cast(kind.value_type))
-    if isinstance(kind, pa.UuidType):
-        return uuid_text(values).cast(pa.string())
-    if isinstance(kind, pa.BaseExtensionType):
-        return readable(values.cast(kind.storage_type))
-    if types.is_decimal256(kind):
-        try:
-            return values.cast(pa.decimal128(38, kind.scale))
-        except pa.ArrowInvalid:
-            return decimal_text(values).cast(pa.string())
-    if types.is_decimal32(kind) or types.is_decimal64(kind):
-        return values.cast(pa.decimal128(38, kind.scale))
-    if types.is_float16(kind):
-        return values.cast(pa.float32())
-    if types.is_fixed_size_binary(kind):
-        return values.cast(pa.binary()).cast(pa.string())
-    if types.is_large_binary(kind):
-        return values.cast(pa.large_string())
-    if types.is_binary(kind) or types.is_string_view(kind) or types.is_binary_view(kind):
-        return values.cast(pa.string())
-    return values
-
-
 def explode(columns: Mapping[str, Column], item: str, num_rows: int, roles: Mapping[str, str]) -> Exploded:
-    """Histories to events; what is no list is the same in all events of its row. roles: role -> name of its column.
+    """Turns histories into events; a value that is no list goes to all events of its row. roles: role -> column.
 
     A row whose lists are not as long as that of the items is set aside. One without items has no event.
     """
@@ -145,7 +118,7 @@ def explode(columns: Mapping[str, Column], item: str, num_rows: int, roles: Mapp
 
 
 def json_histories(records: pl.DataFrame, roles: Mapping[str, str]) -> tuple[dict[str, Column], dict[int, str]]:
-    """JSON Lines to columns of text by name, and the rows that are no histories with the reason."""
+    """Reads JSON Lines -> (columns of text by name, reasons by row for the rows that are no histories)."""
     names = list(dict.fromkeys(roles.values()))
     item = roles[ITEM_ID]
     values: dict[str, list[Any]] = {name: [] for name in names}
@@ -190,7 +163,7 @@ def _json_at(value: Any, path: str) -> Any:
 
 
 def _json_column(values: list[Any], lengths: Ints, is_item: bool) -> Column:
-    """A column of lists where some row has one: another row's single value, or null, is that of all its events."""
+    """Makes a column of lists where some row has a list: a single value, or null, goes to all events of its row."""
     if not is_item and not any(isinstance(value, list) for value in values):
         return Column(pa.array([_json_text(value) for value in values], pa.string()))
     counts = lengths.tolist()
@@ -206,7 +179,7 @@ def _json_text(value: Any) -> str | None:
 
 
 def text_histories(fields: pl.Series) -> tuple[Column, Column, dict[int, str]]:
-    """Lists of user, item, item, ... to the users, their items, and the rows without an item with the reason."""
+    """Parts lists of user, item, item, ... -> (users, their items, reasons by row for the rows without an item)."""
     lengths = (fields.list.len().cast(pl.Int64) - 1).to_numpy()
     items = fields.list.slice(1)
     flat = items.filter(items.list.len() > 0).explode()

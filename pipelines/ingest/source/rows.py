@@ -1,4 +1,4 @@
-"""Text to records, and records to columns of text, with the line and the reason of whatever breaks a rule."""
+"""Splits text into rows, and rows into columns of text; what breaks a rule has its line and its reason."""
 
 import re
 
@@ -14,12 +14,11 @@ TORN = "its quotes do not match"
 IDS = (USER_ID, ITEM_ID)
 
 
-def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
-    """Text of rows to `line`, `raw`, `problem` (null, or that its bytes are no UTF-8), blank lines left out.
+def split_rows(data: bytes, first_line: int, quoted: bool, encoding: str = "UTF-8") -> pl.DataFrame:
+    """Splits text into rows: `line`, `raw`, `problem` (null, or that its bytes are no UTF-8). Blank lines are left out.
 
-    encoding: of the log, whose letters are UTF-8 by now, and whose other bytes are as they were.
-
-    With `quoted`, a row goes on past newlines inside double quotes; its line is its first one.
+    With `quoted`, a row goes on past newlines inside double quotes; its line is its first one. encoding: that of the
+    log, for the error; `data` is UTF-8 by now, but for bytes that the encoding does not know.
     """
     array = np.frombuffer(data, np.uint8)
     newlines = np.flatnonzero(array == ord("\n"))
@@ -44,16 +43,16 @@ def split_records(data: bytes, first_line: int, quoted: bool, encoding: str = "U
             pl.when(decoded.cast(pl.Binary) != column).then(pl.lit(f"the row is not valid {encoding}"))
         ).to_series()
         column = decoded
-    records = pl.DataFrame(
+    rows = pl.DataFrame(
         {"line": lines[: len(column)], "raw": column.str.strip_chars_end("\r\n"), "problem": problem},
         schema_overrides={"line": pl.Int64},
     )
     # a TSV row of tabs alone is a row of empty fields, not a blank line
-    return records.filter(~pl.col("raw").str.contains("^ *$"))
+    return rows.filter(~pl.col("raw").str.contains("^ *$"))
 
 
 def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
-    """Rows with U+FFFD in place of what is no UTF-8. Newlines stay, and so does the number of rows."""
+    """Decodes rows, with U+FFFD in place of what is no UTF-8. Newlines stay, and so does the number of rows."""
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
     lossy = data.decode(errors="replace").encode()
     lossy_ends = np.flatnonzero(np.frombuffer(lossy, np.uint8) == ord("\n"))
@@ -66,17 +65,17 @@ def _decode_lossy(data: bytes, offsets: np.ndarray) -> pl.Series:
 
 
 def split_fields(raw: pl.Series, separator: str) -> pl.Series:
-    """Rows to lists of their fields, without regard to quotes."""
+    """Splits rows into lists of fields, without regard to quotes."""
     return raw.str.extract_all(r"[^ \t]+") if separator == BLANKS else raw.str.split(separator)
 
 
 def separated_columns(
-    records: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
+    rows: pl.DataFrame, separator: str, header: list[str], columns: dict[str, str], quoted: bool
 ) -> pl.DataFrame:
-    """Records to `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
-    raw = records["raw"]
+    """Splits rows into `line`, `raw`, `problem` and a column of text a role; header: the log's names in order."""
+    raw = rows["raw"]
     fields = split_fields(raw, separator)
-    problem = records["problem"]
+    problem = rows["problem"]
     if quoted:
         has_quotes = raw.str.contains('"', literal=True)
         if has_quotes.any():
@@ -90,11 +89,11 @@ def separated_columns(
         pl.format("{} fields where the header names {}", fields.list.len(), pl.lit(expected))
     )
     found = {role: fields.list.get(header.index(name), null_on_oob=True).rename(role) for role, name in columns.items()}
-    return records.with_columns(pl.coalesce(problem, wrong_number).alias("problem"), *found.values())
+    return rows.with_columns(pl.coalesce(problem, wrong_number).alias("problem"), *found.values())
 
 
 def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
-    """Rows with quotes to lists of fields without them, and which rows break the rule (RFC 4180)."""
+    """Splits rows with quotes -> (lists of fields without the quotes, which rows break RFC 4180)."""
     led = separator + raw  # so that every field, the first one too, begins with a separator
     mark = re.escape(separator)
     parts = led.str.extract_all(f'{mark}(?:"(?:[^"]|"")*"|[^"{mark}]*)')
@@ -107,12 +106,12 @@ def _unquote(raw: pl.Series, separator: str) -> tuple[pl.Series, pl.Series]:
 
 
 def json_ids(frame: pl.DataFrame) -> list[pl.Series]:
-    """Ids of JSON as text, by the rule of `json_columns`."""
+    """Respells the ids of rows from JSON, by the rule of `json_columns`."""
     return [_whole(frame[role]) for role in IDS if role in frame.columns]
 
 
 def _whole(ids: pl.Series) -> pl.Series:
-    """Whole numbers without their fraction: JSON's path does not tell the number 12.0 from the text "12.0"."""
+    """Respells whole numbers without a fraction: a JSON path does not tell the number 12.0 from the text "12.0"."""
     return ids.str.replace(r"^(-?[0-9]+)\.0+$", "${1}")
 
 
@@ -122,14 +121,14 @@ def _json_path(keys: list[str]) -> str:
 
 
 def _without_exponents(ids: pl.Series) -> pl.Series:
-    """The ids, small numbers as the rule of ids writes them: 1e-7 is 0.0000001."""
+    """Respells small numbers by the rule of ids: 1e-7 is 0.0000001."""
     small = ids.str.contains(r"^-?\d(\.\d+)?e-\d{1,3}$").fill_null(False)
     return ids.scatter(small.arg_true(), [positional(one) for one in ids.filter(small)]) if small.any() else ids
 
 
-def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
-    """JSON Lines to `line`, `raw`, `problem` and a column of text a role."""
-    raw = records["raw"]
+def json_columns(rows: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame:
+    """Reads rows of JSON into `line`, `raw`, `problem` and a column of text a role."""
+    raw = rows["raw"]
     found: dict[str, pl.Series] = {}
     for role, name in columns.items():
         value = raw.str.json_path_match(_json_path([name]))
@@ -137,7 +136,7 @@ def json_columns(records: pl.DataFrame, columns: dict[str, str]) -> pl.DataFrame
             value = pl.select(pl.coalesce(value, raw.str.json_path_match(_json_path(name.split("."))))).to_series()
         value = value.rename(role)
         found[role] = _whole(_without_exponents(value)) if role in IDS else value
-    frame = records.with_columns(*found.values())
+    frame = rows.with_columns(*found.values())
     needed = [role for role in (USER_ID, ITEM_ID, TIMESTAMP) if role in found]
     missing = frame.select(pl.any_horizontal(pl.col(needed).is_null())).to_series()
     no_object = pl.when(missing & ~raw.str.json_path_match("$").fill_null("").str.starts_with("{")).then(
