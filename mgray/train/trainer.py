@@ -137,7 +137,7 @@ class Trainer:
             position = progress.epoch + item.number / item.num_batches
             interval.rate = learning_rate(config, min(1.0, position / progress.horizon_epochs))
             batch = self._augmented(item.batch)
-            loss = self._step(batch, item.items, item.global_targets, interval.rate)
+            loss = self.step(batch, item.items, item.global_targets, interval.rate)
             shared = self.gradient_bytes if self.world_size > 1 else 0
             interval.add(loss, int((batch.targets != PAD).sum()), item.global_events, shared)
             progress.batch, progress.step = item.number + 1, progress.step + 1
@@ -206,7 +206,7 @@ class Trainer:
             return batch
         return augment(batch, self.config, np.random.default_rng([self.config.seed, self.progress.step, self.rank]))
 
-    def _step(self, batch: Batch, items: Tensor | None, global_targets: int, rate: float) -> Tensor:
+    def step(self, batch: Batch, items: Tensor | None, global_targets: int, rate: float) -> Tensor:
         """One step of the optimizer -> the rank's loss, []. items: those of the global batch, before augmentation;
         read where tables are trained by rows.
         """
