@@ -167,22 +167,22 @@ def test_to_catch_up_often_or_seldom_is_the_same() -> None:
 
 
 def test_the_rule() -> None:
-    """By rows where the items are more than four times the rows that a step touches at most."""
+    """By rows where the items are more than eight times the rows that a step touches at most."""
     config = TRAIN.model_copy(update={"global_batch_events": 1000, "num_negatives": 500})
 
     def by_rows(num_items: int, ranks_items: bool = True, **changes: Any) -> bool:
         return is_by_rows(config.model_copy(update=changes), num_items, ranks_items=ranks_items)
 
-    assert by_rows(6001)
-    assert not by_rows(6000)
-    assert by_rows(4001, ranks_items=False)
-    assert not by_rows(4001)
-    assert not by_rows(4 * (1000 + 4 * 500), hard_negatives=0.5)
+    assert by_rows(12_001)
+    assert not by_rows(12_000)
+    assert by_rows(8001, ranks_items=False)
+    assert not by_rows(8001)
+    assert not by_rows(8 * (1000 + 4 * 500), hard_negatives=0.5)
     assert not by_rows(10**7, loss="softmax")
     assert by_rows(10**7, ranks_items=False, loss="softmax")
     assert not by_rows(10**7, ema_decay=0.99)
     assert not by_rows(10**7, learning_rate=10.0, weight_decay=0.1)
-    model = make_model(CONFIG, 6001)
+    model = make_model(CONFIG, 12_001)
     take_out_tables_(model, config)
     assert [name for name, own in model.named_parameters() if not own.requires_grad] == ["embedding.weight"]
 
