@@ -17,7 +17,7 @@ from torch import Tensor
 from mgray.data.columns import Columns
 from mgray.data.dataset import Histories
 from mgray.data.inputs import Inputs
-from mgray.data.padding import blank_columns, fill_rows, padded_length, to_inputs
+from mgray.data.padding import blank_columns, fill_rows, flat_places, padded_length, to_inputs
 from mgray.schema import OptionalColumn
 
 SHARDS_IN_MEMORY = 8
@@ -131,6 +131,17 @@ def collate(
     return Batch(to_inputs(inputs), torch.from_numpy(targets["items"]), ratings)
 
 
+def distinct_items(windows: Windows, histories: dict[int, Histories]) -> Tensor:
+    """The items of all inputs and targets of a batch, [n] int64, rising."""
+    found = [np.zeros(0, dtype=np.int64)]
+    for shard in np.unique(windows["shard"]).tolist():
+        mine, source = windows[windows["shard"] == shard], histories[shard]
+        first = source.offsets[mine["row"]]
+        _, places = flat_places(first + mine["start"], first + mine["stop"])
+        found.append(source.columns.items[places])
+    return torch.from_numpy(np.unique(np.concatenate(found)))
+
+
 class StepBatch(NamedTuple):
     epoch: int
     number: int  # of the global batch in its epoch
@@ -138,6 +149,7 @@ class StepBatch(NamedTuple):
     global_targets: int  # over all ranks: what the loss is divided by
     global_events: int
     batch: Batch  # this rank's windows
+    items: Tensor | None = None  # [n] int64, those of the global batch; None: not asked for
 
 
 def feed(
@@ -149,11 +161,12 @@ def feed(
     world_size: int,
     columns: Collection[OptionalColumn] = (),
     target_ratings: bool = False,
+    with_items: bool = False,
 ) -> Iterator[StepBatch]:
     """This rank's windows of each global batch, from index `start` on; one group of shards is in memory at a time.
 
     read: loads a shard. columns: the event columns that are read; `read` must load them, and ratings for
-    `target_ratings`.
+    `target_ratings`. with_items: list the items of each global batch.
     """
     num_batches = sum(len(group) for group in groups)
     index = 0
@@ -169,5 +182,6 @@ def feed(
                 part = deal(windows, world_size)[rank]
                 events = int(num_events(windows).sum())
                 batch = collate(part, histories, columns, target_ratings)
-                yield StepBatch(epoch, index, num_batches, num_targets(windows), events, batch)
+                items = distinct_items(windows, histories) if with_items else None
+                yield StepBatch(epoch, index, num_batches, num_targets(windows), events, batch, items)
             index += 1

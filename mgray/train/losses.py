@@ -310,7 +310,7 @@ def gbce_loss(
     overconfidence that sampling causes. Unlike there, a batch's targets share their negatives, and one that is the
     target itself, or was seen, is masked.
     """
-    num_items = len(embedding) - 1
+    num_items = round(negatives.weight * len(negatives.items))  # that they stand for: `embedding` may be a part
     rate = min(1.0, len(negatives.items) / max(1, num_items - 1))
     power = 1 - calibration * (1 - rate)
 

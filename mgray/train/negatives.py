@@ -108,6 +108,13 @@ def draw_uniform(num_items: int, num_negatives: int, generator: torch.Generator)
     return Negatives(items, num_items / len(items))
 
 
+def max_drawn(config: TrainConfig) -> int:
+    """Items that a step draws at most: its negatives, or the pool of hard ones. Targets are not counted."""
+    if config.loss == "softmax":
+        return 0
+    return config.num_negatives * (POOL_FACTOR if config.hard_negatives else 1) + config.popular_negatives
+
+
 class StepNegatives:
     """What a step draws, by the config; the same on all ranks where it does not depend on a rank's own batch."""
 

@@ -169,7 +169,8 @@ def test_the_run_has_metrics_by_step(runs: Runs) -> None:
     logged = steps("train/loss")
     assert len(logged) >= EPOCHS
     assert logged == list(range(2, 2 * len(logged) + 1, 2)), "a line each two steps, none twice"
-    assert steps("train/learning_rate") == steps("train/positions_s") == logged
+    assert steps("train/learning_rate") == steps("train/positions_s") == steps("train/allreduce_bytes") == logged
+    assert runs.run(result).data.metrics["train/allreduce_bytes"] > 0
     per_epoch, rest = divmod(steps("test/hr_at_10")[0], EPOCHS)
     assert rest == 0
     assert steps("valid/ndcg_at_10") == [per_epoch * epoch for epoch in range(1, EPOCHS + 1)]
