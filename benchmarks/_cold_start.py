@@ -20,7 +20,8 @@ from mgray.data.dataset import Dataset, Query
 from mgray.eval.ranking import evaluate, evaluate_each, score_batches
 from mgray.eval.slices import slice_label, slice_labels
 from mgray.schema import UNKNOWN, OptionalColumn
-from mgray.serve.scorer import HistoryList, Scorer, max_score_rows
+from mgray.serve.score_blocks import whole
+from mgray.serve.scorer import HistoryList, Scorer
 
 LENGTHS = (1, 2, 5, 10)  # events
 FIRST_EVENTS = (0, 1, 4, 9, 19)  # known of a new user: the last of each row
@@ -55,7 +56,7 @@ class _HidingScorer:
         self.scorer, self.hidden = scorer, torch.from_numpy(hidden)
 
     def __call__(self, histories: HistoryList) -> Tensor:
-        scores = self.scorer(histories)
+        scores = whole(self.scorer(histories))
         return scores.masked_fill(self.hidden.to(scores.device), -torch.inf)
 
 
@@ -105,7 +106,7 @@ def measure_new_users(
         chosen = [query for query in queries if slice_label(len(query.history), FIRST_EVENTS) == label]
         if not chosen:
             continue
-        batches = score_batches(chosen, config.batch_events, max_score_rows(len(item_counts) - 1))
+        batches = score_batches(chosen, config.batch_events)
         measured = evaluate_each(scorers, batches, item_counts, config)
         found[label] = {name: metrics.compute() | {"count": len(chosen)} for name, metrics in measured.items()}
     return found

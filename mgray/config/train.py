@@ -178,6 +178,6 @@ class EvaluateConfig(Section):
     max_valid_users: int | None = Field(
         50_000,
         ge=1,
-        description="validation during training is by about this many users at most, drawn by a hash of their ids; the "
-        "test part is by all; none: by all",
+        description="validation during training is by about this many users at most, drawn by a hash of their ids, "
+        "halved until it costs at most a tenth of the training; the test part is by all; none: by all",
     )

@@ -36,8 +36,9 @@ def padded_length(longest: int) -> int:
     return max(1, longest) if longest <= LENGTH_STEP else -(-longest // LENGTH_STEP) * LENGTH_STEP
 
 
-def plan_batches(lengths: IntArray, batch_events: int, max_rows: int) -> Iterator[IntArray]:
+def plan_batches(lengths: IntArray, batch_events: int, max_rows: int | None = None) -> Iterator[IntArray]:
     """Group rows of similar lengths, longest first: each [B], at most `batch_events` padded events, `max_rows` rows."""
+    max_rows = len(lengths) if max_rows is None else max_rows
     order = np.argsort(-lengths, kind="stable")
     begin = 0
     while begin < len(order):

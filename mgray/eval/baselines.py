@@ -1,4 +1,4 @@
-"""What a model must beat: rankings that need no training. Each is a scorer: T histories -> scores [T, V + 1]."""
+"""Baselines: rankings that need no training, which a model must beat. Each is a scorer."""
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ class PopularityScorer:
         self.scores = popularity_row(popularity)
 
     def __call__(self, histories: HistoryList) -> Tensor:
-        return self.scores.repeat(len(histories), 1)
+        return self.scores.expand(len(histories), -1)  # one row in memory
 
 
 class CooccurrenceScorer:
@@ -37,9 +37,27 @@ class CooccurrenceScorer:
         self.tie_break = popularity / (popularity.max() + 1) * 0.1  # below the smallest weight, 1/3
         self.tie_break[PAD] = -np.inf
 
-    def __call__(self, histories: HistoryList) -> Tensor:
+    def __call__(self, histories: HistoryList) -> "CooccurrenceScores":
         last = [int(history.items[-1]) if len(history) else PAD for history in histories]
-        return torch.from_numpy(self.counts[last].toarray() + self.tie_break).float()
+        return CooccurrenceScores(self.counts[last], self.tie_break)
+
+
+class CooccurrenceScores:
+    """Counts of T last items, sparse, and what breaks their ties: ScoreBlocks."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __init__(self, counts: sparse.csr_matrix, tie_break: npt.NDArray[np.float64]) -> None:
+        """counts: [T, V + 1], tie_break: [V + 1]."""
+        self.counts, self.tie_break = counts, tie_break
+        self.num_rows, self.num_columns = counts.shape
+
+    def rows(self, chosen: slice) -> "CooccurrenceScores":
+        return CooccurrenceScores(self.counts[chosen], self.tie_break)
+
+    def fill(self, out: Tensor, items: slice | Tensor) -> None:
+        columns = items if isinstance(items, slice) else items.numpy()
+        out.copy_(torch.from_numpy(self.counts[:, columns].toarray() + self.tie_break[columns]))
 
 
 def make_baselines(dataset: Dataset) -> dict[str, Scorer]:

@@ -23,7 +23,6 @@ from mgray.eval.ranking import own_batches, rank_batch
 from mgray.schema import PAD, UNKNOWN, OptionalColumn
 from mgray.serve.recommender import Recommender
 from mgray.serve.request import raw_lists
-from mgray.serve.scorer import max_score_rows
 from mgray.serve.translation import Translation
 
 LATENCY_HISTORIES = 30
@@ -127,12 +126,11 @@ def compare(
     def ask(shard: int, turn: Turn) -> Iterator[Query]:
         return dataset.queries("test", columns, [shard], turn=turn, whole=True)
 
-    max_rows = min(max_score_rows(model.info.num_items) for model in models.values())
-    for batch in own_batches(dataset, ask, evaluation.batch_events, max_rows, None):
+    for batch in own_batches(dataset, ask, evaluation.batch_events, None):
         ranks = {}
         for name, model in models.items():
             translated = [translations[name].query(query) for query in batch]
-            ranks[name] = rank_batch(model.scorer, translated, evaluation.remove_seen)[2]
+            ranks[name] = rank_batch(model.scorer, translated, evaluation.remove_seen)[1]
         answers.add(batch, ranks)
     queries = PeriodQueries(answers["user"], answers["length"], answers["count"])
     before, after = answers["champion"] if champion is not None else None, answers["challenger"]

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mgray.config import GateConfig
+from mgray.eval.metrics import query_metrics, ranking_names
 from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, LENGTH_EDGES, POPULARITY_EDGES, slice_labels
 
 RESAMPLE_CELLS = 2**22  # drawn users held at once
@@ -58,19 +59,15 @@ class GateDecision(NamedTuple):
 
 def gains(ranks: IntArray, k: int) -> FloatArray:
     """Ranks from 1 [T] -> NDCG@k of each query with its one relevant item [T]."""
-    return np.where(ranks <= k, 1 / np.log2(ranks + 1.0), 0.0)
+    return query_metrics(ranks, k)[:, 1]
 
 
 def rank_metrics(ranks: IntArray, k: int) -> dict[str, float]:
     """Ranks from 1 [T] -> hr@k, ndcg@k, mrr@k; NaN where there is no query."""
     if not len(ranks):
-        return dict.fromkeys((f"hr@{k}", f"ndcg@{k}", f"mrr@{k}"), float("nan"))
-    hit = ranks <= k
-    return {
-        f"hr@{k}": float(hit.mean()),
-        f"ndcg@{k}": float(gains(ranks, k).mean()),
-        f"mrr@{k}": float((hit / ranks).mean()),
-    }
+        return dict.fromkeys(ranking_names(k), float("nan"))
+    columns = query_metrics(ranks, k).T
+    return {name: float(column.mean()) for name, column in zip(ranking_names(k), columns, strict=True)}
 
 
 def paired_bootstrap(

@@ -23,7 +23,8 @@ from mgray.eval.slices import (
     SliceFigures,
     slice_labels,
 )
-from mgray.schema import PAD, UNKNOWN
+from mgray.schema import UNKNOWN
+from mgray.serve.catalogue import MISS
 
 # In a record that goes through JSON, which has no NaN: pydantic writes null, and this reads it back as what it was.
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
@@ -31,9 +32,6 @@ Metrics = dict[str, Number]  # metric key (`hr@10`) -> value
 
 RMSE, MAE, ACCURACY = "rmse", "mae", "accuracy"
 LOWER_IS_BETTER = (RMSE, MAE)
-
-MISS = 2**31 - 1  # the rank of a target that cannot be recommended
-assert UNKNOWN < PAD, "target_ranks tells unknown items by their sign"
 
 
 def lower_is_better(metric: str) -> bool:
@@ -51,26 +49,16 @@ def is_better(metric: str, value: float, than: float | None) -> bool:
     return value < than if lower_is_better(metric) else value > than
 
 
-def remove_seen_(scores: Tensor, histories: Sequence[npt.NDArray[np.int32]]) -> Tensor:
-    """Set the score of each row's own past items to minus infinity, in place. scores: [T, V + 1]."""
-    lengths = torch.tensor([len(history) for history in histories])
-    if int(lengths.sum()):
-        rows = torch.repeat_interleave(torch.arange(len(histories)), lengths)
-        columns = torch.from_numpy(np.concatenate(histories).astype(np.int64))
-        scores[rows.to(scores.device), columns.to(scores.device)] = -torch.inf
-    return scores
+def ranking_names(k: int) -> tuple[str, str, str]:
+    """Names of the columns of `query_metrics`."""
+    return f"hr@{k}", f"ndcg@{k}", f"mrr@{k}"
 
 
-def target_ranks(scores: Tensor, targets: Tensor) -> Tensor:
-    """Rank of each target, from 1; MISS where it cannot be recommended.
-
-    scores: [T, V + 1], minus infinity where not rankable (padding, seen); targets: [T] int64 in 1..V or UNKNOWN.
-    """
-    known = targets > PAD
-    own = scores.gather(1, targets.clamp(min=0)[:, None])
-    # "not smaller", instead of "greater or equal", counts a NaN against the model too; the target counts itself.
-    ranks = (~(scores < own)).sum(1)
-    return torch.where(known & (own[:, 0] > -torch.inf), ranks, MISS)
+def query_metrics(ranks: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.float64]:
+    """Ranks from 1 [T] -> hr@k, ndcg@k and mrr@k of each query with its one relevant item, [T, 3]."""
+    hit = ranks <= k
+    # NDCG with one relevant item: 1 / log2(rank + 1) (Järvelin & Kekäläinen 2002).
+    return np.stack([hit, np.where(hit, 1 / np.log2(ranks + 1.0), 0.0), hit / ranks], axis=1)
 
 
 class RankingMetrics:
@@ -79,26 +67,26 @@ class RankingMetrics:
     State is one float64 tensor of sums, so a reduction over workers is one addition.
     """
 
-    def __init__(self, k: int, item_counts: npt.NDArray[np.int64]) -> None:
+    def __init__(self, k: int, item_counts: npt.NDArray[np.int64], with_coverage: bool = True) -> None:
+        """with_coverage: the lists of the best k are given too; else no coverage@k comes out."""
         self.k = k
         self.item_counts = item_counts  # [V + 1] training events
-        self.names = (f"hr@{k}", f"ndcg@{k}", f"mrr@{k}")
+        self.with_coverage = with_coverage
+        self.names = ranking_names(k)
         self.labels = {
             HISTORY_LENGTH: slice_labels(LENGTH_EDGES),
             ITEM_POPULARITY: slice_labels(POPULARITY_EDGES),
         }
         rows = 1 + sum(len(labels) for labels in self.labels.values())
         self.sums = torch.zeros(rows, 1 + len(self.names), dtype=torch.float64)  # count, then a sum for each name
-        self.recommended = torch.zeros(len(item_counts), dtype=torch.float64)
+        self.recommended = torch.zeros(len(item_counts) if with_coverage else 0, dtype=torch.float64)
         self.removed = torch.zeros(1, dtype=torch.float64)
 
-    def update(self, ranks: Tensor, top: Tensor, lengths: Sequence[int], targets: Tensor) -> None:
+    def update(self, ranks: Tensor, top: Tensor | None, lengths: Sequence[int], targets: Tensor) -> None:
         """ranks: [T], top: [T, k] recommended item numbers, lengths: T history lengths, targets: [T]."""
-        ranks, top, targets = ranks.cpu(), top.cpu(), targets.cpu()
-        hit = (ranks <= self.k).double()
-        # NDCG with one relevant item: 1 / log2(rank + 1) (Järvelin & Kekäläinen 2002).
-        gain = hit / torch.log2(ranks.double() + 1)
-        values = torch.stack([torch.ones_like(hit), hit, gain, hit / ranks.double()], dim=1)
+        ranks, targets = ranks.cpu(), targets.cpu()
+        measured = torch.from_numpy(query_metrics(ranks.numpy(), self.k))
+        values = torch.cat([torch.ones_like(measured[:, :1]), measured], dim=1)
         self.sums[0] += values.sum(0)
         popularity = np.where(targets.numpy() == UNKNOWN, 0, self.item_counts[targets.clamp(min=0).numpy()])
         offset = 1
@@ -106,7 +94,8 @@ class RankingMetrics:
             bucket = torch.from_numpy(np.searchsorted(edges, amounts, side="left"))
             self.sums[offset : offset + len(edges) + 1].index_add_(0, bucket, values)
             offset += len(edges) + 1
-        self.recommended[top.flatten()] = 1
+        if top is not None and self.with_coverage:
+            self.recommended[top.flatten().cpu()] = 1
         self.removed += ((ranks == MISS) & (targets != UNKNOWN)).sum()
 
     def all_reduce(self) -> None:
@@ -119,7 +108,8 @@ class RankingMetrics:
         """Metric name -> value; NaN where there was no target."""
         count = self.sums[0, 0]
         result = {name: float(total / count) for name, total in zip(self.names, self.sums[0, 1:], strict=True)}
-        result[f"coverage@{self.k}"] = float(self.recommended[1:].sum() / max(1, len(self.recommended) - 1))
+        if self.with_coverage:
+            result[f"coverage@{self.k}"] = float(self.recommended[1:].sum() / max(1, len(self.recommended) - 1))
         return result
 
     @property

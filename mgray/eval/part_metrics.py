@@ -14,6 +14,7 @@ from mgray.eval.metrics import RMSE, RankingMetrics, RatingMetrics
 from mgray.eval.ranking import evaluate_batches, part_batches
 from mgray.eval.rating import evaluate_ratings, rating_batches
 from mgray.eval.slices import SliceFigures
+from mgray.eval.valid_share import max_users_share
 from mgray.model.ensemble import Model
 from mgray.schema import OptionalColumn
 from mgray.serve.rater import ModelRater
@@ -42,16 +43,11 @@ class PartMetrics(NamedTuple):
         return [one for one in self if one is not None]
 
 
-def valid_share(config: EvaluateConfig, num_users: int) -> float:
-    """Share of the users that validation during training is by, 0 to 1."""
-    return min(1.0, (config.max_valid_users or num_users) / max(1, num_users))
-
-
 class PartEvaluation:
     """Evaluation of a model on a part. `run` is collective: call it on every rank.
 
     Queries are read from the shards as they are asked; those of validation, which are few, are kept from the first
-    time on.
+    time on. Validation is by ranks alone: coverage@k, which needs the lists, is measured on the test part.
     """
 
     def __init__(
@@ -63,10 +59,16 @@ class PartEvaluation:
         device: torch.device,
         config: EvaluateConfig,
         popularity: npt.NDArray[np.number],
+        valid_users: float | None = None,
     ) -> None:
-        """popularity: [V + 1] what an empty history is ranked by."""
+        """popularity: [V + 1] what an empty history is ranked by; valid_users: share of the users that validation is
+        by, None: what evaluate.max_valid_users allows.
+        """
+        self.with_coverage = part != "valid"
         self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
-        share = valid_share(config, dataset.manifest.users) if part == "valid" else 1.0
+        share = 1.0
+        if part == "valid":
+            share = max_users_share(config, dataset.manifest.users) if valid_users is None else valid_users
 
         def batches(read: Callable[..., Iterator[Batch]], columns: Collection[OptionalColumn]) -> Batches[Batch]:
             given = partial(read, dataset, part, columns, config, max_length, share)
@@ -83,7 +85,9 @@ class PartEvaluation:
     def run(self) -> PartMetrics:
         ranking = rating = None
         if self.scorer is not None:
-            ranking = evaluate_batches(self.scorer, self.ranking_batches(), self.item_counts, self.config)
+            ranking = evaluate_batches(
+                self.scorer, self.ranking_batches(), self.item_counts, self.config, self.with_coverage
+            )
         if self.rater is not None:
             rating = evaluate_ratings(self.rater, self.rating_batches(), self.scale)
         return PartMetrics(ranking, rating)

@@ -1,6 +1,6 @@
 """Full-catalogue ranking of the queries of a part, in batches, shared among the ranks.
 
-Legend: `T` targets, `V` items (1..V; 0 is padding).
+Legend: `T` targets, `V` items (1..V; 0 is padding), `k` items of a list.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,9 +16,10 @@ from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset, Part, Query, Turn
 from mgray.data.padding import plan_batches
 from mgray.distributed import rank_and_world
-from mgray.eval.metrics import RankingMetrics, remove_seen_, target_ranks
-from mgray.schema import PAD, OptionalColumn
-from mgray.serve.scorer import Scorer, max_score_rows
+from mgray.eval.metrics import RankingMetrics
+from mgray.schema import OptionalColumn
+from mgray.serve.catalogue import EVERYTHING_STAYS, LeftOut, rank_catalogue
+from mgray.serve.scorer import Scorer
 
 
 class HasHistory(Protocol):
@@ -29,10 +30,8 @@ class HasHistory(Protocol):
 Asked = TypeVar("Asked", bound=HasHistory)
 
 
-def score_batches(
-    queries: Iterable[Asked], batch_events: int, max_rows: int, max_length: int | None = None
-) -> Iterator[list[Asked]]:
-    """Queries of like lengths together, at most `batch_events` padded events and `max_rows` rows a batch.
+def score_batches(queries: Iterable[Asked], batch_events: int, max_length: int | None = None) -> Iterator[list[Asked]]:
+    """Queries of like lengths together, at most `batch_events` padded events a batch.
 
     max_length: events of a history that are read; None: all.
     """
@@ -40,18 +39,21 @@ def score_batches(
     lengths = np.asarray([len(query.history) for query in asked], dtype=np.int64)
     if max_length is not None:
         lengths = np.minimum(lengths, max_length)
-    for rows in plan_batches(lengths, batch_events, max_rows):
+    for rows in plan_batches(lengths, batch_events):
         yield [asked[row] for row in rows]
 
 
-def rank_batch(scorer: Scorer, batch: Sequence[Query], remove_seen: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """-> (scores [T, V + 1] without what may not be recommended, targets [T], their ranks [T])."""
+def rank_batch(
+    scorer: Scorer, batch: Sequence[Query], remove_seen: bool, k: int | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Targets [T], their ranks [T], and the k best items [T, k] where k is given. remove_seen: leave seen items out."""
     histories = [query.history for query in batch]
     scores = scorer(histories)
     targets = torch.tensor([query.target for query in batch], device=scores.device)
-    if remove_seen:
-        remove_seen_(scores, [history.items for history in histories])
-    return scores, targets, target_ranks(scores, targets)
+    left_out = LeftOut.of([history.items for history in histories]) if remove_seen else EVERYTHING_STAYS
+    ranked = rank_catalogue(scores, targets, k, left_out)
+    assert ranked.ranks is not None, "there are targets"
+    return targets, ranked.ranks, ranked.items
 
 
 def evaluate(
@@ -59,7 +61,7 @@ def evaluate(
 ) -> RankingMetrics:
     """Full-catalogue ranking of every query, each rank taking every world-th batch; the result is over all ranks."""
     rank, world_size = rank_and_world()
-    batches = score_batches(queries, config.batch_events, max_score_rows(len(item_counts) - 1))
+    batches = score_batches(queries, config.batch_events)
     mine = (batch for number, batch in enumerate(batches) if number % world_size == rank)
     return evaluate_batches(scorer, mine, item_counts, config)
 
@@ -68,13 +70,12 @@ def own_batches(
     dataset: Dataset,
     ask: Callable[[int, Turn], Iterable[Asked]],
     batch_events: int,
-    max_rows: int,
     max_length: int | None,
 ) -> Iterator[list[Asked]]:
     """What `ask` gives of each shard for this rank's users, as `score_batches`; a shard in memory at a time."""
     turn = Turn(*rank_and_world())
     for shard in range(dataset.num_shards):
-        yield from score_batches(ask(shard, turn), batch_events, max_rows, max_length)
+        yield from score_batches(ask(shard, turn), batch_events, max_length)
 
 
 def part_batches(
@@ -94,14 +95,21 @@ def part_batches(
     def ask(shard: int, turn: Turn) -> Iterator[Query]:
         return dataset.queries(part, columns, [shard], share, turn)
 
-    return own_batches(dataset, ask, config.batch_events, max_score_rows(dataset.num_items), max_length)
+    return own_batches(dataset, ask, config.batch_events, max_length)
 
 
 def evaluate_batches(
-    scorer: Scorer, batches: Iterable[Sequence[Query]], item_counts: npt.NDArray[np.int64], config: EvaluateConfig
+    scorer: Scorer,
+    batches: Iterable[Sequence[Query]],
+    item_counts: npt.NDArray[np.int64],
+    config: EvaluateConfig,
+    with_coverage: bool = True,
 ) -> RankingMetrics:
-    """Full-catalogue ranking of this rank's queries; the result is over all ranks, each of which must call it."""
-    return evaluate_each({"": scorer}, batches, item_counts, config)[""]
+    """Full-catalogue ranking of this rank's queries; the result is over all ranks, each of which must call it.
+
+    with_coverage: find the lists of the best k too, which coverage@k is of.
+    """
+    return evaluate_each({"": scorer}, batches, item_counts, config, with_coverage)[""]
 
 
 def evaluate_each(
@@ -109,16 +117,14 @@ def evaluate_each(
     batches: Iterable[Sequence[Query]],
     item_counts: npt.NDArray[np.int64],
     config: EvaluateConfig,
+    with_coverage: bool = True,
 ) -> dict[str, RankingMetrics]:
     """As evaluate_batches, of several scorers by name on the same queries, which are read once."""
-    num_items = len(item_counts) - 1
-    found = {name: RankingMetrics(config.k, item_counts) for name in scorers}
+    k = min(config.k, len(item_counts) - 1) if with_coverage else None
+    found = {name: RankingMetrics(config.k, item_counts, with_coverage) for name in scorers}
     for batch in batches:
         for name, scorer in scorers.items():
-            scores, targets, ranks = rank_batch(scorer, batch, config.remove_seen)
-            top = scores.topk(min(config.k, num_items), dim=1)
-            # An item that cannot be recommended may fill up a list shorter than k; it counts as padding.
-            recommended = torch.where(top.values > -torch.inf, top.indices, PAD)
+            targets, ranks, recommended = rank_batch(scorer, batch, config.remove_seen, k)
             found[name].update(ranks, recommended, [len(query.history) for query in batch], targets)
     for metrics in found.values():
         metrics.all_reduce()

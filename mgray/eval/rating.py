@@ -69,7 +69,7 @@ def rating_batches(
     def ask(shard: int, turn: Turn) -> Iterator[RatingQuery]:
         return rating_queries(dataset, part, columns, [shard], share, turn)
 
-    return own_batches(dataset, ask, config.batch_events, config.batch_events, max_length)
+    return own_batches(dataset, ask, config.batch_events, max_length)
 
 
 def evaluate_ratings(rater: Rater, batches: Iterable[Sequence[RatingQuery]], scale: Sequence[float]) -> RatingMetrics:

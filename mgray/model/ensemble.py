@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs, InputSpec
-from mgray.model.mgdsc import MGDSC, State
+from mgray.model.mgdsc import EVERY_ITEM, MGDSC, State
 
 
 class Ensemble(nn.Module):
@@ -49,12 +49,12 @@ class Ensemble(nn.Module):
         """inputs: [B, L], oldest first -> interest [B, L, M D] at every position."""
         return self.fuse(inputs)[0]
 
-    def score(self, interest: Tensor) -> Tensor:
-        """interest: [T, M D] -> the mean of the members' scores [T, V + 1] float32; padding scores minus infinity."""
+    def score(self, interest: Tensor, items: slice | Tensor = EVERY_ITEM, out: Tensor | None = None) -> Tensor:
+        """interest: [T, M D] -> the mean of the members' scores [T, n] float32. items, out: as MGDSC.score."""
         (first, own), *others = self.each(interest)
-        scores = first.score(own)
+        scores = first.score(own, items, out)
         for member, own in others:  # two tables of scores at a time, however many members
-            scores += member.score(own)
+            scores += member.score(own, items)
         return scores.div_(len(self.models))
 
     def item_table(self) -> Tensor:

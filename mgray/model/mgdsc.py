@@ -26,6 +26,8 @@ from mgray.model.rating_head import RatedSums, RaterState, RatingHead
 from mgray.model.spans import Clock, make_clock
 from mgray.schema import PAD
 
+EVERY_ITEM = slice(None)
+
 
 class State(NamedTuple):
     """Fixed-size summary of B users' events so far, from which a model goes on with the next ones."""
@@ -160,10 +162,14 @@ class MGDSC(nn.Module):
         """inputs: [B, L], oldest first -> interest [B, L, D] at every position. Raises InputError as `read` does."""
         return self.fuse(inputs)[0]
 
-    def score(self, interest: Tensor) -> Tensor:
-        """interest: [T, D] -> scores [T, V + 1] float32; padding scores minus infinity."""
-        scores = interest.float() @ self.item_table().T
-        scores[:, PAD] = -torch.inf
+    def score(self, interest: Tensor, items: slice | Tensor = EVERY_ITEM, out: Tensor | None = None) -> Tensor:
+        """interest: [T, D] -> scores of `items` [T, n] float32; padding, if a slice begins with it, minus infinity.
+
+        items: a range, or item numbers [n]; default: all, [T, V + 1]. out: where to write them, without gradients.
+        """
+        scores = torch.mm(interest.float(), self.embedding.weight[items].float().T, out=out)
+        if isinstance(items, slice) and not items.start:
+            scores[:, PAD] = -torch.inf
         return scores
 
     def item_table(self) -> Tensor:

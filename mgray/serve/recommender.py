@@ -20,11 +20,13 @@ from mgray.data.inputs import Inputs
 from mgray.data.padding import left_pad, plan_batches
 from mgray.errors import InputError
 from mgray.schema import PAD, UNKNOWN
+from mgray.serve.catalogue import LeftOut
 from mgray.serve.explain import explain
 from mgray.serve.model_folder import load_model
 from mgray.serve.rater import ModelRater, RatingQuery
 from mgray.serve.request import HistoryEncoder, Lists
-from mgray.serve.scorer import ModelScorer, max_score_rows
+from mgray.serve.score_blocks import ModelScores
+from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import BATCH_EVENTS, Items, best_items, rank_lists
 
 
@@ -103,7 +105,7 @@ class Recommender:
         found = np.zeros((len(columns), width), np.float32)
         lengths = np.asarray([len(own) for own in columns], dtype=np.int64)
         known = np.flatnonzero(lengths)
-        for rows in plan_batches(np.minimum(lengths[known], self.info.max_length), BATCH_EVENTS, max(1, len(known))):
+        for rows in plan_batches(np.minimum(lengths[known], self.info.max_length), BATCH_EVENTS):
             inputs = self._padded([columns[row] for row in known[rows]], self.info.max_length)
             found[known[rows]] = self.model.fuse(inputs, only_last=True)[0][:, -1].float().cpu().numpy()
         return found
@@ -183,26 +185,17 @@ class Recommender:
         if seen and len(seen) != len(users):
             raise InputError(f"seen: {len(seen)} lists for {len(users)} users; give one for each")
         barred = self._barred(candidates, blocked)
-        width, rows, found = min(k, self.model.num_items), max_score_rows(self.model.num_items), []
-        for begin in range(0, len(users), rows):
-            some = slice(begin, begin + rows)
-            scores = self._scores(users[some])
-            for row, own in enumerate(seen[some]):
-                scores[row, self._known(own, f"row {begin + row}: seen")] = -torch.inf
-            if barred is not None:
-                scores[:, barred] = -torch.inf
-            found.append(best_items(scores, width))
-        items = np.concatenate([np.zeros((0, width), np.int32), *(one for one, _ in found)])
-        values = np.concatenate([np.zeros((0, width), np.float32), *(one for _, one in found)])
+        had = [self._known(own, f"row {row}: seen") for row, own in enumerate(seen)]
+        items, values = best_items(self._scores(users), min(k, self.model.num_items), LeftOut.of(had, barred))
         return self._listed(items, values, [user.num_unknown for user in users])
 
-    def _scores(self, users: Sequence[UserState]) -> Tensor:
-        """[U, V + 1]"""
-        scores = self.scorer.popularity.repeat(len(users), 1)
-        interests = {row: user.interest for row, user in enumerate(users) if user.interest is not None}
-        if interests:
-            scores[list(interests)] = self.model.score(torch.cat(list(interests.values())))
-        return scores
+    def _scores(self, users: Sequence[UserState]) -> ModelScores:
+        empty = torch.tensor([row for row, user in enumerate(users) if user.interest is None], dtype=torch.int64)
+        interest = torch.zeros(len(users), self.model.config.width * self.model.config.members, device=self.device)
+        for row, user in enumerate(users):
+            if user.interest is not None:
+                interest[row] = user.interest[0]
+        return ModelScores(self.model, interest, self.scorer.popularity, empty.to(self.device))
 
     def empty_request(self) -> dict[str, list[list[Any]]]:
         """One user without a history, in every column that the model reads."""
@@ -231,7 +224,7 @@ class Recommender:
         rater = ModelRater(self.model, self.info.max_length, self.device)
         lengths = np.asarray([len(columns) for columns in known], dtype=np.int64)
         rated: list[list[float]] = [[] for _ in known]
-        for rows in plan_batches(np.minimum(lengths, self.info.max_length), BATCH_EVENTS, len(known)):
+        for rows in plan_batches(np.minimum(lengths, self.info.max_length), BATCH_EVENTS):
             queries = []
             for row in rows:
                 numbers = asked[row]

@@ -17,11 +17,10 @@ from mgray.distributed import sum_over_ranks
 from mgray.model.ensemble import Model
 from mgray.model.fusion import AttentionFusion
 from mgray.schema import PAD
-
-MAX_SCORES = 2**25  # scores held at once: 128 MiB
+from mgray.serve.score_blocks import ModelScores, ScoreBlocks
 
 HistoryList = Sequence[Columns]
-Scorer = Callable[[HistoryList], Tensor]  # T histories -> scores [T, V + 1]
+Scorer = Callable[[HistoryList], ScoreBlocks | Tensor]  # T histories -> their scores, by blocks or whole [T, V + 1]
 
 
 class ModelScorer:
@@ -40,23 +39,21 @@ class ModelScorer:
         self._num_shares = 0
 
     @torch.no_grad()
-    def __call__(self, histories: HistoryList) -> Tensor:
-        """T histories, with the columns that the model reads -> scores [T, V + 1]; padding scores minus infinity."""
+    def __call__(self, histories: HistoryList) -> ModelScores:
+        """Score T histories, which have the columns that the model reads."""
         return self.score_padded(left_pad(histories, self.max_length, self.columns))
 
     @torch.no_grad()
-    def score_padded(self, inputs: Inputs) -> Tensor:
-        """inputs: [T, L] -> scores [T, V + 1]; padding scores minus infinity."""
+    def score_padded(self, inputs: Inputs) -> ModelScores:
+        """Score T padded histories, [T, L]."""
         self.model.eval()
         inputs = inputs.map(lambda tensor: tensor.to(self.device))
         interest, share = self.model.fuse(inputs, only_last=True)
-        scores = self.model.score(interest[:, -1])
         empty = inputs.items[:, -1] == PAD
-        scores[empty] = self.popularity
         if share is not None and self._share is not None:
             self._share += share[~empty, -1].double().sum(0)
             self._num_shares += int((~empty).sum())
-        return scores
+        return ModelScores(self.model, interest[:, -1], self.popularity, empty.nonzero()[:, 0])
 
     def attention_share(self) -> list[list[float]] | None:
         """Mean attention of each granularity, by head [G][heads], over all histories scored; None without attention.
@@ -68,11 +65,6 @@ class ModelScorer:
         packed = sum_over_ranks(torch.cat([self._share.flatten(), self._share.new_tensor([float(self._num_shares)])]))
         mean = (packed[:-1] / packed[-1].clamp(min=1)).view_as(self._share)
         return [[float(value) for value in heads] for heads in mean]
-
-
-def max_score_rows(num_items: int) -> int:
-    """Number of histories to score at once, so that scores [rows, V + 1] stay within MAX_SCORES."""
-    return max(1, MAX_SCORES // (num_items + 1))
 
 
 def popularity_row(popularity: npt.NDArray[np.number], device: torch.device | None = None) -> Tensor:

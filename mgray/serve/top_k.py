@@ -1,4 +1,4 @@
-"""Top-k lists of many histories: whole arrays in, whole arrays out, one batch of scores in memory at a time.
+"""Top-k lists of many histories: whole arrays in, whole arrays out, one block of scores in memory at a time.
 
 Legend: `U` users, `E` events, `V` items of the model (1..V; 0 is padding), `B` users of a batch, `L` positions.
 """
@@ -16,6 +16,8 @@ from mgray.data.inputs import Inputs
 from mgray.data.padding import flat_places, pad_spans, plan_batches
 from mgray.errors import InputError
 from mgray.schema import PAD, PREDICTION_SCHEMA, OptionalColumn
+from mgray.serve.catalogue import LeftOut, top_k
+from mgray.serve.score_blocks import ScoreBlocks
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.translation import Translation
 
@@ -23,7 +25,6 @@ IntArray = npt.NDArray[np.int64]
 Items = npt.NDArray[np.int32]
 
 BATCH_EVENTS = 8192  # padded events of a batch, where the caller does not say
-MAX_BATCH_SCORES = 2**22  # scores [B, V + 1] held at once: 16 MiB, which stays near a core's cache
 
 
 class RankedLists(NamedTuple):
@@ -51,17 +52,15 @@ def pad_rows(
     return pad_spans(columns, np.maximum(offsets[rows], ends - max_length), ends, names)
 
 
-def best_items(scores: torch.Tensor, k: int) -> tuple[Items, npt.NDArray[np.float32]]:
-    """The k best items of each row and their scores, [B, k] each, best first; PAD where there are no more.
+def best_items(scores: ScoreBlocks, k: int, left_out: LeftOut) -> tuple[Items, npt.NDArray[np.float32]]:
+    """The k best items of B histories and their scores, [B, k] each, best first; PAD where there are no more.
 
-    scores: [B, V + 1], minus infinity where an item is not to be recommended. Raises InputError where a score is not a
-    number.
+    Raises InputError where a score is not a number.
     """
-    top = scores.topk(k, dim=1)
-    values = top.values.cpu().numpy()
+    items, values = (found.cpu().numpy() for found in top_k(scores, k, left_out))
     if np.isnan(values).any():
         raise InputError("the model gives scores that are not numbers; train it again, or choose another --model")
-    return np.where(values > -np.inf, top.indices.cpu().numpy(), PAD).astype(np.int32), values
+    return items.astype(np.int32), values
 
 
 @torch.no_grad()
@@ -87,17 +86,13 @@ def rank_lists(
         np.zeros((num_users, width), dtype=np.float32),
         lengths == 0,
     )
-    blocked_columns = None if blocked is None else torch.from_numpy(blocked).to(scorer.device)
-    max_rows = max(1, MAX_BATCH_SCORES // (num_items + 1))
-    for rows in plan_batches(np.minimum(lengths, scorer.max_length), batch_events, max_rows):
+    for rows in plan_batches(np.minimum(lengths, scorer.max_length), batch_events):
         scores = scorer.score_padded(pad_rows(columns, offsets, rows, scorer.max_length, scorer.columns))
+        left_out = LeftOut(blocked=blocked)
         if remove_seen:
             owner, places = flat_places(offsets[rows], offsets[rows + 1])
-            seen = torch.from_numpy(columns.items[places].astype(np.int64)).to(scorer.device)
-            scores[torch.from_numpy(owner).to(scorer.device), seen] = -torch.inf
-        if blocked_columns is not None:
-            scores.index_fill_(1, blocked_columns, -torch.inf)
-        lists.items[rows], lists.scores[rows] = best_items(scores, width)
+            left_out = LeftOut(owner, columns.items[places], blocked)
+        lists.items[rows], lists.scores[rows] = best_items(scores, width, left_out)
     return lists
 
 

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mgray.eval.metrics import Metrics, Number
 from mgray.eval.slices import SliceFigures
+from mgray.eval.valid_share import ValidShare
 from mgray.record import Record
 
 
@@ -36,6 +37,8 @@ class RankResult(NamedTuple):
     train_s: float
     device: str
     parameters: int
+    valid_share: ValidShare = ValidShare(1.0, 1.0, 0.0)  # of the users, that validation was by
+    valid_s: float = 0.0  # of train_s, in validations; of a resumed run since it went on
 
 
 class RankMistake(NamedTuple):

@@ -21,7 +21,6 @@ from mgray.report.terminal import example_table, metrics_table
 from mgray.schema import PAD, UNKNOWN
 from mgray.serve.rater import ModelRater, RatingQuery
 from mgray.serve.recommender import Recommender
-from mgray.serve.scorer import max_score_rows
 from mgray.serve.translation import Translation, check_items_known
 from pipelines import tracking
 from pipelines.ingest.job import dataset_line, ingest
@@ -132,8 +131,7 @@ class ForeignPart:
                 self._count(query, translated)
                 yield translated
 
-        info = self.recommender.info
-        return own_batches(self.dataset, ask, self.config.batch_events, max_score_rows(info.num_items), info.max_length)
+        return own_batches(self.dataset, ask, self.config.batch_events, self.recommender.info.max_length)
 
     def _count(self, query: Query, translated: Query) -> None:
         asked, events = self.asked, len(query.history)
@@ -150,8 +148,7 @@ class ForeignPart:
             asked = rating_queries(self.dataset, self.part, self.translation.columns, [shard], turn=turn, whole=True)
             return map(self.translation.rating_query, asked)
 
-        events = self.config.batch_events
-        return own_batches(self.dataset, ask, events, events, self.recommender.info.max_length)
+        return own_batches(self.dataset, ask, self.config.batch_events, self.recommender.info.max_length)
 
 
 def evaluate_foreign(

@@ -78,6 +78,13 @@ class Tracker:
         if time.monotonic() - self._flushed > SECONDS_BETWEEN_FLUSHES:
             self.flush()
 
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run. A failure is said, and the tag is lost."""
+        try:
+            self.client.set_tag(self.run_id, key, value)
+        except Exception as error:  # as in _send
+            warnings.warn(f"MLflow did not take the tag {key}: {error}", stacklevel=2)
+
     def flush(self) -> None:
         batch, self._buffer = self._buffer, []
         if batch:

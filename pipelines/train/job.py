@@ -31,6 +31,7 @@ from pipelines.train.worker import LocalSession, RankInput, RankRun, train_worke
 MODEL_FOLDER = "model"  # in a run's folder: the best one
 SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
+VALID_USERS_TAG = "valid_users_share"  # of MLflow's run: share of the users that validation was by
 WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
 
 
@@ -191,6 +192,8 @@ def train_in_run(
         fitted = train(given)
         trained = fitted.trained
         tracker.log({"model/parameters": trained.parameters, "train/seconds": trained.train_s}, trained.steps)
+        if not config.train.include_valid:
+            tracker.tag(VALID_USERS_TAG, f"{trained.valid_share.users:.6g}")
     finally:
         shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
         tracker.replay()  # the workers' too

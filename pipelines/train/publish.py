@@ -13,8 +13,9 @@ from rich.console import Console
 from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.data.dataset import Dataset, Query
 from mgray.data.manifest import MANIFEST_FILE, Manifest, short_key
-from mgray.eval.part_metrics import PartMetrics, valid_share
+from mgray.eval.part_metrics import PartMetrics
 from mgray.eval.slices import SliceFigures
+from mgray.eval.valid_share import MAX_COST, max_users_share
 from mgray.report import report_data
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
@@ -63,7 +64,8 @@ class FinishedRun(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """Notes that a person must read beside the figures."""
-        return time_notes(self.config.train, self.trained.epochs) + repeat_notes(self.baselines)
+        notes = time_notes(self.config.train, self.trained.epochs) + valid_notes(self.trained)
+        return notes + repeat_notes(self.baselines)
 
 
 class TrainResult(JobResult):
@@ -249,7 +251,7 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
             "The split is random, as for ratings: the model trained on events that came after those it is asked for, "
             "so its ranking says little of the next item, and cannot be compared with that of another split."
         )
-    share = valid_share(config.evaluate, manifest.users)
+    share = max_users_share(config.evaluate, manifest.users)
     if config.train.include_valid:
         notes.append(
             "The model trained on the validation part too (train.include_valid), the baselines on the training part "
@@ -257,8 +259,8 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
         )
     elif share < 1:
         notes.append(
-            f"Validation during training was by about {share:.1%} of the users (evaluate.max_valid_users), drawn by a "
-            "hash of their ids; the figures above are by all."
+            f"Validation during training was by at most {share:.1%} of the users (evaluate.max_valid_users), drawn by "
+            "a hash of their ids; the figures above are by all."
         )
     if config.model.outputs != "next_item":
         notes.append(
@@ -275,6 +277,19 @@ def time_notes(config: TrainConfig, epochs: float) -> list[str]:
     return [
         f"{config.max_time_s:g} s of training (train.max_time_s) were enough for {epochs:.1f} of {config.epochs} "
         "epochs; more may do better: --train.max_time_s SECONDS, or none"
+    ]
+
+
+def valid_notes(trained: RankResult) -> list[str]:
+    """Note that validation was by fewer users than evaluate.max_valid_users allows, where the cost made it so."""
+    share = trained.valid_share
+    if not share.is_cut or not trained.valid_s:  # with train.include_valid there was none
+        return []
+    return [
+        f"validation during training was by about {share.users:.2%} of the users, drawn by a hash of their ids: by "
+        f"{share.allowed:.0%} it would cost about {share.cost:.0%} of the training, where at most {MAX_COST:.0%} is "
+        f"meant; it took {trained.valid_s / max(trained.train_s, 1e-9):.1%} (all users at any cost: "
+        "--evaluate.max_valid_users none)"
     ]
 
 

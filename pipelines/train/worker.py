@@ -5,6 +5,7 @@ nested Train run would cost 13-20 s, or inside a benchmark.
 """
 
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +23,7 @@ from mgray.data.dataset import Dataset, Part
 from mgray.distributed import rank_and_world
 from mgray.errors import InputError
 from mgray.eval.part_metrics import PartEvaluation
+from mgray.eval.valid_share import valid_share
 from mgray.model.ensemble import make_model
 from mgray.serve.model_folder import Vocabulary, load_model, save_model
 from mgray.train import checkpoint
@@ -158,7 +160,8 @@ class RankRun:
         )
         self.trainer = Trainer(objective, self.model, self.dataset, self.config.train, session.device)
         self.best = self.trainer.weights()
-        self.valid = self._evaluation("valid")
+        self.valid_share = valid_share(self.config.evaluate, self.config.train, self.model, self.dataset)
+        self.valid, self.valid_s = self._evaluation("valid"), 0.0
         session.restore(self._load)
 
     def _load(self, folder: Path) -> None:
@@ -190,6 +193,7 @@ class RankRun:
             self.session.device,
             config.evaluate,
             popularity,
+            self.valid_share.users,
         )
 
     def run(self) -> RankResult | RankMistake:
@@ -207,7 +211,10 @@ class RankRun:
     def _train(self) -> None:
 
         def validate() -> dict[str, float]:
-            return self.valid.run().compute()
+            started = time.perf_counter()
+            metrics = self.valid.run().compute()
+            self.valid_s += time.perf_counter() - started
+            return metrics
 
         for event in self.trainer.run(validate, self.valid.chief_metric, self.config.tracking.log_every_steps):
             if isinstance(event, Logged):
@@ -243,7 +250,7 @@ class RankRun:
         )
         if self.tracker:
             figures = {f"valid/{name}": value for name, value in event.metrics.items()}
-            self.tracker.log(figures | {"epoch": event.epoch}, event.step)
+            self.tracker.log(figures | {"epoch": event.epoch, "valid/total_seconds": self.valid_s}, event.step)
             self.tracker.flush()
         best = {f"best_{name}": value for name, value in self.trainer.progress.best_valid.items()}
         figures = {"step": event.step, "epoch": event.epoch, "seconds": event.elapsed_s, **event.metrics, **best}
@@ -286,6 +293,8 @@ class RankRun:
             train_s=progress.elapsed_s,
             device=str(self.session.device),
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            valid_share=self.valid_share,
+            valid_s=self.valid_s,
         )
 
 

@@ -154,6 +154,7 @@ def test_the_run_has_params_and_tags(runs: Runs) -> None:
     assert tags["mlflow_version"] == mlflow.__version__
     assert tags["granularities"] == "1,4"
     assert tags["workers"] == "2 CPU workers"
+    assert tags["valid_users_share"] == "1"
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )

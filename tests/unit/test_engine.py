@@ -17,6 +17,7 @@ from mgray.eval.ranking import evaluate, part_queries
 from mgray.model.ensemble import make_model
 from mgray.serve.model_folder import Vocabulary, load_model, save_model
 from mgray.serve.recommender import Recommender
+from mgray.serve.score_blocks import whole
 from mgray.serve.scorer import ModelScorer
 from mgray.testing.synthetic import make_log
 from mgray.train.checkpoint import restore_state, save_state
@@ -278,7 +279,7 @@ def test_learning_rate_by_hand() -> None:
 
 
 def test_empty_history_is_ranked_by_popularity(dataset: Dataset) -> None:
-    scores = validator(make_trainer(dataset))([Columns(np.asarray([], dtype=np.int32))])
+    scores = whole(validator(make_trainer(dataset))([Columns(np.asarray([], dtype=np.int32))]))
     assert scores[0].argmax().item() == 1  # item 1 is the most popular by the vocabulary's order
     assert scores[0, 0].item() == -torch.inf
 

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mgray.eval.metrics import MISS, RankingMetrics, RatingMetrics, is_better, remove_seen_, target_ranks
+from mgray.eval.metrics import RankingMetrics, RatingMetrics, is_better
 from mgray.eval.slices import LENGTH_EDGES, slice_label, slice_labels
 from mgray.schema import UNKNOWN
+from mgray.serve.catalogue import MISS, LeftOut, target_ranks
 
 INF = math.inf
 COUNTS = np.asarray([0, 60, 5, 5, 0])  # V = 4
@@ -35,16 +36,16 @@ def test_nan_scores_count_against_the_model() -> None:
 
 def test_what_cannot_be_recommended_is_a_miss() -> None:
     scores = torch.tensor([[-INF, 0.9, 0.5, 0.7, 0.1]] * 2)
-    remove_seen_(scores, [np.asarray([1, 3], dtype=np.int32), np.asarray([], dtype=np.int32)])
+    seen = LeftOut.of([np.asarray([1, 3], dtype=np.int32), np.asarray([], dtype=np.int32)])
     # The first user has item 1 already; the second's target is not in the vocabulary.
-    assert target_ranks(scores, torch.tensor([1, UNKNOWN])).tolist() == [MISS, MISS]
+    assert target_ranks(scores, torch.tensor([1, UNKNOWN]), seen).tolist() == [MISS, MISS]
     metrics = RankingMetrics(1, COUNTS)
     metrics.update(
         torch.tensor([MISS, MISS, 1]), torch.tensor([[2], [1], [1]]), [2, 0, 0], torch.tensor([1, UNKNOWN, 1])
     )
     assert (metrics.num_removed, metrics.num_targets) == (1, 3)
     # With 1 and 3 gone, item 2 leads.
-    assert target_ranks(scores, torch.tensor([2, 2])).tolist() == [1, 3]
+    assert target_ranks(scores, torch.tensor([2, 2]), seen).tolist() == [1, 3]
 
 
 def test_metrics_by_hand() -> None:

@@ -9,9 +9,9 @@ from mgray.data.columns import Columns, concatenate
 from mgray.data.item_numbers import number_map
 from mgray.data.padding import flat_places, left_pad, plan_batches
 from mgray.errors import InputError
-from mgray.eval.metrics import remove_seen_
 from mgray.model.mgdsc import MGDSC
 from mgray.schema import PREDICTION_SCHEMA, UNKNOWN
+from mgray.serve.score_blocks import whole
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import RankedLists, pad_rows, prediction_table, rank_lists
 from tests.models import model_config
@@ -73,7 +73,8 @@ def test_lists_equal_one_history_after_another(scorer: ModelScorer, columns: Col
     lists = rank_lists(scorer, columns, OFFSETS, 5, True, blocked, batch_events)
     for row in range(len(LENGTHS)):
         history = columns.take(slice(OFFSETS[row], OFFSETS[row + 1]))
-        scores = remove_seen_(scorer([history]), [history.items])
+        scores = whole(scorer([history]))
+        scores[0, history.items.astype(np.int64)] = -torch.inf
         scores[:, blocked] = -torch.inf
         top = scores.topk(5)
         finite = top.values[0] > -torch.inf
