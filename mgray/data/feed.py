@@ -59,7 +59,8 @@ def cut_windows(shard: int, lengths: npt.NDArray[np.int64], max_length: int) -> 
 
 def num_events(windows: Windows) -> npt.NDArray[np.int64]:
     """Number of input positions of each window."""
-    return windows["stop"] - windows["start"] - 1
+    found: npt.NDArray[np.int64] = windows["stop"] - windows["start"] - 1
+    return found
 
 
 def num_targets(windows: Windows) -> int:
@@ -133,7 +134,7 @@ def collate(
 
 def distinct_items(windows: Windows, histories: dict[int, Histories]) -> Tensor:
     """The items of all inputs and targets of a batch, [n] int64, rising."""
-    found = [np.zeros(0, dtype=np.int64)]
+    found: list[npt.NDArray[np.integer]] = [np.zeros(0, dtype=np.int64)]
     for shard in np.unique(windows["shard"]).tolist():
         mine, source = windows[windows["shard"] == shard], histories[shard]
         first = source.offsets[mine["row"]]

@@ -105,7 +105,8 @@ def are_repeats(events: Events, window_s: float) -> Mask:
 def sums(offsets: Ints, values: Mask) -> Ints:
     """Counts the true values of each user's events, [E] -> [U]."""
     total = np.concatenate([[0], np.cumsum(values)])
-    return total[offsets[1:]] - total[offsets[:-1]]
+    found: Ints = total[offsets[1:]] - total[offsets[:-1]]
+    return found
 
 
 def split_ends(

@@ -151,7 +151,8 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         value, gate = self.up(self.norm(x, mask)).chunk(2, dim=-1)
-        return x + self.dropout(self.down(value * F.silu(gate)))
+        found: Tensor = x + self.dropout(self.down(value * F.silu(gate)))
+        return found
 
 
 class LevelState(NamedTuple):

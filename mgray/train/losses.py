@@ -287,7 +287,7 @@ def _softmax(
     def compute(interest: Tensor, embedding: Tensor) -> _Gradients:
         return _cross_entropy(interest, embedding, targets, _Candidates(embedding, targets, negatives, dtype, seen))
 
-    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)
+    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)  # type: ignore[no-untyped-call]
     if label_smoothing == 0:
         return loss
     return _smoothed(loss, interest, embedding, targets, negatives, label_smoothing)
@@ -318,5 +318,5 @@ def gbce_loss(
         candidates = _Candidates(embedding, targets, negatives, dtype, seen)
         return _binary_cross_entropy(interest, embedding, targets, candidates, power)
 
-    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)
+    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)  # type: ignore[no-untyped-call]
     return loss

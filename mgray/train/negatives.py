@@ -100,7 +100,8 @@ def draw_items(num_items: int, num_negatives: int, generator: torch.Generator) -
     if num_items <= 16 * num_negatives:
         return torch.randperm(num_items, generator=generator)[:num_negatives] + 1
     # Among many items a repeat is rare, and a permutation of all of them dear.
-    return torch.randint(1, num_items + 1, (num_negatives,), generator=generator).unique()
+    found: Tensor = torch.randint(1, num_items + 1, (num_negatives,), generator=generator).unique()
+    return found
 
 
 def draw_uniform(num_items: int, num_negatives: int, generator: torch.Generator) -> Negatives:
