@@ -14,7 +14,7 @@ import pyarrow as pa
 from mgray.config import DataConfig
 from mgray.data import moments
 from mgray.data.manifest import digest, short_key
-from mgray.errors import InputError, NoTrainingEventsError
+from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.parse import temporal_cuts
 from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
 from mgray.report.ingest_report import draw_ingest
@@ -177,7 +177,7 @@ def _with_cuts(build: _Build, context: IngestContext) -> IngestContext:
     times = [read_batch(context.work_file("times", piece), 0)["time"].to_numpy() for piece in pieces]
     valid_from, test_from = temporal_cuts(times, rules.valid_from, rules.test_from)
     if valid_from >= test_from:
-        raise (InputError if given else NoTrainingEventsError)(
+        raise (InputError if given else NotTrainableError)(
             f"temporal split: valid_from ({valid_from}) is not before test_from ({test_from}); "
             "set both --data.valid_from and --data.test_from"
         )
@@ -227,10 +227,10 @@ def _core(build: _Build, context: IngestContext, dropped: Counter[str]) -> list[
 def _check_parts(
     build: _Build, context: IngestContext, finished: Sequence[FinishedBucket], counts: _RowCounts
 ) -> tuple[list[int], tuple[float, float]]:
-    """(events of each part; the first and the last time). Raises NoTrainingEventsError where a part has no event."""
+    """(events of each part; the first and the last time). Raises NotTrainableError where a part has no event."""
     source, rules = build.plan.source, context.rules
     if not sum(bucket.written for bucket in finished):
-        raise NoTrainingEventsError(
+        raise NotTrainableError(
             f"--data.source {source}: no user has {rules.min_user_events} events or more "
             f"({counts.good} readable events); give a longer log or lower --data.min_user_events"
         )
@@ -239,7 +239,7 @@ def _check_parts(
     last = max(bucket.last_timestamp for bucket in finished if bucket.last_timestamp is not None)
     for name, events in zip(("train", "valid", "test"), part_events, strict=True):
         if not events and (rules.split == "temporal" or name == "train"):
-            raise NoTrainingEventsError(
+            raise NotTrainableError(
                 f"--data.source {source}: the cuts valid_from={rules.valid_from} and "
                 f"test_from={rules.test_from} leave the {name} part empty; the log runs from {first} to "
                 f"{last}: set --data.valid_from and --data.test_from within it"

@@ -11,7 +11,7 @@ import polars as pl
 
 from mgray.config import DataConfig
 from mgray.data.manifest import SourceFile, digest, file_sha256, short_key
-from mgray.errors import InputError, NoTrainingEventsError
+from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.parse import check_time_format
 from mgray.ingest.spelling import ID_RULE
 from mgray.schema import SCHEMA_VERSION
@@ -222,7 +222,7 @@ def _check_timeless(config: DataConfig) -> None:
     asked = [name for name in TIMED_RULES if getattr(config.clean, name) is not None]
     problem = "data.split: temporal" if config.split == "temporal" else f"data.clean.{asked[0]}" if asked else None
     if problem is not None:
-        raise (NoTrainingEventsError if problem == "data.split: temporal" else InputError)(
+        raise (NotTrainableError if problem == "data.split: temporal" else InputError)(
             f"{problem} needs times, and the log has none ({_no_times(config)}); leave it out, or name the column of "
             "the times with --data.columns.timestamp NAME"
         )
