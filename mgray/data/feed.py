@@ -141,7 +141,7 @@ def distinct_items(windows: Windows, histories: dict[int, Histories]) -> Tensor:
         mine, source = windows[windows["shard"] == shard], histories[shard]
         first = source.offsets[mine["row"]]
         _, places = flat_places(first + mine["start"], first + mine["stop"])
-        found.append(source.columns.items[places])
+        found.append(source.columns.items[places].astype(np.int64))
     return torch.from_numpy(np.unique(np.concatenate(found)))
 
 
