@@ -112,8 +112,8 @@ AUTO_INPUTS: tuple[Input, ...] = tuple(sorted(column.inputs[0] for column in EVE
 
 def value_kind(role: str) -> ValueKind | None:
     """Kind of the values under a role of the log's columns; None: an id."""
-    found = (column.kind for column in EVENT_COLUMNS if column.role == role)
-    return "vector" if role.startswith(FEATURE) else next(found, None)
+    role = FEATURE if role.startswith(FEATURE) else role
+    return next((column.kind for column in EVENT_COLUMNS if column.role == role), None)
 
 
 # One row a user, oldest event first. Events [0, train_end) train, [train_end, valid_end) validate, the rest test.
