@@ -183,8 +183,8 @@ def _text_of_histories(
     file: LogFile, first: bytes, columns: ColumnsConfig, encoding: str | None, notes: list[str]
 ) -> Layout:
     """The layout of lines of user, item, item, ..."""
-    roles = (column.role for column in OPTION_COLUMNS)
-    given = [name for name in ("header", *roles, "features") if getattr(columns, name)]
+    optional = (column.role for column in OPTION_COLUMNS)
+    given = [name for name in ("header", *optional, "features") if getattr(columns, name)]
     if given:
         raise InputError(
             f"{file.path}: data.columns.{given[0]}: a line of text of histories is a user and items, and nothing else; "
@@ -209,8 +209,7 @@ def _text_of_histories(
 
 def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
     """The layout of an empty compressed file, which Spark writes for a partition without rows: any columns will do."""
-    roles = (column.role for column in OPTION_COLUMNS)
-    optional: list[str | None] = [getattr(columns, role) for role in roles]
+    optional: list[str | None] = [getattr(columns, column.role) for column in OPTION_COLUMNS]
     names = (columns.user_id, columns.item_id, columns.timestamp, *columns.features, *optional)
     header = list(dict.fromkeys(name for name in names if name is not None))
     return Layout(map_columns(file, header, columns)[0], header, 0, 1)
