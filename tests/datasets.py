@@ -2,8 +2,10 @@
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +22,7 @@ from mgray.schema import (
     EVENT_TYPE,
     FEATURE,
     ITEM_ID,
-    RATING,
+    NUMBER_COLUMNS,
     SCHEMA_VERSION,
     TEST,
     TIMESTAMP,
@@ -28,6 +30,7 @@ from mgray.schema import (
     UNKNOWN,
     USER_ID,
     VALID,
+    OptionalColumn,
 )
 
 TEMPORAL_CUTS = (0.8, 0.9)  # shares of the events before the validation and the test part
@@ -49,9 +52,7 @@ def write_dataset(
             log[name].cast(pl.String).to_arrow(compat_level=pl.CompatLevel.oldest()) for name in (USER_ID, ITEM_ID)
         )
     )
-    rating = (
-        log[RATING].cast(pl.Float32).to_numpy() if RATING in log.columns else np.full(log.height, np.nan, np.float32)
-    )
+    given = {one.name: log[one.role].cast(pl.Float64).to_numpy() for one in NUMBER_COLUMNS if one.role in log.columns}
     types = sorted(log[EVENT_TYPE].drop_nulls().unique()) if EVENT_TYPE in log.columns else []
     code = {name: i for i, name in enumerate(types)}
     event_types = [code.get(name, -1) for name in log[EVENT_TYPE]] if types else [-1] * log.height
@@ -60,7 +61,10 @@ def write_dataset(
         users.codes,
         items.codes,
         log[TIMESTAMP].cast(pl.Float64).to_numpy(),
-        rating,
+        {
+            one.name: given[one.name].astype(one.dtype) if one.name in given else np.full(log.height, np.nan, one.dtype)
+            for one in NUMBER_COLUMNS
+        },
         np.asarray(event_types, np.int16),
         log.select(pl.col(name).cast(pl.Float64) for name in names).to_numpy().reshape(log.height, len(names)),
     )
@@ -84,6 +88,10 @@ def write_dataset(
     measured = moments.measure(events.features[train])
     scaled = moments.scale(events.features, measured.mean, measured.std)
     numbers = np.where(vocabulary.numbers > 0, vocabulary.numbers, UNKNOWN).astype(np.int32)
+    values: dict[OptionalColumn, npt.NDArray[Any]] = {"times": events.time}
+    values |= {name: events.numbers[name] for name in given}
+    values |= {"event_types": type_numbers} if types else {}
+    values |= {"features": scaled} if names else {}
     outside, outside_rows = list_outside(items.ids, vocabulary.numbers)
     pq.write_table(vocabulary.warm, folder / "vocabulary.parquet")
     pq.write_table(outside, folder / "outside_items.parquet")
@@ -97,10 +105,7 @@ def write_dataset(
             users.ids.take(pa.array(chosen)),
             np.concatenate([[0], np.cumsum(lengths[chosen])]),
             numbers[events.item[mine]],
-            events.time[mine],
-            events.rating[mine] if RATING in log.columns else None,
-            type_numbers[mine] if types else None,
-            scaled[mine] if names else None,
+            {name: column[mine] for name, column in values.items()},
             parts[mine] if split == "random" else None,
             *(end[chosen] for end in ends),
             outside_rows[events.item[mine]] if outside.num_rows else None,
@@ -135,7 +140,7 @@ def write_dataset(
             "test_events": int(((parts == TEST) & measured_events).sum()),
             "first_timestamp": log[TIMESTAMP].min(),
             "last_timestamp": log[TIMESTAMP].max(),
-            "has_ratings": RATING in log.columns,
+            **{f"has_{one.name}": one.name in given for one in NUMBER_COLUMNS},
             "has_event_types": bool(kinds),
             "outside_event_types": outside_kinds,
             "outside_items_file": "outside_items.parquet" if outside.num_rows else None,

@@ -18,7 +18,7 @@ from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.parse import temporal_cuts
 from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
 from mgray.report.ingest_report import draw_ingest
-from mgray.schema import ITEM_ID, USER_ID
+from mgray.schema import ITEM_ID, USER_ID, OptionalColumn
 from pipelines.ingest import id_notes
 from pipelines.ingest.arrow_files import read_batch
 from pipelines.ingest.context import IngestContext, Piece
@@ -319,7 +319,7 @@ def _with_columns(
             raise InputError(f"data.columns.features: {name} has numbers too large to standardize; leave it out")
     number = {name: place for place, name in enumerate([*event_types.numbered, *event_types.outside])}
     return context._replace(
-        has_ratings=any(bucket.has_ratings for bucket in finished),
+        number_columns=frozenset[OptionalColumn]().union(*(bucket.number_columns for bucket in finished)),
         event_type_numbers=tuple(number[name] for name in log_types),
         has_outside_items=vocabulary.outside_items > 0,
         features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),

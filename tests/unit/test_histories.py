@@ -27,10 +27,20 @@ def make(*rows: tuple) -> Events:
         np.array(columns[0], np.int32),
         np.array(columns[1], np.int32),
         np.array(columns[2], np.float64),
-        np.array(columns[3], np.float32),
+        {"ratings": np.array(columns[3], np.float32)},
         np.array(columns[4], np.int16),
         np.array(columns[5], np.float64).reshape(len(rows), width),
     )
+
+
+def arrays(events: Events) -> list[np.ndarray]:
+    """Every column: user, item, time, numbers, event type, features."""
+    return [*events[:3], *events.numbers.values(), *events[4:]]
+
+
+def joined(one: Events, other: Events) -> Events:
+    user, item, time, ratings, *rest = (np.concatenate(pair) for pair in zip(arrays(one), arrays(other), strict=True))
+    return Events(user, item, time, {"ratings": ratings}, *rest)
 
 
 def ordered(events: Events) -> Events:
@@ -125,10 +135,8 @@ def test_events_that_differ_in_one_column_are_two() -> None:
         make((0, 5, 1, 5.0, 0, (1.0, NAN))),
         make((0, 5, 1, 5.0, 0, (2.0, 1.0))),
     ):
-        both = Events._make(np.concatenate(pair) for pair in zip(log, other, strict=True))
-        assert clean.are_first(both).tolist() == [True, True]
-    twice = Events._make(np.concatenate(pair) for pair in zip(log, log, strict=True))
-    assert clean.are_first(twice).tolist() == [True, False]
+        assert clean.are_first(joined(log, other)).tolist() == [True, True]
+    assert clean.are_first(joined(log, log)).tolist() == [True, False]
 
 
 one_event = st.tuples(
@@ -147,7 +155,7 @@ def test_first_events_are_those_of_a_loop(rows: list[tuple]) -> None:
     log = ordered(make(*rows)) if rows else make()
     seen: set[str] = set()
     wanted = []
-    for row in zip(*(column.tolist() for column in log), strict=True):
+    for row in zip(*(column.tolist() for column in arrays(log)), strict=True):
         wanted.append(repr(row) not in seen)  # in writing nan equals nan, as it does here
         seen.add(repr(row))
     assert clean.are_first(log).tolist() == wanted
@@ -368,10 +376,7 @@ def test_histories_by_hand() -> None:
         pa.array(["a", "b"]),
         np.array([0, 3, 6]),
         numbers,
-        np.array([1.0, 2, 3, 1, 2, 3]),
-        np.array([2, 4, 5, 1, NAN, 3], np.float32),
-        None,
-        None,
+        {"times": np.array([1.0, 2, 3, 1, 2, 3]), "ratings": np.array([2, 4, 5, 1, NAN, 3], np.float32)},
         None,
         np.array([1, 1], np.int32),
         np.array([2, 2], np.int32),
@@ -397,10 +402,11 @@ def test_columns_that_only_some_logs_have() -> None:
         pa.array(["a", "b", "c"], pa.large_string()),
         np.array([0, 1, 1, 3]),
         np.array([1, 2, 3], np.int32),
-        np.array([1.0, 2, 3]),
-        None,
-        np.array([0, -1, 7], np.int16),
-        np.array([[1, 2], [3, 4], [5, 6]], np.float32),
+        {
+            "times": np.array([1.0, 2, 3]),
+            "event_types": np.array([0, -1, 7], np.int16),
+            "features": np.array([[1, 2], [3, 4], [5, 6]], np.float32),
+        },
         np.array([TRAIN, VALID, TEST], np.int8),
         np.zeros(3, np.int32),
         np.zeros(3, np.int32),
@@ -417,7 +423,7 @@ def test_columns_that_only_some_logs_have() -> None:
 def test_a_table_of_no_users() -> None:
     none = np.zeros(0, np.int32)
     table = clean.history_table(
-        pa.array([], pa.string()), np.array([0]), none, np.zeros(0), None, None, None, None, none, none
+        pa.array([], pa.string()), np.array([0]), none, {"times": np.zeros(0)}, None, none, none
     )
     assert table.schema == HISTORY_SCHEMA
     assert table.num_rows == 0
