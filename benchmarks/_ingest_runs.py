@@ -203,7 +203,7 @@ def way_name(way: dict[str, str]) -> str:
 
 
 def disagreement(peer: Run, mgray: Run, rows: int) -> str | None:
-    """What a peer's output has other than mgray's manifest."""
+    """Differences of a peer's output from mgray's manifest; None: there are none."""
     counts = mgray["rows"]
     wanted = {
         "distinct": counts["read"] - counts["dropped_duplicates"],

@@ -46,7 +46,7 @@ def ingest_once(settings: Settings, name: str, options: Sequence[str]) -> Datase
 
 
 def made_dataset(settings: Settings, name: str, make_log: Callable[[], pl.DataFrame]) -> Dataset:
-    """Of a log that is made, once a work folder."""
+    """A dataset version of a made-up log; made once a work folder."""
     log = settings.work / f"{name}.parquet"
     if not log.is_file():
         make_log().write_parquet(log)
@@ -54,7 +54,7 @@ def made_dataset(settings: Settings, name: str, make_log: Callable[[], pl.DataFr
 
 
 def stamped(measure: Measure | None, scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) -> dict[str, Any]:
-    """What a recipe measures, and what tells whether another sitting's training is comparable."""
+    """Figures that a recipe measures, with date, commit and dataset, by which sittings are compared."""
     made = environment()
     source = {"date": made["date"], "git_commit": made["git_commit"], "dataset": dataset.manifest.fingerprint}
     return source | (measure(scorer, dataset, config) if measure else {})
@@ -94,7 +94,7 @@ def train_seeds(settings: Settings, recipe: Recipe, dataset: Dataset) -> list[di
 
 
 def measured_before(part: str) -> dict[str, Any]:
-    """What the results file has of a part; empty where there is nothing."""
+    """Figures that the results file has of a part; empty: there are none."""
     before: dict[str, Any] = (read(NAME) or {"raw": {}})["raw"].get(part, {}).get("result", {})
     return before
 
@@ -108,7 +108,7 @@ def merged(
 
 
 def all_seeds(settings: Settings, part: str, recipe: Recipe, dataset: Dataset) -> list[dict[str, Any]]:
-    """Of the seeds asked for, and of those that an earlier sitting left in the results file; by seed."""
+    """Trainings of the seeds asked for, and of those that an earlier sitting left in the results file; by seed."""
     results = train_seeds(settings, recipe, dataset)
     folder = partial(recipe.folder, settings, dataset)
     before = measured_before(part)

@@ -15,7 +15,7 @@ WHOLE = 1 << 40
 
 
 class Rows(NamedTuple):
-    """What a reader says of a log, as Python values."""
+    """A log as a reader gives it, as Python values."""
 
     good: list[tuple]  # user_id, item_id, timestamp, rating, event_type, features
     bad: list[tuple]  # line, reason, raw

@@ -1,4 +1,4 @@
-"""What tracking shows and writes, where no server is needed."""
+"""Tracking without a server: what it shows and writes."""
 
 import sqlite3
 import sys
