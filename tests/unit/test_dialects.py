@@ -158,7 +158,7 @@ NUMBERS = ["1", "-1.5", "1e3", " 7 ", "nan", "", "soon", "1970-01-02", "20191001
     st.integers(1, 60),
 )
 def test_every_separator_and_encoding_gives_the_same_rows_by_both_paths_and_all_cuts(
-    tmp_path_factory: pytest.TempPathFactory,
+    folder: Path,
     separator: str,
     kind: Any,
     encoding: str | None,
@@ -170,7 +170,7 @@ def test_every_separator_and_encoding_gives_the_same_rows_by_both_paths_and_all_
     if encoding == "shift_jis":
         text = text.replace("é", "語").replace("\u00a0", "ー")
     data = text.encode(encoding or "utf-8") if text else b""
-    path = write(tmp_path_factory.mktemp("drawn", numbered=True) / "log", data)
+    path = write(folder / "log", data)
     columns = ColumnsConfig(
         header=("user_id", "item_id", "timestamp"), separator=separator, encoding=encoding, timestamp_unit="s"
     )
