@@ -179,7 +179,8 @@ def test_nothing_of_the_model_is_pickled(runs: Runs, tmp_path: Path) -> None:
     assert weights == {".safetensors", ".json"}
     assert not [path for path in files if path.suffix in {".pkl", ".pickle", ".cloudpickle", ".pt", ".pth", ".bin"}]
     code = {path.suffix for path in files if "artifacts" not in path.relative_to(folder).parts}
-    assert code <= {".py", ".typed", ".css", ".j2", ".json", ".txt", ".yaml", ".yml", ""}, "MLmodel is the one without a suffix"
+    text = {".py", ".typed", ".css", ".j2", ".json", ".txt", ".yaml", ".yml", ""}
+    assert code <= text, "MLmodel is the one without a suffix"
 
 
 def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) -> None:
