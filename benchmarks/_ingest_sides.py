@@ -271,7 +271,7 @@ def duckdb(files: list[str], out: str, plan: str) -> Result:
 
 
 def validate(out: str) -> Result:
-    """What a peer wrote, in mgray's terms. `items`: with a training event, which excludes a user's last two."""
+    """Counts of a peer's output, in mgray's terms. `items`: with a training event, which excludes a user's last two."""
     import polars as pl
 
     histories = pl.scan_parquet(f"{out}/histories.parquet")
@@ -295,7 +295,7 @@ def validate(out: str) -> Result:
 
 
 def floor(files: list[str], dataset: str, processes: int = 2) -> Result:
-    """What no ingest can do without: the log parsed into columns, and the dataset's own tables written as Parquet."""
+    """Lower bound of any ingest: the log parsed into columns, and the dataset's own tables written as Parquet."""
     shards = sorted(str(path) for path in Path(dataset).glob("part-*.parquet"))
     with pool(processes) as workers, tempfile.TemporaryDirectory(dir=Path(dataset).parent) as folder:
         workers.map(_warm_floor, range(2 * processes), chunksize=1)

@@ -91,6 +91,44 @@ def read_events(path: Path) -> pd.DataFrame:
     return events
 
 
+def make_model(settings: dict[str, Any], callback: Callback, precision: str, max_steps: int = -1) -> SASRecModel:
+    def make_trainer() -> Trainer:
+        return Trainer(
+            max_epochs=1000,
+            max_steps=max_steps,
+            precision=precision,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[callback],
+        )
+
+    return SASRecModel(
+        n_factors=settings["width"],
+        n_blocks=settings["blocks"],
+        n_heads=settings["heads"],
+        session_max_len=settings["max_length"],
+        batch_size=settings["batch_size"],
+        loss=settings["loss"],
+        lr=settings["learning_rate"],
+        dropout_rate=settings["dropout"],
+        get_trainer_func=make_trainer,
+        recommend_batch_size=512,
+    )
+
+
+def measure_pace(settings: dict[str, Any], known: Dataset) -> dict[str, float]:
+    """Seconds of a training step by precision, from a few batches of each."""
+    pace = {}
+    for precision in PRECISIONS:
+        tried = make_model(settings, Pace(), precision, TRIAL_STEPS).fit(known)
+        pace[precision] = next(one for one in tried.fit_trainer.callbacks if isinstance(one, Pace)).step_s
+        print(f"  {precision}: {pace[precision]:.2f} s a step", file=sys.stderr)
+    return pace
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     warnings.simplefilter("ignore")
@@ -100,41 +138,9 @@ def main() -> None:
     parts = {name: read_events(Path(settings["folder"]) / f"{name}.csv") for name in ("train", "valid", "test")}
     known = Dataset.construct(parts["train"])
     settings |= {"known": known, "valid": parts["valid"]}
-
-    def make_model(callback: Callback, precision: str, max_steps: int = -1) -> SASRecModel:
-        def make_trainer() -> Trainer:
-            return Trainer(
-                max_epochs=1000,
-                max_steps=max_steps,
-                precision=precision,
-                accelerator="cpu",
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                callbacks=[callback],
-            )
-
-        return SASRecModel(
-            n_factors=settings["width"],
-            n_blocks=settings["blocks"],
-            n_heads=settings["heads"],
-            session_max_len=settings["max_length"],
-            batch_size=settings["batch_size"],
-            loss=settings["loss"],
-            lr=settings["learning_rate"],
-            dropout_rate=settings["dropout"],
-            get_trainer_func=make_trainer,
-            recommend_batch_size=512,
-        )
-
-    pace = {}
-    for precision in PRECISIONS:
-        tried = make_model(Pace(), precision, TRIAL_STEPS).fit(known)
-        pace[precision] = next(one for one in tried.fit_trainer.callbacks if isinstance(one, Pace)).step_s
-        print(f"  {precision}: {pace[precision]:.2f} s a step", file=sys.stderr)
+    pace = measure_pace(settings, known)
     fastest = min(PRECISIONS, key=lambda precision: pace[precision])
-    model = make_model(Curve(settings), fastest)
+    model = make_model(settings, Curve(settings), fastest)
     MODELS.append(model)
     model.fit(known)
     done = next(callback for callback in model.fit_trainer.callbacks if isinstance(callback, Curve))

@@ -1,4 +1,4 @@
-"""What every benchmark writes: benchmarks/results/NAME.json with machine, date, commit, versions, raw figures, checks.
+"""Results of a benchmark: benchmarks/results/NAME.json with machine, date, commit, versions, raw figures, checks.
 
 from _results import check, write
 write("predict", raw={"runs": [...]}, checks=[check("users_s_per_core_vs_plain", 0.95, 0.9, ">=")])
@@ -46,7 +46,7 @@ def _version(package: str) -> str | None:
 
 
 def environment() -> dict[str, Any]:
-    """Where and of what a figure was measured: `machine`, `date` (ISO 8601, UTC), `git_commit`, `versions`, `command`.
+    """Origin of a figure: `machine`, `date` (ISO 8601, UTC), `git_commit`, `versions`, `command`.
 
     `git_commit` ends in "+changes" where tracked files differ from it; `load_average` tells of neighbours.
     """
@@ -87,7 +87,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def read(name: str) -> dict[str, Any] | None:
-    """What an earlier run wrote; none: there is none. For a benchmark whose parts are run one by one."""
+    """Results of an earlier run; None: there is none. For a benchmark whose parts are run one by one."""
     path = RESULTS / f"{name}.json"
     if not path.exists():
         return None

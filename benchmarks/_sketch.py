@@ -77,7 +77,7 @@ class Sketch(nn.Module):
 
     @torch.no_grad()
     def interests(self, inputs: Inputs) -> Tensor:
-        """As forward, for evaluation: SCORE_ROWS windows at a time."""
+        """Forward pass for evaluation: SCORE_ROWS windows at a time."""
         self.eval()
         starts = range(0, len(inputs.items), SCORE_ROWS)
         parts = [self(inputs.map(lambda column: column[start : start + SCORE_ROWS])) for start in starts]  # noqa: B023
@@ -188,7 +188,7 @@ class SketchObjective(nn.Module):
 
 @dataclass
 class Fitted:
-    """What a training came to."""
+    """Result of a training."""
 
     epochs: float = 0.0
     steps: int = 0

@@ -38,7 +38,7 @@ Measure = Callable[[ModelScorer, Dataset, TrainJobConfig], dict[str, Any]]
 def run_folder(
     work: Path, name: str, dataset: Dataset, config: TrainJobConfig, workers: int = 1, use_gpu: bool = False
 ) -> Path:
-    """Of one training: another configuration, seed, budget, dataset, number of workers or device is another folder."""
+    """Folder of one training, by configuration, seed, budget, dataset, number of workers and device."""
     settings = config.model_dump_json(include={"model", "train", "evaluate"})
     where = f"{workers}{'gpu' if use_gpu else ''}"
     digest = hashlib.sha256(f"{settings}{dataset.manifest.fingerprint}{where}".encode()).hexdigest()
@@ -69,7 +69,7 @@ class Run(RankRun):
 
 
 def body_flops(scorer: ModelScorer, dataset: Dataset) -> float:
-    """Of a forward pass, a position, without the scores: what PyTorch's counter knows, products and convolutions."""
+    """FLOPs a position of a forward pass, scores left out: products and convolutions, as PyTorch counts them."""
     histories = [query.history for query in part_queries(dataset, "valid", scorer.columns)[:FLOPS_HISTORIES]]
     inputs = left_pad(histories, scorer.max_length, scorer.columns).map(lambda column: column.to(scorer.device))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

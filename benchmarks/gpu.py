@@ -79,7 +79,7 @@ def seconds_of(step: Callable[[], object], device: torch.device, repeats: int = 
 
 
 def depthwise_bandwidth_share(device: torch.device, shape: tuple[int, int, int] = (64, 4096, 128)) -> float:
-    """Of the forward pass on bf16 [B, L, D], against a copy of as many bytes."""
+    """Bandwidth of the forward pass on bf16 [B, L, D], as a share of what a copy of as many bytes reaches."""
     x = torch.randn(*shape, device=device, dtype=torch.bfloat16)
     weight, out = torch.randn(shape[2], TAPS, device=device, dtype=torch.bfloat16), torch.empty_like(x)
     with torch.no_grad():

@@ -63,7 +63,7 @@ def undisturbed(home: Path, log: Path) -> tuple[str, int]:
 
 
 def kill_once(home: Path, log: Path, victim: Victim, moment: int) -> dict[str, Any] | None:
-    """What a kill at that progress, which the start has none of, did; None: the job was through before."""
+    """Outcome of a kill at that progress, which the start has none of; None: the job was through before."""
     out = home / "datasets"
     before = versions(out)
     (earlier,) = before

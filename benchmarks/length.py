@@ -31,7 +31,7 @@ from mgray.config import ResolvedModelConfig
 from mgray.data.inputs import Inputs
 from mgray.model.layers import Dropout
 from mgray.model.mgdsc import MGDSC
-from mgray.train.trainer import autocast, resolve_precision
+from mgray.train.objective import autocast, resolve_precision
 
 NUM_ITEMS = 3_416  # MovieLens-1M
 LENGTHS = (200, 1_000, 4_000, 8_000)

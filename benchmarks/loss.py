@@ -152,7 +152,7 @@ def measure(width: int, repeats: int) -> dict[str, dict]:
 
 
 def measure_kept(width: int, repeats: int) -> dict[str, dict]:
-    """As `measure`, where freed memory is kept."""
+    """Figures of `measure`, with freed memory kept."""
     command = [sys.executable, __file__, "--repeats", str(repeats), "--of-width", str(width)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, dict] = json.loads(done.stdout)

@@ -153,7 +153,7 @@ def _error_texts(tree: ast.AST) -> Iterator[str]:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
             continue
         text = _template(node.args[0])
-        if node.func.id in ("InputError", "NoTrainingEventsError") and text.strip("… "):
+        if node.func.id in ("InputError", "NotTrainableError") and text.strip("… "):
             yield text
 
 

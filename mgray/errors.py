@@ -10,8 +10,8 @@ class InputError(ValueError):
         super().__init__(" ".join(message.split()))
 
 
-class NoTrainingEventsError(InputError):
-    """A log that the rules or the split leave without a training event; it may still be scored."""
+class NotTrainableError(InputError):
+    """A log that can be scored but not trained on: rules or split leave a part without events."""
 
 
 def first_few(names: Sequence[str], limit: int) -> str:

@@ -103,6 +103,18 @@ EVENT_COLUMNS: tuple[EventColumn, ...] = (
     ),
 )
 COLUMN_BY_NAME: dict[OptionalColumn, EventColumn] = {column.name: column for column in EVENT_COLUMNS}
+NUMBER_COLUMNS = tuple(column for column in EVENT_COLUMNS if column.kind == "number")
+# An option of their role, `data.columns.ROLE`, names the log's column; without it, ROLE is read if the log has it.
+OPTION_COLUMNS = tuple(column for column in EVENT_COLUMNS if column.kind in ("number", "name"))
+# What `model.inputs: auto` takes where the dataset has it; in the order of the names, which fixes that of the weights.
+AUTO_INPUTS: tuple[Input, ...] = tuple(sorted(column.inputs[0] for column in EVENT_COLUMNS))
+
+
+def value_kind(role: str) -> ValueKind | None:
+    """Kind of the values under a role of the log's columns; None: an id."""
+    role = FEATURE if role.startswith(FEATURE) else role
+    return next((column.kind for column in EVENT_COLUMNS if column.role == role), None)
+
 
 # One row a user, oldest event first. Events [0, train_end) train, [train_end, valid_end) validate, the rest test.
 HISTORY_SCHEMA = pa.schema(

@@ -61,6 +61,12 @@ def mlflow_apart() -> Iterator[None]:
     os.environ.update(saved)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for one module's files: a drawn test (hypothesis) runs many times, and tmp_path is made once a test."""
+    return tmp_path_factory.mktemp("folder")
+
+
 @pytest.fixture
 def run_ingest(ray_local: None, tmp_path: Path) -> Callable:
     """ingest(source, **data settings) with a HOME of the test's own."""

@@ -71,6 +71,47 @@ def write_csv(path: Path, rows: Iterable[Event], columns: tuple[str, ...] = COLU
     return path
 
 
+def is_between(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def without_bots(rows: list[Event], limit: int) -> list[Event]:
+    """Events of users that never have more than `limit` events within 24 hours."""
+    times: dict[str, list[float]] = {}
+    for event in rows:
+        times.setdefault(event.user, []).append(event.time)
+    bots = {user for user, own in times.items() if any(sum(t <= o < t + DAY_S for o in own) > limit for t in own)}
+    return [e for e in rows if e.user not in bots]
+
+
+def without_repeats(rows: list[Event], window_s: float) -> list[Event]:
+    last: dict[tuple[str, str], float] = {}
+    kept = []
+    for event in rows:
+        pair = event.user, event.item
+        if pair not in last or event.time - last[pair] > window_s:
+            kept.append(event)
+        last[pair] = event.time
+    return kept
+
+
+def with_enough_events(rows: list[Event], min_user_events: int) -> list[Event]:
+    of_users = Counter(e.user for e in rows)
+    return [e for e in rows if of_users[e.user] >= min_user_events]
+
+
+def k_core(rows: list[Event], min_item_events: int, min_user_events: int) -> tuple[list[Event], int]:
+    """The k-core, and the number of turns that it took."""
+    turns = 0
+    while True:
+        turns += 1
+        of_items = Counter(e.item for e in rows)
+        step = with_enough_events([e for e in rows if of_items[e.item] >= min_item_events], min_user_events)
+        if len(step) == len(rows):
+            return rows, turns
+        rows = step
+
+
 def plain_clean(rows: list[Event], rules: CleanConfig, min_user_events: int = 3) -> Clean:
     """The rules in their documented order."""
     dropped: dict[str, int] = {}
@@ -81,58 +122,25 @@ def plain_clean(rows: list[Event], rules: CleanConfig, min_user_events: int = 3)
         rows = kept
 
     if rules.min_timestamp is not None or rules.max_timestamp is not None:
-        low, high = rules.min_timestamp, rules.max_timestamp
-        keep("timestamps", [e for e in rows if (low is None or e.time >= low) and (high is None or e.time <= high)])
+        keep("timestamps", [e for e in rows if is_between(e.time, rules.min_timestamp, rules.max_timestamp)])
     if rules.min_rating is not None or rules.max_rating is not None:
         low, high = rules.min_rating, rules.max_rating
-        keep(
-            "ratings",
-            [
-                e
-                for e in rows
-                if e.rating is None or ((low is None or e.rating >= low) and (high is None or e.rating <= high))
-            ],
-        )
+        keep("ratings", [e for e in rows if e.rating is None or is_between(e.rating, low, high)])
     rows = sorted(rows, key=lambda event: (event.user, event.time))
     if rules.duplicates:
         keep("duplicates", list(dict.fromkeys(rows)))
     if rules.max_user_events_per_day is not None:
-        times: dict[str, list[float]] = {}
-        for event in rows:
-            times.setdefault(event.user, []).append(event.time)
-        bots = {
-            user
-            for user, own in times.items()
-            if any(sum(t <= o < t + DAY_S for o in own) > rules.max_user_events_per_day for t in own)
-        }
-        keep("bots", [e for e in rows if e.user not in bots])
+        keep("bots", without_bots(rows, rules.max_user_events_per_day))
     if rules.repeat_window_s is not None:
-        last: dict[tuple[str, str], float] = {}
-        kept = []
-        for event in rows:
-            pair = event.user, event.item
-            if pair not in last or event.time - last[pair] > rules.repeat_window_s:
-                kept.append(event)
-            last[pair] = event.time
-        keep("repeats", kept)
+        keep("repeats", without_repeats(rows, rules.repeat_window_s))
     turns = 0
     if rules.min_item_events > 1:
-        left = rows
-        while True:
-            turns += 1
-            of_items = Counter(e.item for e in left)
-            step = [e for e in left if of_items[e.item] >= rules.min_item_events]
-            of_users = Counter(e.user for e in step)
-            step = [e for e in step if of_users[e.user] >= min_user_events]
-            if len(step) == len(left):
-                break
-            left = step
+        left, turns = k_core(rows, rules.min_item_events, min_user_events)
         items = {e.item for e in left}
         keep("rare_items", [e for e in rows if e.item in items])
         keep("short_users", left)
     else:
-        of_users = Counter(e.user for e in rows)
-        keep("short_users", [e for e in rows if of_users[e.user] >= min_user_events])
+        keep("short_users", with_enough_events(rows, min_user_events))
     histories: dict[str, list[Event]] = {}
     for event in rows:
         histories.setdefault(event.user, []).append(event)
@@ -184,7 +192,7 @@ def decode(result) -> dict[str, Decoded]:
 
 
 def digests(result) -> list[str]:
-    """Of every byte of the data."""
+    """SHA-256 of every data file: the vocabulary, then the shards."""
     return [result.manifest.vocabulary.sha256, *(shard.sha256 for shard in result.manifest.shards)]
 
 

@@ -13,6 +13,8 @@ FORBIDDEN = {
     "pipelines": {"jobs", "tests", "infra", "benchmarks"},
     "jobs": {"jobs", "tests", "infra", "benchmarks", "ray", "mlflow", "torch"},
 }
+CODE = ("mgray", "pipelines", "jobs", "tests", "benchmarks", "infra", "docs")
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
 # A package imports itself and those after it.
 ORDER = {
     "mgray": [
@@ -97,6 +99,21 @@ def test_serving_loads_no_training() -> None:
     loaded = {package("mgray", name) for name in done.stdout.split()}
     assert "serve" in loaded
     assert not loaded & {"train", "eval", "report"}
+
+
+def test_files_and_functions_are_short() -> None:
+    long = []
+    for path in sorted(path for folder in CODE for path in (ROOT / folder).rglob("*.py")):
+        text, name = path.read_text(), path.relative_to(ROOT)
+        if (num_lines := len(text.splitlines())) > MAX_FILE_LINES:
+            long.append(f"{name}: {num_lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                num_lines = node.end_lineno - node.lineno + 1
+                if num_lines > MAX_FUNCTION_LINES:
+                    long.append(f"{name}: {node.name} has {num_lines} lines")
+    limits = f"a file has at most {MAX_FILE_LINES} lines, a function {MAX_FUNCTION_LINES}"
+    assert not long, "\n".join([f"too long ({limits}):", *long])
 
 
 def test_jobs_are_thin() -> None:

@@ -39,7 +39,6 @@ from mgray.config.jobs import (
 from mgray.config.model import (
     PER_LEVEL,
     Granularity,
-    Input,
     LevelSettings,
     ModelConfig,
     Outputs,
@@ -65,7 +64,6 @@ __all__ = [
     "GateConfig",
     "Granularity",
     "IngestJobConfig",
-    "Input",
     "JobConfig",
     "LevelSettings",
     "ModelConfig",

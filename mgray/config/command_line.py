@@ -45,7 +45,8 @@ def type_name(annotation: Any) -> str:
         return f"[{type_name(typing.get_args(annotation)[0])},...]"
     if origin in (typing.Union, types.UnionType):
         return "|".join(type_name(a) for a in typing.get_args(annotation))
-    return {"str": "text", "bool": "true|false", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)
+    found: str = {"str": "text", "bool": "true|false", "NoneType": "none"}.get(annotation.__name__, annotation.__name__)
+    return found
 
 
 class _Parser(argparse.ArgumentParser):

@@ -76,6 +76,12 @@ class Session:
 # place that a new kind must be added to.
 Kind = Stride | Decay | Span | Session
 
+# The spellings that `parse` reads, for the option `model.granularities`.
+OPTION_TEXT = (
+    "a stride in events (4); a span of time aligned to 1970-01-01 UTC (7d) or a session that a longer gap ends "
+    "(session:30m), both of the log's timestamps; or decay:A..B, a learned decay of A to B events"
+)
+
 
 def parse(value: int | str) -> Kind:
     """`4` events; `12h` or `7d` of time; `session:30m`; `decay:1..400` events. Raises ValueError for anything else."""

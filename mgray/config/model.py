@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from mgray.config import granularity
 from mgray.config.base import Section
-from mgray.schema import Input
+from mgray.schema import AUTO_INPUTS, Input
 
 Granularity = Annotated[int | str, AfterValidator(granularity.checked)]
 Pooling = Literal["mean", "max", "learned", "decay"]
@@ -49,7 +49,7 @@ class ModelConfig(Section):
     inputs: tuple[Input, ...] | Literal["auto"] = Field(
         (),
         description="what the model reads of an event beside its item; time_gap: since the event before; hour and "
-        "weekday in UTC; auto: event_type, features, rating and time_gap where the dataset has them",
+        f"weekday in UTC; auto: {', '.join(AUTO_INPUTS[:-1])} and {AUTO_INPUTS[-1]} where the dataset has them",
     )
     outputs: Outputs = Field(
         "next_item",
@@ -68,9 +68,7 @@ class ModelConfig(Section):
         (1, "decay:1..400"),
         min_length=1,
         max_length=16,
-        description="levels, finest first: a stride in events (4); a span of time aligned to 1970-01-01 UTC (7d) or "
-        "a session that a longer gap ends (session:30m), both of the log's timestamps; or decay:A..B, a learned decay "
-        "of A to B events",
+        description=f"levels, finest first: {granularity.OPTION_TEXT}",
     )
     kernel: Annotated[int | tuple[int, ...], AfterValidator(_within(1, 256))] = Field(
         7, description="taps K of a level's convolution, of every level or a list; a decay's filter never ends"

@@ -103,9 +103,10 @@ class Dataset:
         self.num_shards = len(self.manifest.shards)
 
     @cached_property
-    def _vocabulary(self) -> dict[str, list]:
+    def _vocabulary(self) -> dict[str, list[Any]]:
         table = pq.read_table(self.folder / self.manifest.vocabulary.file, partitioning=None)
-        return table.sort_by("item").to_pydict()
+        found: dict[str, list[Any]] = table.sort_by("item").to_pydict()
+        return found
 
     @property
     def item_ids(self) -> list[str]:
@@ -219,9 +220,10 @@ class Dataset:
         values = table[column.list_name].combine_chunks().values
         match column.kind:
             case "time" | "number":
-                return values.to_numpy(zero_copy_only=False)  # null becomes NaN
+                given: npt.NDArray[Any] = values.to_numpy(zero_copy_only=False)  # null becomes NaN
+                return given
             case "name":
-                numbers = values.fill_null(-1).to_numpy() + column.dtype(1)
+                numbers: npt.NDArray[Any] = values.fill_null(-1).to_numpy() + column.dtype(1)
                 if self.manifest.outside_event_types and not whole:
                     numbers = np.where(numbers > len(self.manifest.event_types), column.dtype(0), numbers)
                 return numbers

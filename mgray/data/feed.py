@@ -1,8 +1,8 @@
 """The training feed: an epoch's global batches, dealt to the ranks, as padded tensors.
 
-The list of global batches is a pure function of (lengths, seed, epoch), whatever the number of ranks. So one worker
-and eight take the same steps on the same data, and a position in the data is (epoch, batch). Histories of similar
-lengths go together, and a batch is filled by a budget of events, not of rows.
+The list of global batches depends on lengths, seed, epoch, batch size and max_length alone, not on the number of
+ranks. So one worker and eight take the same steps on the same data, and a place in the data is (epoch, batch).
+Histories of similar lengths go together, and a batch is filled by a budget of events, not of rows.
 """
 
 import heapq
@@ -17,13 +17,14 @@ from torch import Tensor
 from mgray.data.columns import Columns
 from mgray.data.dataset import Histories
 from mgray.data.inputs import Inputs
-from mgray.data.padding import blank_columns, fill_rows, padded_length, to_inputs
+from mgray.data.padding import blank_columns, fill_rows, flat_places, padded_length, to_inputs
 from mgray.schema import OptionalColumn
 
 SHARDS_IN_MEMORY = 8
 LENGTH_JITTER = 0.1  # relative noise on a length before sorting, so that batches differ between epochs
 
-# A window of a history: inputs items[start : stop - 1], targets items[start + 1 : stop] from index first_target on.
+# A window of a history. All offsets count events of the history: inputs are items[start : stop - 1], targets are
+# items[first_target : stop], for the window before already has the earlier ones.
 WINDOW = np.dtype([("shard", "i4"), ("row", "i8"), ("start", "i8"), ("stop", "i8"), ("first_target", "i8")])
 Windows = npt.NDArray[np.void]
 
@@ -37,8 +38,8 @@ class Batch(NamedTuple):
 def cut_windows(shard: int, lengths: npt.NDArray[np.int64], max_length: int) -> Windows:
     """Windows of at most `max_length` inputs over each history's first `lengths[row]` events.
 
-    Longer histories are cut into windows that overlap by half. Each event is a target once, with at least
-    max_length / 2 events of context, or all that there are.
+    Longer histories are cut into windows that overlap by half. Each event but a history's first is a
+    target exactly once, with at least max_length / 2 events of context, or all that there are.
     """
     rows = np.flatnonzero(lengths >= 2)
     stride = max(1, max_length // 2)
@@ -58,21 +59,23 @@ def cut_windows(shard: int, lengths: npt.NDArray[np.int64], max_length: int) -> 
 
 
 def num_events(windows: Windows) -> npt.NDArray[np.int64]:
-    """Number of input positions of each window."""
-    return windows["stop"] - windows["start"] - 1
+    """Number of input events of each window; padding is not counted."""
+    found: npt.NDArray[np.int64] = windows["stop"] - windows["start"] - 1
+    return found
 
 
 def num_targets(windows: Windows) -> int:
+    """Number of targets of all windows."""
     return int((windows["stop"] - windows["first_target"]).sum())
 
 
 def plan_epoch(
     lengths: Sequence[npt.NDArray[np.int64]], seed: int, epoch: int, global_batch_events: int, max_length: int
 ) -> list[list[Windows]]:
-    """An epoch's global batches, grouped by the shards that must be in memory together.
+    """An epoch's global batches: a list of groups, each the shuffled batches of SHARDS_IN_MEMORY shards at most.
 
-    lengths: training events of each history, one array per shard. A batch holds at most `global_batch_events` input
-    positions, plus what its last window has beyond them.
+    The shards of a group are in memory together. lengths: events to train on of each history, one array per shard. A
+    batch holds at most `global_batch_events` input events, padding not counted, plus what its last window has beyond.
     """
     random = np.random.default_rng([seed, epoch])
     order = random.permutation(len(lengths))
@@ -81,8 +84,8 @@ def plan_epoch(
         shards = order[begin : begin + SHARDS_IN_MEMORY]
         windows = np.concatenate([cut_windows(int(s), lengths[s], max_length) for s in shards])
         windows = windows[random.permutation(len(windows))]
-        blur = 1 + LENGTH_JITTER * random.random(len(windows))
-        windows = windows[np.argsort(num_events(windows) * blur, kind="stable")]
+        jitter = 1 + LENGTH_JITTER * random.random(len(windows))
+        windows = windows[np.argsort(num_events(windows) * jitter, kind="stable")]
         events = num_events(windows)
         before = np.cumsum(events) - events
         starts = np.flatnonzero(np.diff(before // global_batch_events, prepend=-1))
@@ -96,13 +99,13 @@ def deal(windows: Windows, world_size: int) -> list[Windows]:
     if world_size == 1:
         return [windows]
     load = [(0, rank) for rank in range(world_size)]
-    parts: list[list[int]] = [[] for _ in range(world_size)]
+    shares: list[list[int]] = [[] for _ in range(world_size)]
     events = num_events(windows)
     for index in np.argsort(-events, kind="stable"):
         total, rank = heapq.heappop(load)
-        parts[rank].append(int(index))
+        shares[rank].append(int(index))
         heapq.heappush(load, (total + int(events[index]), rank))
-    return [windows[np.asarray(part, dtype=np.int64)] for part in parts]
+    return [windows[np.asarray(share, dtype=np.int64)] for share in shares]
 
 
 def collate(
@@ -111,9 +114,9 @@ def collate(
     columns: Collection[OptionalColumn] = (),
     target_ratings: bool = False,
 ) -> Batch:
-    """Windows to left-padded tensors. No window gives one row of padding, so that an idle rank takes its step too.
+    """Windows to left-padded tensors. Empty `windows` give one row of padding: a rank without work still steps.
 
-    columns: the event columns that are read. `histories` must hold them, and ratings for `target_ratings`.
+    columns: the event columns that the model reads. `histories` must hold them, and ratings for `target_ratings`.
     """
     length = padded_length(int(num_events(windows).max(initial=0)))
     like = next((shard.columns for shard in histories.values()), Columns(np.zeros(0, np.int32)))
@@ -131,6 +134,17 @@ def collate(
     return Batch(to_inputs(inputs), torch.from_numpy(targets["items"]), ratings)
 
 
+def distinct_items(windows: Windows, histories: dict[int, Histories]) -> Tensor:
+    """The items of all inputs and targets of a batch, [n] int64, rising: the rows of the item table that it reads."""
+    found: list[npt.NDArray[np.integer]] = [np.zeros(0, dtype=np.int64)]
+    for shard in np.unique(windows["shard"]).tolist():
+        mine, source = windows[windows["shard"] == shard], histories[shard]
+        first = source.offsets[mine["row"]]
+        _, places = flat_places(first + mine["start"], first + mine["stop"])
+        found.append(source.columns.items[places].astype(np.int64))
+    return torch.from_numpy(np.unique(np.concatenate(found)))
+
+
 class StepBatch(NamedTuple):
     epoch: int
     number: int  # of the global batch in its epoch
@@ -138,6 +152,7 @@ class StepBatch(NamedTuple):
     global_targets: int  # over all ranks: what the loss is divided by
     global_events: int
     batch: Batch  # this rank's windows
+    items: Tensor | None = None  # [n] int64, those of the global batch; None: not asked for
 
 
 def feed(
@@ -149,11 +164,12 @@ def feed(
     world_size: int,
     columns: Collection[OptionalColumn] = (),
     target_ratings: bool = False,
+    with_items: bool = False,
 ) -> Iterator[StepBatch]:
     """This rank's windows of each global batch, from index `start` on; one group of shards is in memory at a time.
 
     read: loads a shard. columns: the event columns that are read; `read` must load them, and ratings for
-    `target_ratings`.
+    `target_ratings`. with_items: list the items of each global batch.
     """
     num_batches = sum(len(group) for group in groups)
     index = 0
@@ -169,5 +185,6 @@ def feed(
                 part = deal(windows, world_size)[rank]
                 events = int(num_events(windows).sum())
                 batch = collate(part, histories, columns, target_ratings)
-                yield StepBatch(epoch, index, num_batches, num_targets(windows), events, batch)
+                items = distinct_items(windows, histories) if with_items else None
+                yield StepBatch(epoch, index, num_batches, num_targets(windows), events, batch, items)
             index += 1

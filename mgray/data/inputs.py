@@ -12,12 +12,10 @@ from mgray.config import ModelConfig, ResolvedModelConfig, granularity
 from mgray.data.manifest import Feature, Manifest
 from mgray.errors import InputError
 from mgray.record import Record
-from mgray.schema import EVENT_COLUMNS, Input, OptionalColumn
+from mgray.schema import AUTO_INPUTS, EVENT_COLUMNS, Input, OptionalColumn
 
 # Model input -> the event column that it reads.
 COLUMN_OF: dict[Input, OptionalColumn] = {name: column.name for column in EVENT_COLUMNS for name in column.inputs}
-# What `model.inputs: auto` takes where the dataset has it; in the order of the names, which fixes that of the weights.
-AUTO_INPUTS: tuple[Input, ...] = tuple(sorted(column.inputs[0] for column in EVENT_COLUMNS))
 
 
 class Inputs(NamedTuple):

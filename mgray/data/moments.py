@@ -47,17 +47,20 @@ def combine(parts: Iterable[Moments], num_columns: int) -> Moments:
 
 def is_constant(mean: Any, std: Any) -> npt.NDArray[np.bool_]:
     """Which columns are constant, [F]. Their deviation is a rounding error, not always exactly zero."""
-    return np.asarray(std) <= 1e-13 * np.abs(mean)
+    found: npt.NDArray[np.bool_] = np.asarray(std) <= 1e-13 * np.abs(mean)
+    return found
 
 
 def scale(values: Floats, mean: Any, std: Any) -> npt.NDArray[np.float32]:
     """[E, F] to zero mean and unit variance, a constant column to its distance from the mean; NaN stays NaN."""
-    return ((values - mean) / np.where(is_constant(mean, std), 1.0, std)).astype(np.float32)
+    found: npt.NDArray[np.float32] = ((values - mean) / np.where(is_constant(mean, std), 1.0, std)).astype(np.float32)
+    return found
 
 
 def unscale(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> Floats:
     """Invert `scale`, [E, F], within float32 precision."""
-    return scaled * np.where(is_constant(mean, std), 1.0, std) + mean
+    found: Floats = scaled * np.where(is_constant(mean, std), 1.0, std) + mean
+    return found
 
 
 def fill(scaled: npt.NDArray[np.float32], mean: Any, std: Any) -> npt.NDArray[np.float32]:

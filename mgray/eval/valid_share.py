@@ -98,4 +98,5 @@ def history_events(dataset: Dataset, max_length: int) -> int:
 def _events_before(ends: npt.NDArray[np.int64], max_length: int) -> npt.NDArray[np.int64]:
     """Sum over the events 0..end - 1 of a history of how many are before each, at most max_length."""
     short = np.minimum(ends, max_length)
-    return short * (short - 1) // 2 + (ends - short) * max_length
+    found: npt.NDArray[np.int64] = short * (short - 1) // 2 + (ends - short) * max_length
+    return found

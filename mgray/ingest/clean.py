@@ -4,7 +4,8 @@ Pure functions over flat numpy columns. Legend: `E` events, `U` users, `F` numer
 events are sorted by (user, time), and user `u` owns events offsets[u]..offsets[u + 1].
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,17 @@ import polars as pl
 import pyarrow as pa
 
 from mgray.ingest.hashing import mix
-from mgray.schema import HISTORY_SCHEMA, TEST, TRAIN, UNKNOWN, VALID
+from mgray.schema import (
+    EVENT_COLUMNS,
+    HISTORY_SCHEMA,
+    TEST,
+    TRAIN,
+    UNKNOWN,
+    USER_ID,
+    VALID,
+    EventColumn,
+    OptionalColumn,
+)
 
 SplitKind = Literal["leave_one_out", "temporal", "random"]
 Mask = npt.NDArray[np.bool_]
@@ -27,12 +38,19 @@ class Events(NamedTuple):
     user: npt.NDArray[np.int32]  # [E] 0..U-1
     item: npt.NDArray[np.int32]  # [E] code in the ingest's item list
     time: Times  # [E]
-    rating: npt.NDArray[np.float32]  # [E], NaN: none
+    numbers: dict[OptionalColumn, npt.NDArray[np.floating]]  # column of NUMBER_COLUMNS -> [E], NaN: none
     event_type: npt.NDArray[np.int16]  # [E] code in the ingest's list of event types, -1: none
     features: npt.NDArray[np.float64]  # [E, F], NaN: none
 
     def take(self, chosen: Ints | Mask) -> "Events":
-        return Events._make(column[chosen] for column in self)
+        return Events(
+            user=self.user[chosen],
+            item=self.item[chosen],
+            time=self.time[chosen],
+            numbers={name: values[chosen] for name, values in self.numbers.items()},
+            event_type=self.event_type[chosen],
+            features=self.features[chosen],
+        )
 
 
 def order_events(user: npt.NDArray[np.int32], time: Times) -> Ints:
@@ -73,8 +91,8 @@ def are_first(events: Events) -> Mask:
     keep = ~tied
     if len(places):
         run = np.concatenate([[0], np.cumsum(~same)])[places]
-        columns = {"run": run, "item": events.item[places], "rating": events.rating[places]}
-        columns |= {"type": events.event_type[places]}
+        columns = {"run": run, "item": events.item[places], "type": events.event_type[places]}
+        columns |= {f"number {name}": values[places] for name, values in events.numbers.items()}
         columns |= {f"feature {i}": events.features[places, i] for i in range(events.features.shape[1])}
         frame = pl.DataFrame(columns).with_row_index("place")
         first = frame.unique(subset=list(columns), keep="first", maintain_order=True)["place"].to_numpy()
@@ -105,7 +123,8 @@ def are_repeats(events: Events, window_s: float) -> Mask:
 def sums(offsets: Ints, values: Mask) -> Ints:
     """Counts the true values of each user's events, [E] -> [U]."""
     total = np.concatenate([[0], np.cumsum(values)])
-    return total[offsets[1:]] - total[offsets[:-1]]
+    found: Ints = total[offsets[1:]] - total[offsets[:-1]]
+    return found
 
 
 def split_ends(
@@ -166,39 +185,48 @@ def _lists(offsets: Ints, values: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(pa.array(offsets), values)
 
 
+def _value_lists(column: EventColumn, offsets: Ints, values: npt.NDArray[Any]) -> pa.Array:
+    """Each user's values of an event column, as a shard holds them. values: [E] or [E, F]."""
+    match column.kind:
+        case "time":
+            return _lists(offsets, pa.array(values))
+        case "number":
+            return _lists(offsets, pa.array(values, from_pandas=True))  # NaN becomes null
+        case "name":
+            return _lists(offsets, pa.array(values, mask=values < 0))
+        case "vector":
+            return _lists(offsets * values.shape[1], pa.array(values.reshape(-1)))
+        case _:
+            assert_never(column.kind)
+
+
 def history_table(
     user_ids: pa.Array,
     offsets: Ints,
     numbers: npt.NDArray[np.int32],
-    time: Times,
-    rating: npt.NDArray[np.float32] | None,
-    event_type: npt.NDArray[np.int16] | None,
-    features: npt.NDArray[np.float32] | None,
+    values: Mapping[OptionalColumn, npt.NDArray[Any]],
     parts: npt.NDArray[np.int8] | None,
     train_end: npt.NDArray[np.int32],
     valid_end: npt.NDArray[np.int32],
     outside: npt.NDArray[np.int32] | None = None,
 ) -> pa.Table:
-    """Lays events out as a table of histories, HISTORY_SCHEMA [U]. None: a column that the log does not have.
+    """Lays events out as a table of histories, HISTORY_SCHEMA [U].
 
-    numbers: [E] 1..V or UNKNOWN. outside: [E] row of the item in the file of outside items, for UNKNOWN events only.
+    numbers: [E] 1..V or UNKNOWN. values: [E], or [E, F] of a vector, of each event column that the log has. parts: [E]
+    of a random split. outside: [E] row of the item in the file of outside items, for UNKNOWN events only.
     """
     empty = {name: pa.nulls(len(user_ids), HISTORY_SCHEMA.field(name).type) for name in HISTORY_SCHEMA.names}
     columns = {
-        "user_id": user_ids.cast(pa.large_string()),
+        USER_ID: user_ids.cast(pa.large_string()),
         "items": _lists(offsets, pa.array(numbers)),
-        "timestamps": _lists(offsets, pa.array(time)),
         "train_end": pa.array(train_end),
         "valid_end": pa.array(valid_end),
     }
     if outside is not None:
         columns["outside_items"] = _outside_lists(offsets, numbers, outside)
-    if rating is not None:
-        columns["ratings"] = _lists(offsets, pa.array(rating, from_pandas=True))  # NaN becomes null
-    if event_type is not None:
-        columns["event_types"] = _lists(offsets, pa.array(event_type, mask=event_type < 0))
-    if features is not None:
-        columns["features"] = _lists(offsets * features.shape[1], pa.array(features.reshape(-1)))
+    for column in EVENT_COLUMNS:
+        if column.name in values:
+            columns[column.list_name] = _value_lists(column, offsets, values[column.name])
     if parts is not None:
         columns["parts"] = _lists(offsets, pa.array(parts))
     return pa.table({**empty, **columns}, schema=HISTORY_SCHEMA)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from mgray.errors import InputError
 from mgray.ingest.spelling import EXACT, NO_VALUE, WHOLE, positional
-from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from mgray.schema import FEATURE, ITEM_ID, NUMBER_COLUMNS, OPTION_COLUMNS, TIMESTAMP, USER_ID, EventColumn
 
 UNITS = {"s": 1.0, "ms": 1e3, "us": 1e6}  # in a second
 # The largest distance of a time from 1970: the end of the year 9999, the last that ISO 8601's four digits and Python's
@@ -28,10 +28,11 @@ DATE_FORMATS = {"%Y%m%d": (19900101, 21001231), "%Y%m%d%H%M%S": (19900101000000,
 _MONTH_S = 31 * 86_400.0
 _FORMATS = "give it as strptime has it, such as %Y%m%d, %Y%m%d%H%M%S or '%d/%m/%Y %H:%M'"
 _ISO_FORMAT = "%Y-%m-%dT%H:%M:%S%.f%:z"
+_GIVEN = "given:"  # + a role: whether a row has text or a number there, among the typed columns
 
 
 class Parsed(NamedTuple):
-    events: pl.DataFrame  # [E] user_id, item_id text, timestamp, rating and features Float64, event_type text
+    events: pl.DataFrame  # [E] user_id, item_id, columns of names: text; timestamp, numbers, features: Float64
     bad: pl.DataFrame  # rows set aside: line, reason, raw (QUARANTINE_SCHEMA without the file)
 
 
@@ -204,7 +205,7 @@ def _numbers(column: pl.Series) -> pl.Series:
 def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -> Parsed:
     """Parses raw columns into typed events, and sets aside the rows that cannot be read with their reasons.
 
-    `rows` [E]: `line` Int64; user_id, item_id, timestamp and, where the log has them, rating, event_type and columns
+    `rows` [E]: `line` Int64; user_id, item_id, timestamp and, where the log has them, the roles of OPTION_COLUMNS and
     "feature:NAME", each text or typed; optionally `problem` (text: what the reader found wrong, else null) and `raw`
     (the row as the log spells it; without it, the row's JSON). unit, form: see `epoch_seconds`. No row is lost:
     len(events) + len(bad) == E.
@@ -226,7 +227,8 @@ def parse_events(rows: pl.DataFrame, unit: str = "s", form: str | None = None) -
     ]
     reason = typed.select(pl.coalesce(*checks).alias("reason")).to_series()
     good = reason.is_null()
-    return Parsed(typed.filter(good).drop("has_rating"), _set_aside(rows, reason, features))
+    parsed = typed.filter(good).drop(_GIVEN + column.role for column in NUMBER_COLUMNS)
+    return Parsed(parsed, _set_aside(rows, reason, features))
 
 
 def _nulls(count: int) -> pl.Series:
@@ -239,21 +241,33 @@ def _stripped(column: pl.Series) -> pl.Series:
 
 
 def _typed_columns(rows: pl.DataFrame, features: list[str], unit: str, form: str | None) -> pl.DataFrame:
-    """The columns of `Parsed.events`, null where a value cannot be read; and `has_rating`: whether one is given."""
-    nothing = _nulls(rows.height)
-    rating = rows[RATING] if RATING in rows.columns else nothing
-    kind = rows[EVENT_TYPE].cast(pl.String) if EVENT_TYPE in rows.columns else nothing
+    """The columns of `Parsed.events`, null where a value cannot be read; for each of numbers also `_GIVEN`."""
     return pl.DataFrame(
         {
             USER_ID: id_text(rows[USER_ID]),
             ITEM_ID: id_text(rows[ITEM_ID]),
             TIMESTAMP: epoch_seconds(rows[TIMESTAMP], unit, form),
-            RATING: _numbers(rating),
-            EVENT_TYPE: pl.select(pl.when(~is_none(kind.str.strip_chars())).then(kind)).to_series(),
-            "has_rating": ~is_none(_stripped(rating)).fill_null(True),
+            **{column.role: _typed(column, _column(rows, column.role)) for column in OPTION_COLUMNS},
+            **{
+                _GIVEN + column.role: ~is_none(_stripped(_column(rows, column.role))).fill_null(True)
+                for column in NUMBER_COLUMNS
+            },
             **{name: _numbers(rows[name]).fill_nan(None) for name in features},
         }
     )
+
+
+def _column(rows: pl.DataFrame, role: str) -> pl.Series:
+    """The raw column of a role; nulls where the log has none."""
+    return rows[role] if role in rows.columns else _nulls(rows.height)
+
+
+def _typed(column: EventColumn, given: pl.Series) -> pl.Series:
+    """The values of an event column of OPTION_COLUMNS; null: none, or unreadable."""
+    if column.kind == "number":
+        return _numbers(given)
+    text = given.cast(pl.String)
+    return pl.select(pl.when(~is_none(text.str.strip_chars())).then(text)).to_series()
 
 
 def _id_reasons() -> list[pl.Expr]:
@@ -282,27 +296,26 @@ def _time_reasons(times: pl.Series, finer: pl.Series, unit: str, form: str | Non
 
 
 def _number_reasons(rows: pl.DataFrame, features: list[str]) -> list[pl.Expr]:
-    """What is wrong with ratings and features, over the typed columns; null: nothing."""
-    text = {name: _stripped(rows[name]) for name in features}
-    rating = _stripped(rows[RATING]) if RATING in rows.columns else _nulls(rows.height)
-    # finite as float32, the type of ratings in histories
-    is_wrong = pl.col("has_rating") & ~pl.col(RATING).cast(pl.Float32).is_finite().fill_null(False)
-    return [
-        pl.when(is_wrong).then(pl.format("rating '{}' is not a number", rating)),
-        *(
-            pl.when(~is_none(text[name]).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)).then(
-                pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", text[name])
-            )
-            for name in features
-        ),
-    ]
+    """What is wrong with numbers and features, over the typed columns; null: nothing."""
+    reasons: list[pl.Expr] = []
+    for column in NUMBER_COLUMNS:
+        stored = pl.Series(np.empty(0, column.dtype)).dtype  # in histories, where a number must be finite too
+        is_wrong = pl.col(_GIVEN + column.role) & ~pl.col(column.role).cast(stored).is_finite().fill_null(False)
+        text = _stripped(_column(rows, column.role))
+        reasons.append(pl.when(is_wrong).then(pl.format(f"{column.role} '{{}}' is not a number", text)))
+    for name in features:
+        text = _stripped(rows[name])
+        is_wrong = ~is_none(text).fill_null(True) & ~pl.col(name).is_finite().fill_null(False)
+        reasons.append(pl.when(is_wrong).then(pl.format(f"{name.removeprefix(FEATURE)} '{{}}' is not a number", text)))
+    return reasons
 
 
 def _set_aside(rows: pl.DataFrame, reason: pl.Series, features: list[str]) -> pl.DataFrame:
     """The rows with a reason, in the form of `Parsed.bad`."""
     bad = rows.filter(reason.is_not_null()).with_columns(reason.drop_nulls())
     if "raw" not in bad.columns:
-        given = [c for c in (USER_ID, ITEM_ID, TIMESTAMP, RATING, EVENT_TYPE, *features) if c in bad.columns]
+        optional = (column.role for column in OPTION_COLUMNS)
+        given = [name for name in (USER_ID, ITEM_ID, TIMESTAMP, *optional, *features) if name in bad.columns]
         bad = bad.with_columns(pl.struct(given).struct.json_encode().alias("raw"))
     return bad.select("line", "reason", pl.col("raw").fill_null(""))
 

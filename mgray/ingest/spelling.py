@@ -7,9 +7,9 @@ r"""The rule of ids: how an id is spelled, from whatever log, list or request an
 - Any other text stays as it is: `007`, `1e3`, `12.50`, `+7`, `nan`, `None`, `null`, `NA`, capital letters.
 - Blank text, a typed null or NaN, and the texts `NULL` and `\N`, as dumps of databases write a null, are no id.
 
-A log's row without a user or an item is set aside with its reason and counted. In the columns rating, event_type and of
-features, blank text, `NULL` and `\N` are no value; a row needs a timestamp. `mgray.ingest.parse.id_text` is the same
-rule for whole columns.
+A log's row without a user or an item is set aside with its reason and counted. In the other event columns (rating,
+event_type, features, ...), blank text, `NULL` and `\N` are no value; a row needs a timestamp.
+`mgray.ingest.parse.id_text` is the same rule for whole columns.
 """
 
 import math

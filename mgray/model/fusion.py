@@ -114,7 +114,8 @@ class AttentionFusion(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, heads, D / heads]."""
-        return x.unflatten(-1, (self.heads, -1))
+        found: Tensor = x.unflatten(-1, (self.heads, -1))
+        return found
 
 
 Fusion = SumFusion | ConcatFusion | GateFusion | AttentionFusion

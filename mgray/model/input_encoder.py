@@ -74,7 +74,8 @@ class InputEncoder(nn.Module):
     def forward(self, inputs: Inputs, previous: Tensor | None = None) -> Tensor:
         """inputs: [B, L] -> [B, L, D]. previous: see `time_gaps`."""
         encoded = [self.encoders[name](_values(name, inputs, previous)) for name in self.inputs]
-        return sum(encoded[1:], start=encoded[0])
+        found: Tensor = sum(encoded[1:], start=encoded[0])
+        return found
 
 
 def _make_encoder(name: Input, width: int, spec: InputSpec) -> nn.Module:

@@ -117,7 +117,7 @@ def _over_ranks(x: Tensor) -> Tensor:
     """Sum over all ranks, with its gradient. Collective where there is a process group."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return x
-    total: Tensor = _SumOverRanks.apply(x)
+    total: Tensor = _SumOverRanks.apply(x)  # type: ignore[no-untyped-call]
     return total
 
 

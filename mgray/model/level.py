@@ -6,7 +6,8 @@ The gated block follows the gated linear attention family (Dauphin et al. 2017, 
 learned decay is a diagonal linear recurrence (as in LRU, Orvieto et al. 2023, arXiv 2303.06349, but real and
 positive, with no complex phase).
 
-A mixer takes x [B, L, E] and `past`, the state that it returned for the events before; without a past it returns none.
+A mixer takes x [B, L, E] and a state: what it returned for the events before. Given None, as in training, it returns
+None; to go on event by event, start from `initial_state`.
 """
 
 import math
@@ -45,7 +46,7 @@ class DepthwiseMixer(nn.Module):
 
 
 class DenseMixer(nn.Module):
-    """Causal convolution of K taps from every channel to every channel: the baseline of the separable one.
+    """Causal convolution of K taps from every channel to every channel, to compare the separable one with.
 
     State: [B, (K - 1) dilation, E], the last inputs.
     """
@@ -69,9 +70,8 @@ class DenseMixer(nn.Module):
 class DecayMixer(nn.Module):
     """Depthwise causal convolution with an endless exponential filter; each channel learns its time scale.
 
-    `a = exp(-exp(-tau))`, so a channel's time scale is `exp(tau)` events. The sum is scaled by `1 - a` to stay a mean.
-    A learned multiple of the input is added, since the newest event weighs little in a long mean. State: [B, 1, E],
-    the decayed sum.
+    h_t = a h_(t-1) + x_t with a = exp(-1 / T), T = exp(tau) events. The output is (1 - a) h, whose weights sum to one,
+    and a learned multiple of the input, since the newest event weighs little in a long mean. State: [B, 1, E], h.
     """
 
     def __init__(self, width: int, shortest: float, longest: float) -> None:
@@ -85,16 +85,17 @@ class DecayMixer(nn.Module):
     def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor | None]:
         # In fp32 whatever the input: 1 - a of a long time scale has no digits left in bf16.
         x = x.float()
-        decay = torch.exp(-torch.exp(-self.tau))
-        sums = decayed_sum(x if past is None else torch.cat([past, x], dim=1), decay)
-        mixed = last(sums, x.shape[1]) * (1 - decay) + self.skip * x
+        keep = torch.exp(-torch.exp(-self.tau))
+        # The old sum enters as an element before x.
+        sums = decayed_sum(x if past is None else torch.cat([past, x], dim=1), keep)
+        mixed = last(sums, x.shape[1]) * (1 - keep) + self.skip * x
         return mixed, None if past is None else sums[:, -1:]
 
 
 class GatedBlock(nn.Module):
     """`x + drop(W_out(norm(mixer(silu(v))) * silu(g)))`, `v, g = W_in norm(x)`: the depthwise separable block.
 
-    The mixer is the depthwise half; W_in and W_out are the pointwise halves around it. A dense mixer has W_out in it:
+    The mixer is the depthwise convolution, W_in and W_out are the pointwise ones. A dense mixer has W_out in it:
     `x + drop(norm(mixer(silu(v))) * silu(g))`.
     """
 
@@ -103,7 +104,7 @@ class GatedBlock(nn.Module):
         inner, width = settings.inner_width, config.width
         mixer = _make_mixer(config, settings)
         gate = width if isinstance(mixer, DenseMixer) else inner
-        self.branches = (inner, gate)
+        self.split_sizes = (inner, gate)
         self.norm = make_norm(config.norm, width)
         self.pointwise_in = nn.Linear(width, inner + gate)
         self.mixer = mixer
@@ -114,15 +115,15 @@ class GatedBlock(nn.Module):
     def forward(
         self, x: Tensor, mask: Tensor, past: Tensor | None, only_last: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """x: [B, L, D], mask: [B, L, 1] -> [B, L, D], or with only_last [B, 1, D], and the mixer's state after."""
-        value, gate = self.pointwise_in(self.norm(x, mask)).split(self.branches, dim=-1)
-        mixed, past = self.mixer(F.silu(value) * mask, past)
+        """x: [B, L, D], mask: [B, L, 1] -> [B, L, D], or with only_last [B, 1, D], and the mixer's new state."""
+        value, gate = self.pointwise_in(self.norm(x, mask)).split(self.split_sizes, dim=-1)
+        mixed, state = self.mixer(F.silu(value) * mask, past)
         if only_last:  # only the mixer reads other positions
             x, mask, gate, mixed = (last(part, 1) for part in (x, mask, gate, mixed))
         out = self.mixed_norm(mixed, mask) * F.silu(gate)
         if self.pointwise_out is not None:
             out = self.pointwise_out(out)
-        return x + self.dropout(out), past
+        return x + self.dropout(out), state
 
 
 def _make_mixer(config: ResolvedModelConfig, settings: LevelSettings) -> DepthwiseMixer | DenseMixer | DecayMixer:
@@ -151,18 +152,19 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         value, gate = self.up(self.norm(x, mask)).chunk(2, dim=-1)
-        return x + self.dropout(self.down(value * F.silu(gate)))
+        found: Tensor = x + self.dropout(self.down(value * F.silu(gate)))
+        return found
 
 
 class LevelState(NamedTuple):
-    """Memory of a level, from which it goes on with the next event. Its size depends on the config alone."""
+    """State of a level, from which it goes on with the next event. Its size depends on the config alone."""
 
     pool: States
     mixers: States
 
 
 class Level(nn.Module):
-    """One granularity: a causal pooling of the level below over its span, then depthwise separable blocks."""
+    """One granularity: where it has a span, a causal pooling of the level below; then depthwise separable blocks."""
 
     def __init__(self, config: ResolvedModelConfig, settings: LevelSettings) -> None:
         super().__init__()
@@ -180,17 +182,19 @@ class Level(nn.Module):
         self, x: Tensor, mask: Tensor, clock: Clock | None, state: LevelState | None, only_last: bool = False
     ) -> tuple[Tensor, LevelState | None]:
         """x: [B, L, D] of the level below, mask: [B, L, 1] in {0, 1} -> [B, L, D], or with only_last
-        [B, 1, D], and the state after if given one.
+        [B, 1, D], and the new state, or None where no state was given.
+
+        clock: the times of the events, None where no level reads times.
         """
         pool: States | None = None if state is None else state.pool
         if self.pool is not None:
             x, pool = self.pool(x, mask, clock, pool)
         mixers: list[Tensor] = []
         for number, block in enumerate(self.blocks):
-            is_end = only_last and number == len(self.blocks) - 1
-            x, past = block(x, mask, None if state is None else state.mixers[number], is_end)
-            if past is not None:
-                mixers.append(past)
+            only_last_here = only_last and number == len(self.blocks) - 1
+            x, mixer = block(x, mask, None if state is None else state.mixers[number], only_last_here)
+            if mixer is not None:
+                mixers.append(mixer)
         if self.feedforward is not None:
             x = self.feedforward(x, last(mask, x.shape[1]))  # x may hold the last position alone
         return x, None if pool is None else LevelState(pool, tuple(mixers))

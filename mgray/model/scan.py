@@ -86,7 +86,7 @@ class _DecayedSum(torch.autograd.Function):
 
 def decayed_sum(x: Tensor, decay: Tensor) -> Tensor:
     """`h_t = decay h_{t-1} + x_t`, `h` zero before the start. x: [B, L, D], decay: [D] in (0, 1) -> [B, L, D]."""
-    result: Tensor = _DecayedSum.apply(x, decay)
+    result: Tensor = _DecayedSum.apply(x, decay)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -123,5 +123,5 @@ def gated_sum(x: Tensor, keep: Tensor) -> Tensor:
 
     x: [B, L, D], keep: [B, L, D] or [B, L, 1], 0 to 1 -> [B, L, D].
     """
-    result: Tensor = _GatedSum.apply(x, keep)
+    result: Tensor = _GatedSum.apply(x, keep)  # type: ignore[no-untyped-call]
     return result

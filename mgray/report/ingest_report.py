@@ -12,11 +12,12 @@ from pydantic import Field, FiniteFloat, model_validator
 from rich import box
 from rich.table import Table
 
+from mgray.eval.metrics import Number
 from mgray.record import Record
 from mgray.report import ingest_plots as plots
 from mgray.report.ingest_plots import compact, moment, percent
 from mgray.report.page import render_page
-from mgray.report.report_data import DASH, Number, shorten
+from mgray.report.report_data import DASH, shorten
 from mgray.report.terminal import cell
 
 MAX_TIME_BINS = 60

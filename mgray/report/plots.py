@@ -13,7 +13,6 @@ from mgray.eval.metrics import lower_is_better
 from mgray.report.report_data import (
     DASH,
     MODEL,
-    CurvePoint,
     GranularityShare,
     SliceRow,
     format_number,
@@ -21,6 +20,7 @@ from mgray.report.report_data import (
     join,
     shorten,
 )
+from mgray.train.run_result import CurvePoint
 
 if TYPE_CHECKING:  # importing matplotlib builds a font cache on disk: only drawing may do that
     from matplotlib.axes import Axes

@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import Field
 
+from mgray.eval.metrics import Number
 from mgray.record import Record
 from mgray.report import search_plots
 from mgray.report.page import render_page
-from mgray.report.report_data import Number, format_number
+from mgray.report.report_data import format_number
 from mgray.report.run_report import config_text
 
 

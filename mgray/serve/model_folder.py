@@ -92,7 +92,8 @@ class Vocabulary:
         counts = np.asarray([0, *self.num_train_events], dtype=np.float64)
         if self.num_newest_events is None:
             return counts
-        return np.asarray([0, *self.num_newest_events]) + counts / (counts.max() + 1)
+        found: npt.NDArray[np.float64] = np.asarray([0, *self.num_newest_events]) + counts / (counts.max() + 1)
+        return found
 
 
 def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabulary: Vocabulary) -> None:

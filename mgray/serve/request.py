@@ -93,7 +93,8 @@ def _raw_values(column: EventColumn, values: npt.NDArray[Any], dataset: Dataset,
     """The values of an event column as a client writes them."""
     match column.kind:
         case "time":
-            return values.tolist()
+            times: list[Any] = values.tolist()
+            return times
         case "number":
             return [None if np.isnan(value) else float(value) for value in values]
         case "name":
@@ -103,7 +104,8 @@ def _raw_values(column: EventColumn, values: npt.NDArray[Any], dataset: Dataset,
             own = dataset.manifest.features
             place = {feature.name: i for i, feature in enumerate(own)}
             raw = unscale(values, *np.asarray([(one.mean, one.std) for one in own]).T)
-            return raw[:, [place[feature.name] for feature in spec.features]].tolist()
+            rows: list[Any] = raw[:, [place[feature.name] for feature in spec.features]].tolist()
+            return rows
         case _:
             assert_never(column.kind)
 

@@ -34,7 +34,8 @@ class RankedLists(NamedTuple):
 
     @property
     def lengths(self) -> IntArray:
-        return (self.items != PAD).sum(1)
+        found: IntArray = (self.items != PAD).sum(1)
+        return found
 
 
 def translate(columns: Columns, offsets: IntArray, translation: Translation) -> tuple[Columns, IntArray]:

@@ -102,7 +102,8 @@ class _Popularity:
 
 def _draw_rows(shares: Floats, random: np.random.Generator) -> Ints:
     """One index of each row of [N, M] shares, which sum to 1 over M."""
-    return (random.random((len(shares), 1)) > np.cumsum(shares, axis=1)[:, :-1]).sum(1)
+    found: Ints = (random.random((len(shares), 1)) > np.cumsum(shares, axis=1)[:, :-1]).sum(1)
+    return found
 
 
 def _walk(
@@ -251,8 +252,9 @@ class DenseHabits:
 
     def _probabilities(self, history: Ints) -> Floats:
         if not len(history):
-            return self.popularity.share
-        found = self.WEIGHTS[3] * self.popularity.share
+            by_popularity: Floats = self.popularity.share
+            return by_popularity
+        found: Floats = self.WEIGHTS[3] * self.popularity.share
         np.add.at(found, self.successors[history[-1]], self.WEIGHTS[0] * self.SUCCESSOR_WEIGHTS)
         age = np.arange(len(history))[::-1]
         for weight, time_scale in zip(self.WEIGHTS[1:3], self.TIME_SCALES, strict=True):

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mgray.serve.model_folder import WEIGHTS_FILE
+from mgray.train.item_table import ItemTables
 from mgray.train.optim import WeightAverage
 from mgray.train.run_result import CurvePoint
 from mgray.train.trainer import Progress
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+TABLES_FILE = "item_tables.safetensors"  # their moments; only where they are trained by rows
 AVERAGE_FILE = "average.safetensors"  # only with train.ema_decay
 STATE_FILE = "state.json"
 BEST_FOLDER = "best"
@@ -58,9 +60,16 @@ def save_state(
     progress: Progress,
     curve: Sequence[CurvePoint],
     average: WeightAverage | None = None,
+    tables: ItemTables | None = None,
 ) -> None:
-    """Write the latest step: weights, their average, optimizer state, progress, and the curve so far."""
+    """Write the latest step: weights, their average, optimizer state, progress, and the curve so far.
+
+    Tables that are behind catch up, by which the weights of this rank change in their last digits: after a validation
+    none is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if tables:
+        save_file({name: tensor.cpu() for name, tensor in tables.state().items()}, folder / TABLES_FILE)
     save_file(_tensors(model), folder / WEIGHTS_FILE)
     if average is not None:
         save_file({name: tensor.cpu().contiguous() for name, tensor in average.state.items()}, folder / AVERAGE_FILE)
@@ -76,9 +85,13 @@ def save_state(
 
 
 def restore_state(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None = None
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None = None,
+    tables: ItemTables | None = None,
 ) -> tuple[Progress, list[CurvePoint]]:
-    """Fill model, optimizer and average in place; return the progress and the curve so far."""
+    """Fill model, optimizer, average and tables in place; return the progress and the curve so far."""
     model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     if average is not None:
         average.load(load_file(folder / AVERAGE_FILE))
@@ -88,4 +101,7 @@ def restore_state(
         states.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
     state = json.loads((folder / STATE_FILE).read_text())
-    return Progress(**state["progress"]), [CurvePoint(**point) for point in state["curve"]]
+    progress = Progress(**state["progress"])
+    if tables:
+        tables.load(load_file(folder / TABLES_FILE), progress.step)
+    return progress, [CurvePoint(**point) for point in state["curve"]]

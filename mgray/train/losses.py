@@ -287,7 +287,7 @@ def _softmax(
     def compute(interest: Tensor, embedding: Tensor) -> _Gradients:
         return _cross_entropy(interest, embedding, targets, _Candidates(embedding, targets, negatives, dtype, seen))
 
-    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)
+    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)  # type: ignore[no-untyped-call]
     if label_smoothing == 0:
         return loss
     return _smoothed(loss, interest, embedding, targets, negatives, label_smoothing)
@@ -310,7 +310,7 @@ def gbce_loss(
     overconfidence that sampling causes. Unlike there, a batch's targets share their negatives, and one that is the
     target itself, or was seen, is masked.
     """
-    num_items = len(embedding) - 1
+    num_items = round(negatives.weight * len(negatives.items))  # that they stand for: `embedding` may be a part
     rate = min(1.0, len(negatives.items) / max(1, num_items - 1))
     power = 1 - calibration * (1 - rate)
 
@@ -318,5 +318,5 @@ def gbce_loss(
         candidates = _Candidates(embedding, targets, negatives, dtype, seen)
         return _binary_cross_entropy(interest, embedding, targets, candidates, power)
 
-    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)
+    loss: Tensor = _Fused.apply(interest, embedding, targets, compute)  # type: ignore[no-untyped-call]
     return loss

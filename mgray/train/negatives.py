@@ -1,7 +1,8 @@
-"""Negatives of a step: items that stand for the whole catalogue, each with the number of items that it stands for.
+"""Negatives of a step: sampled items that together represent the vocabulary, each with the number that it stands for.
 
 Legend: `T` targets, `D` width, `V` items (1..V; 0 is padding), `N` negatives, `M` items of a pool, `C` candidates, `E`
-items seen, over all users of a batch of `B` rows of `L` positions.
+items seen, over all users of a batch of `B` rows of `L` positions, `H` hard negatives. Where the item table is trained
+by rows (mgray.train.item_table), items are the rows 0..U - 1 of a step's small table, and V is U - 1.
 
 A draw is a set. An item that is in it with probability pi stands for 1 / pi items, whatever the way of drawing
 (Horvitz & Thompson 1952): the sum over the drawn of exp(score) / pi estimates the sum over all items without bias. For
@@ -20,7 +21,7 @@ from mgray.config import TrainConfig
 from mgray.schema import PAD
 
 POOL_FACTOR = 4  # items among which hard negatives are looked for, as a multiple of N
-POOL_POSITIONS = 256  # positions whose mistakes decide
+MIN_POOL_TARGETS = 256  # whose mistakes say which are hard: so many at least, or all where there are fewer
 
 
 class Negatives(NamedTuple):
@@ -35,33 +36,38 @@ class Negatives(NamedTuple):
         return Negatives(self.items.to(device), self.weight, ratio)
 
     def columns(self, num_items: int) -> Tensor:
-        """[V + 1] int64: the place of each item among them, or -1."""
+        """[V + 1] int64: the index of each item in `items`, its column of the scores, or -1."""
         column_of = torch.full((num_items + 1,), -1, dtype=torch.int64, device=self.items.device)
         column_of[self.items] = torch.arange(len(self.items), device=self.items.device)
         return column_of
 
 
 class Seen(NamedTuple):
-    """Items that a user has by then: items[e] is no negative of the targets begin[e] .. end[e] - 1 of T."""
+    """Items that a user has when a target comes: items[e] is no negative of the targets begin[e] .. end[e] - 1 of T.
+
+    One row of items a, b, a, c with a target after each of the first three, T = 3: a is seen by the targets 0, 1, 2 and
+    b by 1, 2, so items (a, b), begin (0, 1), end (3, 3).
+    """
 
     items: Tensor  # [E] int64 in 1..V
     begin: Tensor  # [E] int64
     end: Tensor  # [E] int64
 
     def every(self, step: int) -> "Seen":
-        """Of every step-th target alone."""
+        """The same for the targets 0, step, 2 step, ..., renumbered."""
         return Seen(self.items, (self.begin + step - 1) // step, (self.end + step - 1) // step)
 
     def within(self, columns: Tensor, targets: slice, block: slice) -> "SeenPart":
-        """What of it lies in a [targets, block] part of the [T, C] scores. columns: [E] int64, the candidate that each
-        item is, or -1.
+        """The excluded cells inside one tile, [targets, block], of the [T, C] scores.
+
+        columns: [E] int64, the candidate that each item is, or -1.
         """
         width, column = block.stop - block.start, columns - block.start
         begin, end = self.begin.clamp(min=targets.start), self.end.clamp(max=targets.stop)
         inside = ((begin < end) & (column >= 0) & (column < width)).nonzero()[:, 0]
         column, begin, count = column[inside], begin[inside] - targets.start, (end - begin)[inside]
-        # Of a long history nearly all was seen before the part begins: listed place by place it would cost more than
-        # the scores themselves.
+        # A long history was mostly seen before the tile begins: whole columns, for listing their cells one by one would
+        # cost more than the scores themselves.
         is_whole = count == targets.stop - targets.start
         some = ~is_whole
         count, first = count[some], begin[some] * width + column[some]
@@ -73,18 +79,18 @@ class Seen(NamedTuple):
 
 
 class SeenPart(NamedTuple):
-    """Where scores [targets, block] are of items seen by then."""
+    """The cells of a tile of scores [targets, block] whose items were seen."""
 
-    columns: Tensor  # [n] int64, of those seen by all the targets
-    places: Tensor  # [m] int64, in the flat scores, of all others
+    columns: Tensor  # [n] int64, columns of the items that all the targets have seen
+    places: Tensor  # [m] int64, places in the flat tile of all other cells
 
 
 def seen_items(items: Tensor, is_target: Tensor) -> Seen:
     """What was seen at each target. items: [B, L] inputs, is_target: [B, L] bool, the positions that have one."""
-    before = is_target.flatten().cumsum(0)  # targets up to a position, and so the index of the next one's own
+    before = is_target.flatten().cumsum(0)  # number of targets at or before this position
     end = before.view(is_target.shape)[:, -1:].expand_as(items)
     begin = before.view(is_target.shape) - is_target.long()
-    # An item's first event in a row says all: with the others, a log of repeats would need a multiple of the scores.
+    # Only an item's first event of a row is kept: it excludes all later targets, and repeats would only cost memory.
     key = items + torch.arange(len(items), device=items.device)[:, None] * (items.max() + 1)
     ordered, order = key.flatten().sort(stable=True)
     is_first = torch.ones_like(ordered, dtype=torch.bool)
@@ -99,17 +105,26 @@ def draw_items(num_items: int, num_negatives: int, generator: torch.Generator) -
         return torch.arange(1, num_items + 1)
     if num_items <= 16 * num_negatives:
         return torch.randperm(num_items, generator=generator)[:num_negatives] + 1
-    # Among many items a repeat is rare, and a permutation of all of them dear.
-    return torch.randint(1, num_items + 1, (num_negatives,), generator=generator).unique()
+    # Among many items a repeat is rare, and a permutation of all of them expensive.
+    found: Tensor = torch.randint(1, num_items + 1, (num_negatives,), generator=generator).unique()
+    return found
 
 
 def draw_uniform(num_items: int, num_negatives: int, generator: torch.Generator) -> Negatives:
+    """`draw_items` as negatives, each of which stands for V / N items."""
     items = draw_items(num_items, num_negatives, generator)
     return Negatives(items, num_items / len(items))
 
 
+def max_drawn(config: TrainConfig) -> int:
+    """Items that a step draws at most: its negatives, or the pool of hard ones. Targets are not counted."""
+    if config.loss == "softmax":
+        return 0
+    return config.num_negatives * (POOL_FACTOR if config.hard_negatives else 1) + config.popular_negatives
+
+
 class StepNegatives:
-    """What a step draws, by the config; the same on all ranks where it does not depend on a rank's own batch."""
+    """Draws the negatives of a step as the config says; the same on all ranks, in-batch and hard ones aside."""
 
     def __init__(self, config: TrainConfig, item_counts: npt.NDArray[np.int64]) -> None:
         """item_counts: [V + 1] training events, index 0 is padding."""
@@ -121,7 +136,7 @@ class StepNegatives:
             )
 
     def draw(self, targets: Tensor, generator: torch.Generator) -> Negatives | None:
-        """targets: [B, L] int64, the rank's own -> negatives, or the pool of hard ones; None for a loss without."""
+        """targets: [B, L] int64, the rank's own -> negatives, or the candidates for hard ones; None for softmax."""
         config = self.config
         if config.loss == "softmax":
             return None
@@ -139,8 +154,8 @@ class MixedSampler:
     sampling").
 
     Uniform draws see the long tail, the others the items that the model confuses most; the probability that an item
-    is in the union is known, so the mixture costs no bias. That of a target is taken as if the batch's T targets were
-    drawn independently by training popularity.
+    is in the union is known, so the mixture is unbiased for these draws. For in-batch targets it is approximate: their
+    probability is that of T independent draws by training popularity.
     """
 
     def __init__(self, item_counts: npt.NDArray[np.int64], num_uniform: int, num_popular: int, in_batch: bool) -> None:
@@ -166,8 +181,8 @@ class MixedSampler:
         items = torch.cat(parts).unique()
         absent = torch.exp(draws * torch.log1p(-self.popularity[items])) * (1 - len(uniform) / self.num_items)
         log_weight = -torch.log1p(-absent)
-        middle = float(log_weight.mean())
-        return Negatives(items, math.exp(middle), (log_weight - middle).float())
+        mean = float(log_weight.mean())
+        return Negatives(items, math.exp(mean), (log_weight - mean).float())
 
 
 @torch.no_grad()
@@ -185,16 +200,16 @@ def take_hardest(
     pool: M items in random order, all of one weight; interest: [T, D], embedding: [V + 1, D], targets: [T] int64;
     seen: of the same targets.
     A mistake is measured by the probability that the model gives to an item among the pool and the target, summed over
-    POOL_POSITIONS positions, where what was seen is no mistake. The hardest stand for themselves within the pool, each
-    other for (M - H) / (N - H) of the others: given the pool, the estimate is unbiased, for the uniform ones do not
-    depend on which are hard.
+    a sample of MIN_POOL_TARGETS targets or more, where what was seen is no mistake. Relative to the pool, hard
+    negatives weigh 1 and the rest (M - H) / (N - H): given the pool the estimate is unbiased, for the uniform draw does
+    not depend on which are hard.
     """
     size = len(pool.items)
     num_hard = min(round(hard_share * num_negatives), num_negatives - 1)
     if size <= num_negatives or num_hard == 0 or len(interest) == 0:
         kept = min(size, num_negatives)
         return Negatives(pool.items[:kept], pool.weight * size / kept)
-    step = max(1, len(interest) // POOL_POSITIONS)
+    step = max(1, len(interest) // MIN_POOL_TARGETS)
     sample, own = interest[::step].float(), targets[::step]
     positive = (sample * embedding[own]).sum(1, keepdim=True)
     logits = (sample @ embedding[pool.items].T).masked_fill(own[:, None] == pool.items, -torch.inf)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from mgray.config import TrainConfig
 
 BETAS = (0.9, 0.98)
+ADAM_EPS = 1e-8
 
 
 def is_matrix(name: str, tensor: Tensor) -> bool:
@@ -20,7 +21,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for is_decayed, p in named if is_decayed], "weight_decay": config.weight_decay},
         {"params": [p for is_decayed, p in named if not is_decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, fused=True)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=ADAM_EPS, fused=True)
 
 
 def learning_rate(config: TrainConfig, progress: float) -> float:

@@ -25,6 +25,7 @@ from mgray.eval.metrics import is_better
 from mgray.model.ensemble import Model
 from mgray.schema import PAD
 from mgray.train.augment import augment, is_augmented
+from mgray.train.item_table import ItemTables
 from mgray.train.negatives import StepNegatives
 from mgray.train.objective import autocast, resolve_precision
 from mgray.train.optim import WeightAverage, learning_rate, make_optimizer
@@ -65,6 +66,7 @@ class Logged:
     learning_rate: float
     events_s: float
     remaining_s: float
+    allreduce_bytes: float  # gradients that a rank all-reduces, a step; 0 without other ranks
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ class Trainer:
     def __init__(
         self, objective: nn.Module, model: Model, dataset: Dataset, config: ResolvedTrainConfig, device: torch.device
     ) -> None:
-        """objective: an Objective over `model`, wrapped in DDP where there is more than one rank."""
+        """objective: an Objective over `model`, wrapped in DDP where there is more than one rank. Where item tables are
+        taken out of the model (`take_out_tables_`), they are trained by rows.
+        """
         self.objective, self.model, self.dataset, self.device = objective, model, dataset, device
         self.config = config
         self.dtype = resolve_precision(config.precision, device)
         self.optimizer = make_optimizer(model, config)
+        self.tables = ItemTables(objective, model, config)
         self.average = None if config.ema_decay is None else WeightAverage(model, config.ema_decay)
         self.negatives = StepNegatives(config, dataset.item_counts)
         self.progress = Progress(horizon_epochs=float(config.epochs))
@@ -96,6 +101,10 @@ class Trainer:
         self.columns = read_columns(model.config)
         self._read = partial(dataset.read_training, columns=self.columns, include_valid=config.include_valid)
         self._lengths = dataset.train_lengths(config.include_valid)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._dense_bytes = self.gradient_bytes = sum(
+            parameter.numel() * parameter.element_size() for parameter in trained
+        )
 
     def run(
         self, validate: Callable[[], dict[str, float]], metric: str, log_every: int
@@ -114,6 +123,7 @@ class Trainer:
             progress.epoch, progress.batch = progress.epoch + 1, 0
             is_last = progress.epoch >= progress.horizon_epochs
             if is_last or progress.epoch % self.config.validate_every_epochs == 0:
+                self.tables.catch_up()  # on every rank here, so that all go on with the same weights
                 # Else the ruin would be validated, saved and registered.
                 self._check_loss(interval.mean_loss(), interval.rate)
                 self._check_weights(interval.rate)
@@ -127,8 +137,9 @@ class Trainer:
             position = progress.epoch + item.number / item.num_batches
             interval.rate = learning_rate(config, min(1.0, position / progress.horizon_epochs))
             batch = self._augmented(item.batch)
-            loss = self._step(batch, item.global_targets, interval.rate)
-            interval.add(loss, int((batch.targets != PAD).sum()), item.global_events)
+            loss = self.step(batch, item.items, item.global_targets, interval.rate)
+            shared = self.gradient_bytes if self.world_size > 1 else 0
+            interval.add(loss, int((batch.targets != PAD).sum()), item.global_events, shared)
             progress.batch, progress.step = item.number + 1, progress.step + 1
             progress.events += item.global_events
             progress.elapsed_s = time.perf_counter() - self._started
@@ -156,6 +167,7 @@ class Trainer:
             self.world_size,
             self.columns,
             target_ratings=self.model.rating_head is not None,
+            with_items=bool(self.tables),
         )
 
     def _validate(
@@ -194,7 +206,10 @@ class Trainer:
             return batch
         return augment(batch, self.config, np.random.default_rng([self.config.seed, self.progress.step, self.rank]))
 
-    def _step(self, batch: Batch, global_targets: int, rate: float) -> Tensor:
+    def step(self, batch: Batch, items: Tensor | None, global_targets: int, rate: float) -> Tensor:
+        """One step of the optimizer -> the rank's loss, []. items: those of the global batch, before augmentation;
+        read where tables are trained by rows.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Drawn from (seed, step), not from a running generator: a resumed run goes on with the same numbers. The
@@ -203,6 +218,8 @@ class Trainer:
         torch.manual_seed((self.config.seed * 1_000_003 + self.progress.step) * 4099 + self.rank)
         rates_alone = self.model.config.outputs == "rating"
         negatives = None if rates_alone else self.negatives.draw(batch.targets, generator)
+        rows = self.tables.gather(items, negatives)
+        batch, negatives = rows.renumber(batch, negatives)
         if negatives is not None:
             negatives = negatives.to(self.device)
         inputs = batch.inputs.map(lambda tensor: to_device(tensor, self.device))
@@ -210,21 +227,25 @@ class Trainer:
         ratings = None if batch.target_ratings is None else to_device(batch.target_ratings, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.dtype):
-            loss = self.objective(inputs, targets, negatives, ratings)
+            loss = rows.run(self.objective, inputs, targets, negatives, ratings)
         # DDP averages gradients over the ranks; the loss is a sum over the global batch divided by its count (before
         # augmentation, so that a target weighs the same whatever was taken out of the others).
         (loss * (self.world_size / global_targets)).backward()
+        rows.average_gradients()
         if self.config.max_grad_norm is not None:
             members = self.model.members
             for member in members:  # each as if it were alone, whose part of a mean loss is one of so many
-                nn.utils.clip_grad_norm_(member.parameters(), self.config.max_grad_norm / len(members))
+                nn.utils.clip_grad_norm_(rows.parameters(member), self.config.max_grad_norm / len(members))
         self.optimizer.step()
+        self.tables.update(rows, rate)
+        self.gradient_bytes = self._dense_bytes + rows.num_bytes
         if self.average is not None:
             self.average.update(self.model, self.progress.step + 1)
         return loss.detach()
 
     def weights(self) -> dict[str, Tensor]:
         """Copy the weights to evaluate and save: the model's, or their average."""
+        self.tables.catch_up()
         state = self.model.state_dict() if self.average is None else self.average.state
         return {name: tensor.clone() for name, tensor in state.items()}
 
@@ -270,12 +291,15 @@ class _LogInterval:
     def _reset(self) -> None:
         self.loss = torch.zeros((), dtype=torch.float64, device=self.device)
         self.targets = self.events = 0  # of this rank; of all
+        self.allreduce_bytes = self.steps = 0
         self.started = time.perf_counter()
 
-    def add(self, loss: Tensor, targets: int, events: int) -> None:
+    def add(self, loss: Tensor, targets: int, events: int, allreduce_bytes: int) -> None:
         self.loss += loss
         self.targets += targets
         self.events += events
+        self.allreduce_bytes += allreduce_bytes
+        self.steps += 1
 
     def skip(self, seconds: float) -> None:
         """Take time that was not training out of the throughput."""
@@ -288,6 +312,8 @@ class _LogInterval:
 
     def close(self, step: int, epoch: float, loss: float, remaining_s: float) -> Logged:
         seconds = time.perf_counter() - self.started
-        logged = Logged(step, epoch, loss, self.rate, self.events / seconds, remaining_s)
+        logged = Logged(
+            step, epoch, loss, self.rate, self.events / seconds, remaining_s, self.allreduce_bytes / self.steps
+        )
         self._reset()
         return logged

@@ -14,11 +14,11 @@ import pyarrow as pa
 from mgray.config import DataConfig
 from mgray.data import moments
 from mgray.data.manifest import digest, short_key
-from mgray.errors import InputError, NoTrainingEventsError
+from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.parse import temporal_cuts
 from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
 from mgray.report.ingest_report import draw_ingest
-from mgray.schema import ITEM_ID, USER_ID
+from mgray.schema import ITEM_ID, USER_ID, OptionalColumn
 from pipelines.ingest import id_notes
 from pipelines.ingest.arrow_files import read_batch
 from pipelines.ingest.context import IngestContext, Piece
@@ -50,12 +50,12 @@ NUM_TOP_ITEMS = 20  # of the report
 
 
 class _Build(NamedTuple):
-    """What every pass of one build has at hand."""
+    """Handles that every pass of one build needs."""
 
     config: DataConfig
     plan: Plan
     staging: Path
-    done: Path  # the folder of results, which the run after a kill reads
+    results_folder: Path  # task results, so that the run after a kill skips the tasks that ended
     runner: TaskRunner
 
 
@@ -70,18 +70,19 @@ class _RowCounts(NamedTuple):
 def build_version(config: DataConfig, plan: Plan, staging: Path, runner: TaskRunner) -> IngestFacts:
     """Reads, cleans and writes a version's files into the staging folder."""
     context = IngestContext(staging, plan.staged, plan.units, plan.layers, config.columns.timestamp_unit, plan.rules)
-    # What other pieces led to is no result of these: an upgrade may cut the log into others.
-    done = context.work / short_key(digest([RESULTS_FORM, *(unit.key for unit in plan.units)]))
-    done.mkdir(exist_ok=True)
-    build = _Build(config, plan, staging, done, runner)
+    # Results are stored under a key of the units: a newer mgray may cut the same log into other units, whose results
+    # must not be reused.
+    results_folder = context.work / short_key(digest([RESULTS_FORM, *(unit.key for unit in plan.units)]))
+    results_folder.mkdir(exist_ok=True)
+    build = _Build(config, plan, staging, results_folder, runner)
     read = _read(build, context)
-    counts = _count_rows(build, read)
+    counts = _check_rows(build, read)
     log_types = event_type_names(read)
-    context = _with_pieces(context, read, log_types)._replace(pieces_key=done.name)
+    context = _with_pieces(context, read, log_types)._replace(pieces_key=results_folder.name)
     if context.rules.split == "temporal" and context.pieces:
         context = _with_cuts(build, context)
     num_partitions = context.layers.num_partitions if context.pieces else 0
-    items = runner.map("items", MergedItems, partial(merge_items, context), num_partitions, done)
+    items = runner.map("items", MergedItems, partial(merge_items, context), num_partitions, results_folder)
     odd = {role: id_notes.odd_numbers(read, role) for role in (USER_ID, ITEM_ID)}
     id_notes.tell_kept(config.privacy.forget, plan.layers.forgotten, odd[USER_ID])
     context = _with_items(context, items)._replace(odd_users=tuple(odd[USER_ID].plain))
@@ -98,9 +99,11 @@ def build_version(config: DataConfig, plan: Plan, staging: Path, runner: TaskRun
     rows |= {f"dropped_{rule}": count for rule, count in dropped.items()}
     summary = make_summary(context, finished, vocabulary, written)
     with ThreadPoolExecutor(1) as pool:
-        # Most of a second, which the driver has to spare while the workers write.
+        # The driver is idle while the workers write, and the pictures take most of a second.
         pictures = pool.submit(draw_ingest, summary, rows)
-        shards = runner.map("write", WrittenBucket, partial(write_shard, context), _num_buckets(context), done)
+        shards = runner.map(
+            "write", WrittenBucket, partial(write_shard, context), _num_buckets(context), results_folder
+        )
     unmatched = len(id_notes.unmatched(plan.layers.forgotten, read)) if plan.layers.forgotten else None
     return IngestFacts(
         context=context,
@@ -134,8 +137,11 @@ def _read(build: _Build, context: IngestContext) -> list[StagedUnit]:
     return [*before, *build.runner.map("read", StagedUnit, lambda index: read_unit(context, index + skip), count)]
 
 
-def _count_rows(build: _Build, read: Sequence[StagedUnit]) -> _RowCounts:
-    """Counts rows, and writes the quarantine. Raises InputError: an empty log, too many bad rows, a column missing."""
+def _check_rows(build: _Build, read: Sequence[StagedUnit]) -> _RowCounts:
+    """Counts and checks rows, and writes the quarantine.
+
+    Raises InputError for an empty log, too many bad rows, or a column that is missing.
+    """
     plan = build.plan
     counts = _RowCounts(
         sum(unit.good for unit in read), sum(unit.bad for unit in read), sum(unit.forgotten for unit in read)
@@ -153,7 +159,7 @@ def _count_rows(build: _Build, read: Sequence[StagedUnit]) -> _RowCounts:
 
 
 def _with_pieces(context: IngestContext, read: Sequence[StagedUnit], log_types: list[str]) -> IngestContext:
-    """Pieces in the order of the log; each piece's own numbers of event types mapped to their codes in `log_types`."""
+    """Lists the pieces in the order of the log, each with a table from its own event types to codes of `log_types`."""
     check_event_types(len(log_types))
     code = {name: place for place, name in enumerate(log_types)}
     pieces: list[Piece] = []
@@ -168,16 +174,16 @@ def _with_pieces(context: IngestContext, read: Sequence[StagedUnit], log_types: 
 
 
 def _with_cuts(build: _Build, context: IngestContext) -> IngestContext:
-    """The cuts that the config gives, else quantiles over every readable event of the log, dropped ones too."""
+    """Each cut from the config, else a quantile over every readable event of the log, dropped ones too."""
     rules = context.rules
-    given = rules.valid_from is not None and rules.test_from is not None
-    if not given:
+    both_given = rules.valid_from is not None and rules.test_from is not None
+    if not both_given:
         build.runner.map("cuts", Nothing, partial(sort_times, context), len(context.pieces))
-    pieces = () if given else range(len(context.pieces))
+    pieces = () if both_given else range(len(context.pieces))
     times = [read_batch(context.work_file("times", piece), 0)["time"].to_numpy() for piece in pieces]
     valid_from, test_from = temporal_cuts(times, rules.valid_from, rules.test_from)
     if valid_from >= test_from:
-        raise (InputError if given else NoTrainingEventsError)(
+        raise (InputError if both_given else NotTrainableError)(
             f"temporal split: valid_from ({valid_from}) is not before test_from ({test_from}); "
             "set both --data.valid_from and --data.test_from"
         )
@@ -195,19 +201,26 @@ def _clean(
 ) -> tuple[list[CleanedBucket], list[FinishedBucket], Counter[str]]:
     """Runs the rules, and the k-core where it is asked for: (buckets, their histories, events dropped by each rule)."""
     num_buckets = _num_buckets(context)
-    cleaned = build.runner.map("clean", CleanedBucket, partial(clean_bucket, context), num_buckets, build.done)
+    cleaned = build.runner.map(
+        "clean", CleanedBucket, partial(clean_bucket, context), num_buckets, build.results_folder
+    )
     dropped: Counter[str] = Counter({"forgotten": counts.forgotten} if build.plan.layers.forgotten else {})
     for bucket in cleaned:
         dropped.update(bucket.dropped)
     reached = sum(bucket.read for bucket in cleaned)
-    assert reached == counts.good - counts.forgotten, "every readable event reaches one bucket"
+    assert reached == counts.good - counts.forgotten, (
+        "every readable event of a user who is not forgotten reaches one bucket"
+    )
     if context.has_core and num_buckets:
         return cleaned, _core(build, context, dropped), dropped
     return cleaned, [bucket.finished for bucket in cleaned if bucket.finished is not None], dropped
 
 
 def _core(build: _Build, context: IngestContext, dropped: Counter[str]) -> list[FinishedBucket]:
-    """Turns of the k-core until the items stay; then the splits. Adds what the last turn dropped."""
+    """Repeats the k-core until no further item falls out, then splits.
+
+    Each turn counts its drops from the cleaned events, so those of the last one are the total.
+    """
     num_buckets, min_events = context.layers.num_buckets, context.rules.min_item_events
     alive = add_counts(context, "first") >= min_events
     turn = 0
@@ -221,16 +234,18 @@ def _core(build: _Build, context: IngestContext, dropped: Counter[str]) -> list[
         alive = left
     for result in turns:
         dropped.update(result.dropped)
-    return build.runner.map("finish", FinishedBucket, partial(finish_bucket, context), num_buckets, build.done)
+    return build.runner.map(
+        "finish", FinishedBucket, partial(finish_bucket, context), num_buckets, build.results_folder
+    )
 
 
 def _check_parts(
     build: _Build, context: IngestContext, finished: Sequence[FinishedBucket], counts: _RowCounts
 ) -> tuple[list[int], tuple[float, float]]:
-    """(events of each part; the first and the last time). Raises NoTrainingEventsError where a part has no event."""
+    """(events of each part; the first and the last time). Raises NotTrainableError where a needed part is empty."""
     source, rules = build.plan.source, context.rules
     if not sum(bucket.written for bucket in finished):
-        raise NoTrainingEventsError(
+        raise NotTrainableError(
             f"--data.source {source}: no user has {rules.min_user_events} events or more "
             f"({counts.good} readable events); give a longer log or lower --data.min_user_events"
         )
@@ -239,7 +254,7 @@ def _check_parts(
     last = max(bucket.last_timestamp for bucket in finished if bucket.last_timestamp is not None)
     for name, events in zip(("train", "valid", "test"), part_events, strict=True):
         if not events and (rules.split == "temporal" or name == "train"):
-            raise NoTrainingEventsError(
+            raise NotTrainableError(
                 f"--data.source {source}: the cuts valid_from={rules.valid_from} and "
                 f"test_from={rules.test_from} leave the {name} part empty; the log runs from {first} to "
                 f"{last}: set --data.valid_from and --data.test_from within it"
@@ -319,7 +334,7 @@ def _with_columns(
             raise InputError(f"data.columns.features: {name} has numbers too large to standardize; leave it out")
     number = {name: place for place, name in enumerate([*event_types.numbered, *event_types.outside])}
     return context._replace(
-        has_ratings=any(bucket.has_ratings for bucket in finished),
+        number_columns=frozenset[OptionalColumn]().union(*(bucket.number_columns for bucket in finished)),
         event_type_numbers=tuple(number[name] for name in log_types),
         has_outside_items=vocabulary.outside_items > 0,
         features=tuple(zip(measured.mean.tolist(), measured.std.tolist(), strict=True)),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mgray.ingest.clean import SplitKind
+from mgray.schema import OptionalColumn
 from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.log_files import LogFile
 from pipelines.ingest.source.ranges import Range
@@ -69,7 +70,7 @@ class IngestContext(NamedTuple):
     event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number
     times: tuple[float, float] = (0.0, 0.0)  # first and last of the log
     odd_users: tuple[str, ...] = ()  # the usual spellings of users that are numbers in another one
-    has_ratings: bool = False
+    number_columns: frozenset[OptionalColumn] = frozenset()  # of NUMBER_COLUMNS, those that the log has
     has_outside_items: bool = False
     features: tuple[tuple[float, float], ...] = ()  # mean, standard deviation
 

@@ -11,10 +11,10 @@ import polars as pl
 
 from mgray.config import DataConfig
 from mgray.data.manifest import SourceFile, digest, file_sha256, short_key
-from mgray.errors import InputError, NoTrainingEventsError
+from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.parse import check_time_format
 from mgray.ingest.spelling import ID_RULE
-from mgray.schema import SCHEMA_VERSION
+from mgray.schema import OPTION_COLUMNS, SCHEMA_VERSION
 from pipelines.ingest.append import Base, Earlier, find_base, take_over
 from pipelines.ingest.context import Rules, Unit
 from pipelines.ingest.packing import pack_files, pack_units
@@ -222,7 +222,7 @@ def _check_timeless(config: DataConfig) -> None:
     asked = [name for name in TIMED_RULES if getattr(config.clean, name) is not None]
     problem = "data.split: temporal" if config.split == "temporal" else f"data.clean.{asked[0]}" if asked else None
     if problem is not None:
-        raise (NoTrainingEventsError if problem == "data.split: temporal" else InputError)(
+        raise (NotTrainableError if problem == "data.split: temporal" else InputError)(
             f"{problem} needs times, and the log has none ({_no_times(config)}); leave it out, or name the column of "
             "the times with --data.columns.timestamp NAME"
         )
@@ -273,13 +273,12 @@ def check_named_columns(config: DataConfig, plan: Plan, read: Sequence[StagedUni
     formats = {one.file.format for unit in plan.units for one in unit.ranges}
     if formats != {"jsonl"} or not any(unit.pieces for unit in read):
         return
-    has = {"rating": any(unit.has_ratings for unit in read), "event_type": any(unit.event_types for unit in read)}
-    for role, found in has.items():
-        name = getattr(config.columns, role)
-        if name is not None and not found:
+    for column in OPTION_COLUMNS:
+        name = getattr(config.columns, column.role)
+        if name is not None and not any(unit.has(column) for unit in read):
             raise InputError(
                 f"--data.source {plan.source}: no row has {name!r}; name the log's own with "
-                f"--data.columns.{role} NAME, or leave it out"
+                f"--data.columns.{column.role} NAME, or leave it out"
             )
 
 

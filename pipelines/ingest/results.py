@@ -12,10 +12,11 @@ import numpy as np
 
 from mgray.data.manifest import Shard
 from mgray.data.moments import Moments
+from mgray.schema import NUMBER_COLUMNS, EventColumn, OptionalColumn
 from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.ranges import Range
 
-RESULTS_FORM = 4  # changes with a record's fields: a run after a kill does not read what an older mgray left
+RESULTS_FORM = 5  # changes with a record's fields: a run after a kill does not read what an older mgray left
 
 
 class Failure(NamedTuple):
@@ -39,13 +40,12 @@ class TaskResult:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The record of a JSON text. Raises ValueError for a text that is cut off, KeyError for a missing field."""
-        found = json.loads(text)
-        return cls(**cls.read_fields({field.name: found[field.name] for field in fields(cls)}))
+        return cls(**cls.read_fields(json.loads(text)))
 
     @classmethod
     def read_fields(cls, found: dict[str, Any]) -> dict[str, Any]:
-        """Field -> its value, of the JSON value that each field has."""
-        return found
+        """Field -> its value, from the JSON object of `to_json`."""
+        return {field.name: found[field.name] for field in fields(cls)}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class StagedUnit(TaskResult):
     forgotten: int  # rows of users of the forget list
     pieces: list[int]  # rows of each
     event_types: list[str]  # numbered by their place
-    has_ratings: bool
+    number_columns: list[OptionalColumn]  # of NUMBER_COLUMNS, those that some row has
     first_time: float | None
     last_time: float | None
     first_bad: BadRow | None
@@ -110,10 +110,29 @@ class StagedUnit(TaskResult):
     def num_rows(self) -> int:
         return self.good
 
+    def has(self, column: EventColumn) -> bool:
+        """Whether some row has a value in this column, of OPTION_COLUMNS."""
+        return bool(self.event_types) if column.kind == "name" else column.name in self.number_columns
+
+    def to_json(self) -> str:
+        has = {_has_key(column): column.name in self.number_columns for column in NUMBER_COLUMNS}
+        values: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            values |= has if name == "number_columns" else {name: value}
+        return json.dumps(values)
+
     @classmethod
     def read_fields(cls, found: dict[str, Any]) -> dict[str, Any]:
+        # a unit that was staged before there was such a column has no value in it
+        numbers = [column.name for column in NUMBER_COLUMNS if found.get(_has_key(column), False)]
         bad = found["first_bad"]
-        return found | {"first_bad": None if bad is None else BadRow(**bad)}
+        read = super().read_fields(found | {"number_columns": numbers})
+        return read | {"first_bad": None if bad is None else BadRow(**bad)}
+
+
+def _has_key(column: EventColumn) -> str:
+    """What done.json calls whether some row has a value: `has_ratings`, ..."""
+    return f"has_{column.name}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +152,7 @@ class MergedItems(TaskResult):
 
     @classmethod
     def read_fields(cls, found: dict[str, Any]) -> dict[str, Any]:
-        return found | {"two_ways": TwoWays(**found["two_ways"])}
+        return super().read_fields(found) | {"two_ways": TwoWays(**found["two_ways"])}
 
 
 @dataclass(frozen=True)
@@ -146,7 +165,7 @@ class FinishedBucket(TaskResult):
     part_events: list[int]  # of training, validation, test
     first_timestamp: float | None  # None: no event
     last_timestamp: float | None
-    has_ratings: bool
+    number_columns: list[OptionalColumn]  # of NUMBER_COLUMNS, those that some event has
     lengths: list[int]  # of histories, distinct and rising
     length_users: list[int]  # users of each of `lengths`
     by_time: list[int]  # events of each of TIME_BINS equal spans of the log's time
@@ -177,7 +196,7 @@ class CleanedBucket(TaskResult):
     @classmethod
     def read_fields(cls, found: dict[str, Any]) -> dict[str, Any]:
         finished = found["finished"]
-        return found | {
+        return super().read_fields(found) | {
             "two_ways": TwoWays(**found["two_ways"]),
             "finished": None if finished is None else FinishedBucket(**finished),
         }
@@ -215,4 +234,4 @@ class WrittenBucket(TaskResult):
     @classmethod
     def read_fields(cls, found: dict[str, Any]) -> dict[str, Any]:
         shards = {name: found[name] and Shard(**found[name]) for name in ("shard", "short_shard")}
-        return found | shards
+        return super().read_fields(found) | shards

@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from mgray.errors import InputError
 from mgray.ingest.hashing import bucket_of, stable_hash
 from mgray.ingest.spelling import ODD_NUMBER, is_no_value
-from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, QUARANTINE_SCHEMA, RATING, TIMESTAMP, USER_ID
+from mgray.schema import FEATURE, ITEM_ID, OPTION_COLUMNS, QUARANTINE_SCHEMA, TIMESTAMP, USER_ID, OptionalColumn
 from pipelines.ingest.arrow_files import write_batches
 from pipelines.ingest.results import BadRow, StagedUnit
 from pipelines.ingest.source.blocks import AS_IT_IS, Block, Respelled
@@ -68,7 +68,7 @@ class PieceWriter:
         self.event_types: dict[str, int] = {}
         self.good = self.bad = self.forgotten = 0
         self.first_time, self.last_time = np.inf, -np.inf
-        self.has_ratings = False
+        self.number_columns: list[OptionalColumn] = []
         self.first_bad: BadRow | None = None
         self.found_forgotten = np.zeros(len(layers.forgotten), bool)
         self.odd_ids: dict[str, set[str]] = {USER_ID: set(), ITEM_ID: set()}
@@ -104,7 +104,7 @@ class PieceWriter:
             forgotten=self.forgotten,
             pieces=self.pieces,
             event_types=list(self.event_types),
-            has_ratings=self.has_ratings,
+            number_columns=self.number_columns,
             first_time=self.first_time if self.pieces else None,
             last_time=self.last_time if self.pieces else None,
             first_bad=self.first_bad,
@@ -163,15 +163,17 @@ class PieceWriter:
         write_batches(self.folder / f"rows-{number}.arrow", rows.schema, slices)
 
     def _optional_columns(self, table: pa.Table) -> dict[str, npt.NDArray[Any]]:
-        """Ratings, where there is one, numbers of event types, and features, in the order of the events."""
+        """Numbers, where there is one, codes of event types, and features, in the order of the events."""
         columns: dict[str, npt.NDArray[Any]] = {}
-        if RATING in table.column_names:
-            rating = one_chunk(table[RATING]).to_numpy(zero_copy_only=False).astype(np.float32)
-            if not np.isnan(rating).all():
-                self.has_ratings = True
-                columns["rating"] = rating
-        if EVENT_TYPE in table.column_names:
-            columns["event_type"] = self._type_numbers(one_chunk(table[EVENT_TYPE]))
+        for column in OPTION_COLUMNS:
+            given = one_chunk(table[column.role])
+            if column.kind == "name":
+                columns[column.role] = self._type_numbers(given)
+                continue
+            numbers = given.to_numpy(zero_copy_only=False).astype(column.dtype)
+            if not np.isnan(numbers).all():
+                self.number_columns += [] if column.name in self.number_columns else [column.name]
+                columns[column.role] = numbers
         for place, name in enumerate(self.layers.features):
             values = one_chunk(table[FEATURE + name]).to_numpy(zero_copy_only=False)
             columns[f"feature_{place}"] = values.astype(np.float64)
@@ -221,12 +223,10 @@ def _common(events: pa.Table, features: tuple[str, ...]) -> pa.Table:
         columns[name] = column.cast(pa.dictionary(pa.int32(), pa.string()))
     columns[TIMESTAMP] = events[TIMESTAMP].cast(pa.float64())
     missing = pa.nulls(events.num_rows)
-    for name, kind in (
-        (RATING, pa.float64()),
-        (EVENT_TYPE, pa.string()),
-        *((FEATURE + f, pa.float64()) for f in features),
-    ):
-        columns[name] = (events[name] if name in events.column_names else missing).cast(kind)
+    types = {column.role: pa.string() if column.kind == "name" else pa.float64() for column in OPTION_COLUMNS}
+    types |= {FEATURE + name: pa.float64() for name in features}
+    for name, wanted in types.items():
+        columns[name] = (events[name] if name in events.column_names else missing).cast(wanted)
     return pa.table(columns)
 
 

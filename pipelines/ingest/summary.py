@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import assert_never
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from mgray import __version__
 from mgray.data.manifest import EventType, Feature, Manifest, Split, Vocabulary, seal
 from mgray.report.ingest_report import IngestReport, IngestSummary, Pictures, render_ingest
-from mgray.schema import SCHEMA_VERSION
+from mgray.schema import EVENT_COLUMNS, SCHEMA_VERSION
 from pipelines.ingest.arrow_files import read_table
 from pipelines.ingest.context import IngestContext
 from pipelines.ingest.facts import IngestFacts, VocabularyFacts
@@ -97,9 +98,7 @@ def seal_version(plan: Plan, facts: IngestFacts) -> Manifest:
             "test_events": test,
             "first_timestamp": facts.times[0],
             "last_timestamp": facts.times[1],
-            "has_times": plan.has_times,
-            "has_ratings": context.has_ratings,
-            "has_event_types": bool(types.numbered),
+            **_has_columns(plan, facts),
             "vocabulary": Vocabulary(file="vocabulary.parquet", items=vocabulary.items, sha256=vocabulary.sha256),
             "cold_items_file": "cold_items.parquet" if vocabulary.cold_items else None,
             "outside_items_file": OUTSIDE_ITEMS_FILE if context.has_outside_items else None,
@@ -117,6 +116,25 @@ def seal_version(plan: Plan, facts: IngestFacts) -> Manifest:
             "forget_unmatched": facts.forget_unmatched,
         }
     )
+
+
+def _has_columns(plan: Plan, facts: IngestFacts) -> dict[str, bool]:
+    """The manifest's `has_ratings`, ...: whether the log has values, for each event column. `features` says its own."""
+    found: dict[str, bool] = {}
+    for column in EVENT_COLUMNS:
+        key = f"has_{column.name}"
+        match column.kind:
+            case "time":
+                found[key] = plan.has_times
+            case "number":
+                found[key] = column.name in facts.context.number_columns
+            case "name":
+                found[key] = bool(facts.event_types.numbered)
+            case "vector":
+                pass
+            case _:
+                assert_never(column.kind)
+    return found
 
 
 def make_report(

@@ -1,8 +1,9 @@
 """The retraining job: new log files -> dataset -> drift -> training from champion -> gate -> promoted or kept.
 
 Every step can be run again: files are known by their digests, datasets by their fingerprint, models by their training
-key. So a run that finds nothing new says so, and one that was killed is finished by the next: a challenger that was
-registered and not decided upon is decided upon, not trained again. The alias moves last.
+key. So a run that finds nothing new says so, and one that was killed is finished by the next: a registered challenger
+without a decision is judged, not trained again. The reasons are written first, then the alias moves, then the decision
+is recorded.
 """
 
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ from pipelines.tracking.store import sqlite_file, sqlite_uri
 from pipelines.train.job import train_model
 from pipelines.train.publish import TrainResult
 
-MIN_KNOWN_SHARE = 0.01  # of the log's events on the champion's items: less means that the ids are others
+MIN_KNOWN_SHARE = 0.01  # of the events are on items that champion knows; below it, the item ids are not its own
 NOTHING_NEW, FIRST = "nothing_new", "first"
 
 
@@ -62,11 +63,12 @@ class RetrainResult(JobResult):
     dataset: DatasetLabel | None = None
     rows: dict[str, int] = {}
     drift: dict[str, float | int | str | None] | None = None  # Drift.as_json
-    action: str = ""  # promoted, kept, first (there was no champion) or nothing_new; a dry run: would_be, would_...
+    # promoted, kept, first (there was no champion) or nothing_new; a dry run: would_promote, would_keep, would_be_first
+    action: str = ""
     reasons: list[str] = []
     challenger: VersionLabel | None = None
     metrics: ComparedMetrics | None = None
-    window: dict[str, str | int | None] = {}  # TestPeriod.as_json
+    window: dict[str, str | int | None] = {}  # the test period: TestPeriod.as_json. An older name, kept for readers
     cost: dict[str, int | float] = {}  # the challenger's: parameters, latency_ms
     run_id: str | None = None
     report: str | None = None

@@ -33,7 +33,7 @@ from mgray.data.manifest import (
     read_predictions,
     short_key,
 )
-from mgray.errors import InputError, NoTrainingEventsError
+from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.spelling import id_spelling
 from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
 from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
@@ -162,7 +162,7 @@ def ingest_to_score(data: DataConfig, home: Path, progress: Progress) -> IngestR
         data = data.model_copy(update={"clean": data.clean.model_copy(update=whole)})
     try:
         return ingest(data, home, progress)
-    except NoTrainingEventsError:
+    except NotTrainableError:
         smallest = {"min_user_events": 1, "split": "leave_one_out", "valid_from": None, "test_from": None}
         return ingest(data.model_copy(update=smallest), home, progress)
 

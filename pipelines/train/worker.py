@@ -29,6 +29,7 @@ from mgray.serve.model_folder import Vocabulary, load_model, save_model
 from mgray.train import checkpoint
 from mgray.train.checkpoint import recover_folder, replace_folder
 from mgray.train.item_init import start_items_
+from mgray.train.item_table import take_out_tables_
 from mgray.train.objective import Objective
 from mgray.train.resolve import model_info
 from mgray.train.run_result import CurvePoint, RankMistake, RankResult
@@ -153,6 +154,7 @@ class RankRun:
                 self.model, self.dataset.item_ids, source, vocabulary.item_ids, self.config.train.warm_start_keep
             )
         self.model.to(session.device)
+        take_out_tables_(self.model, self.config.train)
         objective = session.prepare(
             Objective(self.model, self.config.train, session.device, exclude_seen=self.info.exclude_seen)
         )
@@ -164,14 +166,20 @@ class RankRun:
 
     def _load(self, folder: Path) -> None:
         self.trainer.progress, self.curve = checkpoint.restore_state(
-            folder, self.model, self.trainer.optimizer, self.trainer.average
+            folder, self.model, self.trainer.optimizer, self.trainer.average, self.trainer.tables
         )
         best, _, _ = load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
         self.best = best.state_dict()
 
     def _save(self, folder: Path) -> None:
         checkpoint.save_state(
-            folder, self.model, self.trainer.optimizer, self.trainer.progress, self.curve, self.trainer.average
+            folder,
+            self.model,
+            self.trainer.optimizer,
+            self.trainer.progress,
+            self.curve,
+            self.trainer.average,
+            self.trainer.tables,
         )
         save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
 
@@ -222,6 +230,7 @@ class RankRun:
                 "train/loss": event.loss,
                 "train/learning_rate": event.learning_rate,
                 "train/positions_s": event.events_s,
+                "train/allreduce_bytes": event.allreduce_bytes,
                 "epoch": event.epoch,
             }
             self.tracker.log(figures, event.step)

@@ -104,7 +104,7 @@ def test_items_that_only_tested_before_train_now(tmp_path: Path, run_ingest: Cal
 
 
 def test_event_types_keep_their_numbers(tmp_path: Path, run_ingest: Callable) -> None:
-    """In training first 6 views and 3 buys; then 18 buys, 6 views, 4 carts, 2 saves and 2 asks."""
+    """Training part: first 6 views and 3 buys; then 18 buys, 6 views, 4 carts, 2 saves and 2 asks."""
 
     def write(name: str, users: list[list[str]]) -> Path:
         rows = [

@@ -28,7 +28,7 @@ def write(path: Path, lines: list[str], header: str = HEADER) -> Path:
 
 
 def versions(out: Path) -> list[str]:
-    """What lies in a place for dataset versions, but the staged events and locks that ingests keep there."""
+    """Files in a folder of dataset versions, without the staged events and locks that ingests keep there."""
     return sorted(path.name for path in out.iterdir() if path.name != ".staged")
 
 
@@ -208,7 +208,7 @@ LOST = OSError(errno.ESTALE, "Stale file handle", "x.arrow")
 def test_a_failure_midway(
     tmp_path: Path, run_ingest: Callable, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    """What the user must mend leaves nothing; of any other end the same command goes on, as after a kill."""
+    """A user error leaves nothing; after any other end the same command goes on, as after a kill."""
 
     def fail(*args: object) -> None:
         raise error

@@ -165,7 +165,7 @@ def test_features_are_standardized_by_the_training_part(log: Path, run_ingest: C
 
 
 def test_event_types_are_numbered_by_training_events(tmp_path: Path, run_ingest: Callable) -> None:
-    """In training 40 views, 20 buys, 20 carts; in all, more buys than views. `apply` only tests."""
+    """Training part: 40 views, 20 buys, 20 carts; in all, more buys than views. `apply` only tests."""
     rows = [
         Event(f"u{user}", f"i{place}", float(place), kind=kind)
         for user in range(20)

@@ -1,4 +1,4 @@
-"""What a run may ask of a cluster of several nodes."""
+"""Resources that a run may ask of a cluster of several nodes."""
 
 import json
 import subprocess

@@ -116,7 +116,7 @@ def test_lists_with_seen_items_of_a_model_that_never_ranked_them_come_with_a_cau
 
 
 def test_seen_and_blocked_items_are_in_no_list(run: Run, data: Dataset, tmp_path: Path) -> None:
-    """With k past the catalogue a list is exactly what is left of it."""
+    """A list with k past the catalogue is exactly what is left of the catalogue."""
     catalogue, blocked = set(data.item_ids), {"i3", "i7"}
     (tmp_path / "blocked.txt").write_text("i3\n\n i7 \ni3\n")
     result = run(k=1000, blocked=str(tmp_path / "blocked.txt"))

@@ -46,7 +46,7 @@ def write(path: Path, rows: list[Row]) -> Path:
 
 @pytest.fixture(scope="module")
 def home(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a registered model of ITEMS."""
+    """A HOME with a registered model of ITEMS."""
     home = tmp_path_factory.mktemp("home")
     folder = write_model(home / "model", ITEMS, list(range(80, 40, -1)))
     config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
@@ -81,7 +81,7 @@ def run(home: Path, tmp_path: Path) -> Callable[..., tuple[dict[str, Any], Lists
 
 
 def served(home: Path, rows: list[Row], **params: Any) -> Lists:
-    """What the registered model gives for each user's whole history."""
+    """The registered model's lists for each user's whole history."""
     histories: dict[str, list[str]] = {}
     for user, item, _ in sorted(rows, key=lambda row: row[2]):
         histories.setdefault(user, []).append(item)
@@ -138,7 +138,7 @@ def test_a_log_too_small_to_train_on_is_scored(
 
 
 def test_the_newest_events_count(run: Callable, home: Path, tmp_path: Path) -> None:
-    """As they did not: the last two of a history that is in no training part."""
+    """The last two events count too where the history is in no training part; once they did not."""
     rows = [("new3", "i5", 1), ("new3", "i8", 2), ("new3", "i11", 3)]
     rows += [("twice", "i5", 1), ("twice", "i5", 1), ("twice", "i8", 2)]  # equal events are events
     _, lists = run(write(tmp_path / "log.csv", rows), {"k": 37})

@@ -1,12 +1,8 @@
-"""pipelines.train.job on a real local Ray, with a real MLflow: two small runs, what they leave, and what a client
-gets.
-"""
+"""pipelines.train.job on a real local Ray, with a real MLflow: two small runs, what they leave, what a client gets."""
 
 import json
-import os
 import re
 import shlex
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -14,14 +10,12 @@ import threading
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlflow
-import psutil
 import pytest
 import ray
 import torch
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from mgray.config import EvalJobConfig, ExportJobConfig, TrackingConfig, TrainJobConfig
@@ -33,45 +27,10 @@ from mgray.serve.recommender import Recommender
 from mgray.testing.synthetic import make_log
 from pipelines.tracking import param_text
 from tests.jobs.processes import environment
+from tests.train_runs import CLIENT, EPOCHS, ITEMS, NAME, USERS, Runs, kill_a_worker_after_a_checkpoint, settings
 
-USERS, ITEMS, EPOCHS = 80, 40, 6
-NAME = "mgray-interest"
 METRICS = {"hr@10", "ndcg@10", "mrr@10", "coverage@10"}
 BASELINES = {"popularity", "popularity_recent", "cooccurrence"}
-
-
-class Runs(NamedTuple):
-    """The same configuration twice, by two workers and then by one."""
-
-    home: Path
-    two_workers: dict[str, Any]
-    one_worker: dict[str, Any]
-    client: MlflowClient
-
-    def run(self, result: dict[str, Any]) -> Run:
-        return self.client.get_run(result["run_id"])
-
-
-def settings(home: Path, **scale: Any) -> TrainJobConfig:
-    return TrainJobConfig.model_validate(
-        {
-            "home": str(home),
-            "data": {"source": str(home.parent / "log.csv"), "num_shards": 2},
-            # Without dropout, whose masks differ by rank, one worker and two compute the same.
-            "model": {"width": 16, "granularities": (1, 4), "heads": 2, "dropout": 0.0},
-            "train": {
-                "epochs": EPOCHS,
-                "max_time_s": None,
-                "global_batch_events": 300,
-                "num_negatives": 15,
-                "validate_every_epochs": 1,
-            },
-            # Two batches of queries or more, so that both ranks score.
-            "evaluate": {"batch_events": 600},
-            "scale": {"num_workers": 2, "collective_timeout_s": 60} | scale,
-            "tracking": {"log_every_steps": 2},
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +129,8 @@ def test_the_run_has_metrics_by_step(runs: Runs) -> None:
     logged = steps("train/loss")
     assert len(logged) >= EPOCHS
     assert logged == list(range(2, 2 * len(logged) + 1, 2)), "a line each two steps, none twice"
-    assert steps("train/learning_rate") == steps("train/positions_s") == logged
+    assert steps("train/learning_rate") == steps("train/positions_s") == steps("train/allreduce_bytes") == logged
+    assert runs.run(result).data.metrics["train/allreduce_bytes"] > 0
     per_epoch, rest = divmod(steps("test/hr_at_10")[0], EPOCHS)
     assert rest == 0
     assert steps("valid/ndcg_at_10") == [per_epoch * epoch for epoch in range(1, EPOCHS + 1)]
@@ -219,32 +179,8 @@ def test_nothing_of_the_model_is_pickled(runs: Runs, tmp_path: Path) -> None:
     assert weights == {".safetensors", ".json"}
     assert not [path for path in files if path.suffix in {".pkl", ".pickle", ".cloudpickle", ".pt", ".pth", ".bin"}]
     code = {path.suffix for path in files if "artifacts" not in path.relative_to(folder).parts}
-    assert code <= {".py", ".j2", ".json", ".txt", ".yaml", ".yml", ""}, "MLmodel is the one without a suffix"
-
-
-CLIENT = """
-import json, sys
-sys.modules["ray"] = None  # an import of ray fails
-import logging
-import mlflow, pandas as pd
-mlflow.set_tracking_uri(sys.argv[1])
-model = mlflow.pyfunc.load_model("models:/mgray-interest@champion")
-known = json.loads(sys.argv[2])
-histories = [known, [known[0], "never seen", *known[1:]], []]
-answer = model.predict(pd.DataFrame({"history": histories}), params={"k": 3})
-whole = model.predict(pd.DataFrame({"history": [known]}))
-import mgray
-print(json.dumps({
-    "columns": list(answer.columns),
-    "items": answer["items"].tolist(),
-    "scores": answer["scores"].tolist(),
-    "default": len(whole["items"][0]),
-    "code": mgray.__file__,
-    "inputs": model.metadata.signature.inputs.to_dict(),
-    "outputs": model.metadata.signature.outputs.to_dict(),
-    "example": model.metadata.saved_input_example_info is not None,
-}))
-"""
+    text = {".py", ".typed", ".css", ".j2", ".json", ".txt", ".yaml", ".yml", ""}
+    assert code <= text, "MLmodel is the one without a suffix"
 
 
 def test_a_process_without_ray_gets_recommendations(runs: Runs, tmp_path: Path) -> None:
@@ -373,39 +309,6 @@ def test_a_registry_that_fails_costs_the_version_alone(
     assert run.info.status == "FINISHED"
     assert float(version.tags["test/ndcg_at_10"]) == pytest.approx(run.data.metrics["test/ndcg_at_10"], abs=1e-6)
     assert version.description.startswith(whole.description.splitlines()[0][:20])
-
-
-def test_a_run_whose_end_mlflow_does_not_take_is_done_all_the_same(runs: Runs, tmp_path: Path) -> None:
-    from pipelines import tracking
-
-    database = tmp_path / "mlflow.db"
-    config = TrackingConfig(uri=f"sqlite:///{database}", system_metrics=False)
-    tracking.open_tracking(config, runs.home)
-    try:
-        with (
-            pytest.warns(UserWarning, match="MLflow did not take the run's end"),
-            tracking.start_run(config, {"a": 1}, {}, "test"),
-            closing(sqlite3.connect(database)) as opened,
-        ):
-            opened.execute("ALTER TABLE runs RENAME TO lost")
-        assert mlflow.active_run() is None
-    finally:
-        tracking.open_tracking(TrackingConfig(uri=runs.two_workers["tracking_uri"]), runs.home)
-
-
-def kill_a_worker_after_a_checkpoint(folder: Path, killed: list[int]) -> None:
-    """SIGKILL to one rank of this session's Ray as soon as a checkpoint under `folder` is on record."""
-    until = time.monotonic() + 100
-    while time.monotonic() < until and not killed:
-        time.sleep(0.02)
-        states = [path.read_text() for path in folder.glob("*/checkpoint_manager_snapshot.json")]
-        if not any("checkpoint_dir_name" in state for state in states):
-            continue
-        for process in psutil.Process().children(recursive=True):
-            if "RayTrainWorker" in process.name() or "RayTrainWorker" in " ".join(process.cmdline()):
-                os.kill(process.pid, signal.SIGKILL)
-                killed.append(process.pid)
-                break
 
 
 def test_a_diverged_training_ends_once_and_registers_nothing(runs: Runs) -> None:

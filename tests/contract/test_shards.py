@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mgray.data.manifest import UNSEALED, digest, file_sha256, read_manifest
+from mgray.data.manifest import UNSEALED, Manifest, digest, file_sha256, read_manifest
 from mgray.schema import HISTORY_SCHEMA, OUTSIDE_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
 
 NUM_EVENTS = 3000
+Histories = dict[str, list[tuple[float, str]]]
 
 
 def drawn_log(path: Path) -> list[tuple[str, str, float]]:
@@ -27,13 +28,7 @@ def drawn_log(path: Path) -> list[tuple[str, str, float]]:
     return rows
 
 
-@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
-def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, split: str) -> None:
-    rows = drawn_log(tmp_path / "log.csv")
-    result = run_ingest(tmp_path / "log.csv", range_bytes=10_000, num_shards=3, split=split)
-    folder, manifest = result.path, read_manifest(result.path)
-    assert manifest == result.manifest
-
+def check_files(folder: Path, manifest: Manifest) -> None:
     # files: exactly those that the manifest names, with its digests
     on_disk = {path.name for path in folder.iterdir()}
     assert on_disk == {"manifest.json", *manifest.files()}
@@ -42,24 +37,20 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
     content = manifest.model_dump(mode="json", exclude=UNSEALED)
     assert manifest.fingerprint == digest(content)
 
-    vocabulary = pq.read_table(folder / manifest.vocabulary.file)
-    assert vocabulary.schema == VOCABULARY_SCHEMA
-    assert vocabulary["item"].to_pylist() == list(range(1, manifest.items + 1))
-    numbers = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item"].to_pylist(), strict=True))
 
-    outside = pq.read_table(folder / manifest.outside_items_file)
-    assert outside.schema == OUTSIDE_SCHEMA
-    outside = outside["item_id"].to_pylist()
-    assert outside == sorted({item for _, item, _ in rows} - set(numbers))
-
+def expected_histories(rows: list[tuple[str, str, float]]) -> tuple[Histories, Histories]:
+    """Histories that a version must hold, and those of short users, by a plain loop."""
     # the expectation, by a plain loop: first of equal rows, stable order, short users in files of their own
-    expected: dict[str, list[tuple[float, str]]] = {}
+    expected: Histories = {}
     for user, item, moment in dict.fromkeys(rows):
         expected.setdefault(user, []).append((moment, item))
     expected = {user: sorted(h, key=lambda event: event[0]) for user, h in expected.items()}
     short = {user: history for user, history in expected.items() if len(history) < 3}
     expected = {user: history for user, history in expected.items() if len(history) >= 3}
+    return expected, short
 
+
+def read_histories(folder: Path, manifest: Manifest) -> dict[str, dict]:
     seen: dict[str, dict] = {}
     for shard in manifest.shards:
         assert file_sha256(folder / shard.file) == shard.sha256
@@ -71,9 +62,12 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
         assert users == sorted(users)
         assert not set(users) & set(seen), "a user is in one shard"
         seen |= {row["user_id"]: row for row in table.to_pylist()}
-    assert set(seen) == set(expected)
-    assert len(seen) == manifest.users
+    return seen
 
+
+def check_short_users(
+    folder: Path, manifest: Manifest, numbers: dict[str, int], outside: list[str], short: Histories
+) -> None:
     names = [None, *numbers]
     found = {}
     for shard in manifest.short_shards:
@@ -87,6 +81,12 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
     assert found == short
     assert manifest.short_users == len(short) > 0
 
+
+def check_histories(
+    seen: dict[str, dict], expected: Histories, numbers: dict[str, int], outside: list[str], manifest: Manifest
+) -> tuple[Counter[str], dict[str, int]]:
+    """Events of every history against the expected ones; gives training counts by item, and events by part."""
+    split = manifest.split.kind
     train_counts: Counter[str] = Counter()
     num_events = dict.fromkeys(("train", "valid", "test"), 0)
     for user, row in seen.items():
@@ -109,6 +109,34 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
         num_events["test"] += len(history) - valid_end
     assert num_events == {part: getattr(manifest, f"{part}_events") for part in num_events}
     assert any(UNKNOWN in row["items"] for row in seen.values()), "the drawn log has items outside training"
+    return train_counts, num_events
+
+
+@pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
+def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, split: str) -> None:
+    rows = drawn_log(tmp_path / "log.csv")
+    result = run_ingest(tmp_path / "log.csv", range_bytes=10_000, num_shards=3, split=split)
+    folder, manifest = result.path, read_manifest(result.path)
+    assert manifest == result.manifest
+    assert manifest.split.kind == split
+    check_files(folder, manifest)
+
+    vocabulary = pq.read_table(folder / manifest.vocabulary.file)
+    assert vocabulary.schema == VOCABULARY_SCHEMA
+    assert vocabulary["item"].to_pylist() == list(range(1, manifest.items + 1))
+    numbers = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item"].to_pylist(), strict=True))
+
+    outside = pq.read_table(folder / manifest.outside_items_file)
+    assert outside.schema == OUTSIDE_SCHEMA
+    outside = outside["item_id"].to_pylist()
+    assert outside == sorted({item for _, item, _ in rows} - set(numbers))
+
+    expected, short = expected_histories(rows)
+    seen = read_histories(folder, manifest)
+    assert set(seen) == set(expected)
+    assert len(seen) == manifest.users
+    check_short_users(folder, manifest, numbers, outside, short)
+    train_counts, num_events = check_histories(seen, expected, numbers, outside, manifest)
 
     # most popular first, ties by id; nothing but the training part
     by_rank = sorted(train_counts.items(), key=lambda pair: (-pair[1], pair[0]))
@@ -131,8 +159,7 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
         assert manifest.split.test_from == times[NUM_EVENTS * 9 // 10]
 
 
-def test_a_version_of_everything_keeps_its_contract(tmp_path: Path, run_ingest: Callable) -> None:
-    """Features, event types, random parts, cold items and quarantine: what a reader may rely on of each."""
+def drawn_log_of_everything(path: Path) -> None:
     draw = random.Random(1)
     lines = [
         f"u{draw.randrange(90)},i{int(draw.paretovariate(0.7)) % 300},{draw.randrange(500)},{draw.choice((1, 2, ''))},"
@@ -140,7 +167,12 @@ def test_a_version_of_everything_keeps_its_contract(tmp_path: Path, run_ingest: 
         for _ in range(NUM_EVENTS)
     ]
     header = "user_id,item_id,timestamp,rating,event_type,price,dwell\n"
-    (tmp_path / "log.csv").write_text(header + "".join([*lines, "u1,i1,soon,,,,\n"]))
+    path.write_text(header + "".join([*lines, "u1,i1,soon,,,,\n"]))
+
+
+def test_a_version_of_everything_keeps_its_contract(tmp_path: Path, run_ingest: Callable) -> None:
+    """Features, event types, random parts, cold items and quarantine: what a reader may rely on of each."""
+    drawn_log_of_everything(tmp_path / "log.csv")
     result = run_ingest(
         tmp_path / "log.csv",
         range_bytes=20_000,

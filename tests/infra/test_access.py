@@ -26,7 +26,7 @@ README = (INFRA / "README.md").read_text()
 
 @pytest.mark.parametrize("target", [*STANDING, *RUNS])
 def test_no_container_runs_as_root(target: str) -> None:
-    """What the namespace's `restricted` level asks of every pod, and a root file system that nothing writes to."""
+    """Every pod meets the namespace's `restricted` level, and a root file system that nothing writes to."""
     (namespace,) = of_kind(target, "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     for where, pod in pods(target):

@@ -361,7 +361,7 @@ def check(done: Done, phrases: list[str]) -> None:
 
 
 def jobs() -> dict[str, tuple[type, Callable]]:
-    """As jobs/*.py pair them."""
+    """Job functions and configs, paired as in jobs/*.py."""
     from pipelines.evaluate.job import run_evaluation
     from pipelines.ingest.job import run_ingest
     from pipelines.train.job import run_training

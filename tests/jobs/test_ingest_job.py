@@ -25,7 +25,7 @@ def row(number: int, note: str = "") -> str:
 
 
 def make_log() -> dict[str, bytes]:
-    """Of 93,010 rows 7 are duplicates, 2 of a short user, 1 unreadable; 93,000 are left, 310 of each user."""
+    """93,010 rows: 7 are duplicates, 2 of a short user, 1 unreadable; 93,000 are left, 310 of each user."""
     large = HEADER + "".join(row(number, NOTE) for number in range(EVENTS_LARGE))
     packed = [row(number) for number in range(EVENTS_LARGE, EVENTS_LARGE + EVENTS_PACKED)]
     packed += [row(number) for number in range(7)]

@@ -136,7 +136,7 @@ def test_ctrl_c_in_predict(place: Place, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_tune(place: Place, tmp_path: Path) -> None:
-    """Of trials of two workers, for which `local` starts a Ray with a dashboard, as no RAY_ADDRESS does."""
+    """A search of trials of two workers, for which `local` starts a Ray with a dashboard, as no RAY_ADDRESS does."""
     argv = [f"--home={place.home}", f"--data.dataset={place.dataset}", "--search.name=stopped", *TINY]
     with job(tmp_path, "tune", *argv, "--scale.num_workers=2") as running:
         running.wait_until(lambda: place.runs("trial 0"))

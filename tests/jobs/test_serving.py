@@ -145,7 +145,7 @@ def recommender(folder: Path) -> Recommender:
 
 
 def by_hand(recommender: Recommender, rows: Rows, **options: Any) -> Recommendations:
-    """What the model gives for ids in text and numbers in floats."""
+    """Answers of the model for ids in text and numbers in floats."""
     columns: dict[str, list] = {name: [row.get(name) or [] for row in rows] for name in FULL}
     histories = [[str(item) for item in history] for history in columns.pop("history")]
     for name in ("timestamps", "ratings"):

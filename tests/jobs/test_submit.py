@@ -83,7 +83,7 @@ def test_the_code_is_where_the_head_was_started(head: Head, place: Place) -> Non
 
 
 def test_the_code_travels_with_the_job(head: Head, place: Place, tmp_path: Path) -> None:
-    """From a copy that says it is another version, and holds what .rayignore must keep out of the upload."""
+    """Submit from a copy that says it is another version, and holds what .rayignore must keep out of the upload."""
     left = shutil.ignore_patterns(".git", ".venv", "var", "build", ".*_cache", "__pycache__", "tests", "*.egg-info")
     shutil.copytree(ROOT, tmp_path / "copy", ignore=left)
     copy = tmp_path / "copy"

@@ -92,7 +92,7 @@ def test_crop_begins_in_the_first_half() -> None:
 
 
 def test_reorder_shuffles_a_fifth_in_a_row() -> None:
-    """Of 20 inputs, four in a row: the others stay in place."""
+    """Four in a row of 20 inputs are reordered; the others stay in place."""
     moved = 0
     for seed in range(20):
         items = rows(run(batch_of([20]), seed, augment_reorder=1.0).inputs.items)[0]

@@ -12,7 +12,7 @@ from tests.datasets import write_dataset
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Of 40 users half end on what they began with. All took `old` once, `new` is of the last days."""
+    """40 users: half end on what they began with. All took `old` once, `new` is of the last days."""
     rows = []
     for user in range(40):
         items = ["old", f"own{user % 5}", "new" if user < 20 else "other", "mid", "old" if user % 2 else "last"]

@@ -114,6 +114,20 @@ def test_feed_resumes_anywhere_and_ranks_add_up(start: int, world: int) -> None:
     assert [step.number for step in ranks[0]] == list(range(start, total))
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_rank_knows_the_items_of_the_global_batch(world: int) -> None:
+    lengths = [[5, 9, 30], [12, 2, 44, 7]]
+    shards = [make_histories(part) for part in lengths]
+    groups = plan_epoch([np.asarray(part) for part in lengths], 3, 1, 16, 20)
+    ranks = [list(feed(shards.__getitem__, groups, 1, 0, rank, world, with_items=True)) for rank in range(world)]
+    for steps in zip(*ranks, strict=True):
+        dealt = [table for step in steps for table in (step.batch.inputs.items, step.batch.targets)]
+        expected = sorted({item for table in dealt for item in table.flatten().tolist()} - {0})
+        for step in steps:
+            assert step.items is not None
+            assert step.items.tolist() == expected
+
+
 def test_left_pad_keeps_the_newest() -> None:
     items = left_pad([Columns(np.asarray([1, 2, 3], dtype=np.int32)), Columns(np.asarray([], dtype=np.int32))], 2).items
     assert items[0, -2:].tolist() == [2, 3]

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the data."""
+"""Settings that a configuration leaves to the data."""
 
 from pathlib import Path
 from typing import Any

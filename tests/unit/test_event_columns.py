@@ -10,10 +10,10 @@ import pytest
 from mgray.config import ColumnsConfig
 from mgray.config.granularity import read_spelled
 from mgray.data.columns import Columns
-from mgray.data.inputs import AUTO_INPUTS, Inputs
+from mgray.data.inputs import Inputs
 from mgray.data.padding import left_pad
 from mgray.report.plots import granularity_name
-from mgray.schema import EVENT_COLUMNS, HISTORY_SCHEMA, EventColumn, Input, OptionalColumn
+from mgray.schema import AUTO_INPUTS, EVENT_COLUMNS, HISTORY_SCHEMA, EventColumn, Input, OptionalColumn
 
 
 def test_the_records_have_a_field_for_each_column() -> None:

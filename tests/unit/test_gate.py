@@ -74,7 +74,7 @@ def test_better_everywhere_passes_and_equal_does_not() -> None:
 
 
 def test_a_fallen_slice_refuses_what_is_better_on_the_whole() -> None:
-    """Of 300 queries 100 have long histories; there NDCG falls from 1 to 0.5, elsewhere it rises from 0 to 1."""
+    """300 queries, 100 with long histories: there NDCG falls from 1 to 0.5, elsewhere it rises from 0 to 1."""
     users = np.arange(300)
     lengths = np.where(users < 100, 60, 5)
     queries = PeriodQueries(users, lengths, np.full(300, 20))

@@ -1,4 +1,4 @@
-"""What a granularity may be called, and what it then is."""
+"""Granularities: their names, and what each name means."""
 
 import pytest
 

@@ -11,6 +11,7 @@ import pytest
 
 from mgray.config import ColumnsConfig, DataConfig
 from mgray.errors import InputError
+from mgray.schema import OptionalColumn
 from pipelines.ingest.context import FileRange, Rules, Unit
 from pipelines.ingest.plan import Plan, check_named_columns
 from pipelines.ingest.results import StagedUnit
@@ -89,7 +90,8 @@ def test_a_forget_list_leaves_an_ingest_that_runs_alone(tmp_path: Path, caplog: 
 
 def result(has_ratings: bool, event_types: list[str], pieces: list[int]) -> StagedUnit:
     rows, times = sum(pieces), (0.0, 0.0)
-    return StagedUnit(rows, 0, 0, pieces, event_types, has_ratings, *times, None, "", {"user_id": [], "item_id": []})
+    numbers: list[OptionalColumn] = ["ratings"] if has_ratings else []
+    return StagedUnit(rows, 0, 0, pieces, event_types, numbers, *times, None, "", {"user_id": [], "item_id": []})
 
 
 def test_named_columns_that_no_json_row_has(tmp_path: Path) -> None:

@@ -28,16 +28,26 @@ from pipelines.ingest.source.ranges import Range
 
 LAYOUT = Layout({"user_id": "u"}, ["u", "i"], 4, 2, ";", None, partitions={"item_id": None}, notes=("a guess",))
 FINISHED = FinishedBucket(
-    3, 2, 1, [1, 1, 1], 0.1, 0.1 + 0.2, True, [1, 2], [1, 1], [3], [2, 1], [1], [[2.0], [float("inf")], [1e-17]]
+    3, 2, 1, [1, 1, 1], 0.1, 0.1 + 0.2, ["ratings"], [1, 2], [1, 1], [3], [2, 1], [1], [[2.0], [float("inf")], [1e-17]]
 )
 SHARD = Shard(file="part-00000-ab.parquet", users=2, events=3, bytes=10, sha256="ab")
 RESULTS: list[TaskResult] = [
     Nothing(),
     InspectedFiles([InspectedFile(7, "ab", LAYOUT, [Range(4, 7, 2, 3), Range(7, None, 3, 1)])]),
     StagedUnit(
-        2, 1, 0, [2], ["buy"], False, 1.0, 2.0, BadRow(3, "user_id is empty", ",x", "log.csv"), "", {"user_id": []}
+        2,
+        1,
+        0,
+        [2],
+        ["buy"],
+        ["ratings"],
+        1.0,
+        2.0,
+        BadRow(3, "user_id is empty", ",x", "log.csv"),
+        "",
+        {"user_id": []},
     ),
-    StagedUnit(0, 0, 0, [], [], False, None, None, None, "a0", {"user_id": ["007"]}),
+    StagedUnit(0, 0, 0, [], [], ["ratings"], None, None, None, "a0", {"user_id": ["007"]}),
     MergedItems(5, TwoWays(1, "7")),
     CleanedBucket(4, {"duplicates": 1}, 3, TwoWays(0, None), [0, 2], FINISHED),
     CleanedBucket(4, {}, 4, TwoWays(0, None), [], None),

@@ -44,7 +44,7 @@ def test_the_first_signal_raises_and_those_right_after_it_do_not(number: signal.
 
 
 def test_what_is_ignored_stays_ignored() -> None:
-    """As under nohup."""
+    """Ignored signals, as under nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGHUP)

@@ -37,7 +37,7 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
 
 
 def test_mutual_information_by_hand() -> None:
-    """Of the totals 4, 5, 3, what is beside itself left out: log(count * sum of roots / (total * other's root))."""
+    """Totals 4, 5, 3, pairs of an item with itself left out: log(count * sum of roots / (total * other's root))."""
     counts = sparse.csr_matrix(np.array([[7.0, 3, 1], [3, 0, 2], [1, 2, 0]]))  # the 7 is an item beside itself
     total = np.array([4.0, 5.0, 3.0])
     context = np.sqrt(total)
@@ -126,7 +126,7 @@ def test_random_items_stay_as_they_were(dataset: Dataset) -> None:
 
 
 def test_what_a_large_log_is_cut_to(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a log too large, some users are counted; of a catalogue too large, the rarest items start at random."""
+    """A log too large: some users are counted. A catalogue too large: the rarest items start at random."""
     whole = pair_counts(dataset, item_init.WEIGHTS).sum()
     assert 0.3 < pair_counts(dataset, item_init.WEIGHTS, share=0.5).sum() / whole < 0.7
     monkeypatch.setattr(item_init, "MAX_PAIRS", dataset.manifest.train_events * item_init.WINDOW // 2)

@@ -156,7 +156,7 @@ def test_every_item_drawn_is_the_full_softmax() -> None:
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("calibration", [0.0, 0.75, 1.0])
 def test_gbce_is_its_formula(calibration: float) -> None:
-    """As in the paper: alpha = N / (V - 1), beta = alpha (t (1 - 1 / alpha) + 1 / alpha)."""
+    """Constants as in the paper: alpha = N / (V - 1), beta = alpha (t (1 - 1 / alpha) + 1 / alpha)."""
     interest, embedding, targets = inputs()
     negatives = torch.arange(1, 12)
     alpha = len(negatives) / (NUM_ITEMS - 1)

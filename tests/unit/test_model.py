@@ -125,7 +125,7 @@ def test_the_same_items_at_other_times_are_another_history() -> None:
 
 
 def test_cut_takes_the_parameters_of_the_levels_away() -> None:
-    """Of three alike levels each weighs the same; attention adds a norm (2 D) and a bias (heads) a level."""
+    """Three like levels weigh the same; attention adds a norm (2 D) and a bias (heads) a level."""
     model = make_model(CONFIGS["strides"])
     counts = [sum(p.numel() for p in model.cut(levels).parameters()) for levels in (1, 2, 3)]
     level = sum(p.numel() for p in model.levels[0].parameters())

@@ -1,4 +1,4 @@
-"""What the objective counts as a negative."""
+"""Negatives: which items the objective counts as one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a person sees of a stage while it runs: a bar in a terminal, lines elsewhere."""
+"""Progress that a person sees of a running stage: a bar in a terminal, lines elsewhere."""
 
 import io
 import re

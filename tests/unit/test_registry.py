@@ -1,4 +1,4 @@
-"""What makes two trainings the same to retraining, and which dataset a version is of."""
+"""Registered versions: when retraining takes two trainings for the same, and the dataset of a version."""
 
 from pathlib import Path
 

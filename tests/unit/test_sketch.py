@@ -100,7 +100,7 @@ def train(dataset: Dataset, epochs: int) -> tuple[Sketch, dict[str, float]]:
 
 
 def test_it_learns_a_walk(dataset: Dataset) -> None:
-    """Of 30 items the next is known four times in five; by chance a third is in a list of ten."""
+    """30 items: the next is known four times in five; by chance a third is in a list of ten."""
     assert train(dataset, epochs=3)[1]["hr@10"] > 0.6
 
 

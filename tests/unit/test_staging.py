@@ -302,7 +302,7 @@ def test_fingerprints_tell_keys_apart_and_give_none_away() -> None:
 
 
 def holding(good: int) -> StagedUnit:
-    return StagedUnit(good, 0, 0, [good], [], False, 0.0, 0.0, None, "", {"user_id": [], "item_id": []})
+    return StagedUnit(good, 0, 0, [good], [], [], 0.0, 0.0, None, "", {"user_id": [], "item_id": []})
 
 
 def test_the_first_writer_of_a_unit_wins(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a search draws."""
+"""Values that a search draws."""
 
 from pathlib import Path
 

@@ -1,14 +1,17 @@
-"""What tracking shows and writes, where no server is needed."""
+"""Tracking without a server: what it shows and writes."""
 
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import mlflow
 import pytest
 from mlflow.tracking import MlflowClient
 
 from mgray.config import TrackingConfig, TrainJobConfig
 from pipelines.runtime.redact import command_line, shown_uri
-from pipelines.tracking import metric_key, open_tracking, param_text, run_params
+from pipelines.tracking import metric_key, open_tracking, param_text, run_params, start_run
 from pipelines.tune.trial_runs import TrialRuns
 
 
@@ -56,3 +59,17 @@ def test_a_trial_keeps_its_run_where_mlflow_takes_half_of_it(tmp_path: Path) -> 
     assert client.get_run(run_id).data.tags["kind"] == "trial"
     runs.update(run_id, "FINISHED")
     assert client.get_run(run_id).info.status == "FINISHED"
+
+
+@pytest.mark.usefixtures("mlflow_apart")
+def test_a_run_whose_end_mlflow_does_not_take_is_done_all_the_same(tmp_path: Path) -> None:
+    database = tmp_path / "mlflow.db"
+    config = TrackingConfig(uri=f"sqlite:///{database}", system_metrics=False)
+    open_tracking(config, tmp_path)
+    with (
+        pytest.warns(UserWarning, match="MLflow did not take the run's end"),
+        start_run(config, {"a": 1}, {}, "test"),
+        closing(sqlite3.connect(database)) as opened,
+    ):
+        opened.execute("ALTER TABLE runs RENAME TO lost")
+    assert mlflow.active_run() is None

@@ -12,7 +12,7 @@ from tests.datasets import write_dataset
 
 
 def test_nothing_to_learn_from(tmp_path: Path) -> None:
-    """Of three events one is for validation and one for the test: no next item is left to train on."""
+    """Three events: one is for validation and one for the test: no next item is left to train on."""
     log = make_log(20, 10)
     check_trainable(write_dataset(tmp_path / "enough", log))
     short = log.filter(pl.int_range(pl.len()).over("user_id") < 3)

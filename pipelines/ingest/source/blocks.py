@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mgray.ingest.parse import MAX_TIME_S, UNITS, date_format, epoch_seconds, finer_unit, id_text, parse_events
-from mgray.schema import FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from mgray.schema import FEATURE, ITEM_ID, NUMBER_COLUMNS, TIMESTAMP, USER_ID
 from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.rows import TORN
 
@@ -27,7 +27,7 @@ _RESPELLED_SCHEMA = pa.schema([("id", pa.string()), ("by", pa.uint8())])
 
 
 class Block(NamedTuple):
-    """Rows of a log: `events` has user_id, item_id, event_type as text, timestamp, rating and features as float64."""
+    """Rows of a log: `events` has ids and columns of names as text; timestamp, numbers and features as float64."""
 
     events: pa.Table
     bad: pl.DataFrame | None  # line, reason, raw
@@ -117,12 +117,13 @@ def checked_block(table: pa.Table, unit: str, form: str | None = None) -> Block 
     if time.null_count or not _all(pc.less(pc.abs(time), MAX_TIME_S)):  # false for NaN
         return None
     table = table.set_column(table.column_names.index(TIMESTAMP), TIMESTAMP, time)
+    stored = {column.role: pa.from_numpy_dtype(column.dtype) for column in NUMBER_COLUMNS}
     for name in table.column_names:
-        if name == RATING or name.startswith(FEATURE):
+        if name in stored or name.startswith(FEATURE):
             numbers = table[name].drop_null()
             if pa.types.is_string(numbers.type):  # from the file's path
                 return None
-            if not _all(pc.is_finite(numbers.cast(pa.float32()) if name == RATING else numbers)):
+            if not _all(pc.is_finite(numbers.cast(stored[name]) if name in stored else numbers)):
                 return None
     return Block(table, None, None, respelled)
 

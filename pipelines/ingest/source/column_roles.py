@@ -1,4 +1,4 @@
-"""Which column of a log file has which role: user_id, item_id, timestamp, rating, event_type, feature:NAME."""
+"""Which column of a log file has which role: user_id, item_id, that of an event column, feature:NAME."""
 
 from collections.abc import Iterable
 from pathlib import PurePosixPath
@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from mgray.config import ColumnsConfig
 from mgray.errors import InputError, first_few
-from mgray.schema import EVENT_TYPE, FEATURE, ITEM_ID, RATING, TIMESTAMP, USER_ID
+from mgray.schema import FEATURE, ITEM_ID, OPTION_COLUMNS, TIMESTAMP, USER_ID
 from pipelines.ingest.source.filesystems import parse_uri
 from pipelines.ingest.source.log_files import Format, LogFile
 from pipelines.ingest.source.presets import RATINGS_CSV
@@ -30,7 +30,7 @@ def map_columns(
     wanted = wanted_columns(found, file.format, columns)
     told = path_values(file.path)
     # JSON Lines may bring an optional key later than in the rows that were looked at, and a name is asked for by role
-    asked = {RATING: columns.rating, EVENT_TYPE: columns.event_type}
+    asked = {one.role: getattr(columns, one.role) for one in OPTION_COLUMNS}
     partitions = {
         role: told[name]
         for role, name in wanted.items()
@@ -38,7 +38,7 @@ def map_columns(
     }
     wanted = {role: name for role, name in wanted.items() if role not in partitions}
     for role, name in wanted.items():
-        if name not in found and not (file.format == "jsonl" and role in (RATING, EVENT_TYPE)):
+        if name not in found and not (file.format == "jsonl" and role in asked):
             raise InputError(f"{file.path}: {_missing(file, found, columns, role, name, separator)}")
         if found.count(name) > 1:
             raise InputError(f"{file.path}: {found.count(name)} columns are named {name!r}; rename all but one")
@@ -51,10 +51,11 @@ def wanted_columns(found: Iterable[str], kind: Format, columns: ColumnsConfig) -
     wanted = {USER_ID: columns.user_id, ITEM_ID: columns.item_id}
     if columns.timestamp is not None:
         wanted[TIMESTAMP] = columns.timestamp
-    for role, given in ((RATING, columns.rating), (EVENT_TYPE, columns.event_type)):
+    for column in OPTION_COLUMNS:
+        given: str | None = getattr(columns, column.role)
         # JSON Lines may bring a key later than in the rows that were looked at.
-        if given is not None or role in found or kind == "jsonl":
-            wanted[role] = given or role
+        if given is not None or column.role in found or kind == "jsonl":
+            wanted[column.role] = given or column.role
     if set(RATINGS_CSV.values()) <= found:
         wanted |= {role: own for role, own in RATINGS_CSV.items() if wanted.get(role) == role and role not in found}
     return wanted | {FEATURE + feature: feature for feature in columns.features}

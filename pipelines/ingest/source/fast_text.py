@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mgray.ingest.spelling import NO_VALUE
-from mgray.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from mgray.schema import TIMESTAMP, value_kind
 from pipelines.ingest.source.blocks import Block, checked_block
 from pipelines.ingest.source.dialects import BLANKS, to_tabs
 from pipelines.ingest.source.layouts import Layout
@@ -33,13 +33,16 @@ def read_fast(data: bytes, file: LogFile, layout: Layout, unit: str) -> Block | 
         data, separator = tabbed, "\t"
     names = [str(number) for number in range(len(layout.header))]  # a header may repeat a name
     places = {role: layout.header.index(name) for role, name in layout.columns.items()}
-    types = {USER_ID: pa.string(), ITEM_ID: pa.string(), EVENT_TYPE: pa.string(), TIMESTAMP: pa.string()}
-    by_number = TIMESTAMP in places and layout.timestamp_format is None
-    if by_number and _is_number(_first_field(data, separator, places[TIMESTAMP], has_quotes)):
-        types[TIMESTAMP] = pa.float64()
+    has_numeric_times = (
+        TIMESTAMP in places
+        and layout.timestamp_format is None
+        and _is_number(_first_field(data, separator, places[TIMESTAMP], has_quotes))
+    )
     by_place: dict[str, pa.DataType] = {}
     for role, place in places.items():
-        wanted = types.get(role, pa.float64())
+        kind = value_kind(role)
+        is_numeric = kind in ("number", "vector") or (kind == "time" and has_numeric_times)
+        wanted = pa.float64() if is_numeric else pa.string()
         if by_place.setdefault(str(place), wanted) != wanted:
             return None  # one column in two roles that read it differently
     if len(by_place) < len(names) and not _is_utf8(data):  # Arrow checks only the columns that it reads

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from mgray.config import ColumnsConfig
 from mgray.errors import InputError
-from mgray.schema import ITEM_ID, USER_ID
+from mgray.schema import ITEM_ID, OPTION_COLUMNS, USER_ID
 from pipelines.ingest.source import dialects, nested
 from pipelines.ingest.source.column_roles import are_histories, how_to_name, map_columns, role_name
 from pipelines.ingest.source.dialects import BLANKS
@@ -183,7 +183,8 @@ def _text_of_histories(
     file: LogFile, first: bytes, columns: ColumnsConfig, encoding: str | None, notes: list[str]
 ) -> Layout:
     """The layout of lines of user, item, item, ..."""
-    given = [name for name in ("header", "rating", "event_type", "features") if getattr(columns, name)]
+    optional = (column.role for column in OPTION_COLUMNS)
+    given = [name for name in ("header", *optional, "features") if getattr(columns, name)]
     if given:
         raise InputError(
             f"{file.path}: data.columns.{given[0]}: a line of text of histories is a user and items, and nothing else; "
@@ -208,7 +209,7 @@ def _text_of_histories(
 
 def _empty_layout(file: LogFile, columns: ColumnsConfig) -> Layout:
     """The layout of an empty compressed file, which Spark writes for a partition without rows: any columns will do."""
-    header = [name for name in (columns.user_id, columns.item_id, columns.timestamp) if name is not None]
-    header += [*columns.features, *(name for name in (columns.rating, columns.event_type) if name is not None)]
-    header = list(dict.fromkeys(header))
+    optional: list[str | None] = [getattr(columns, column.role) for column in OPTION_COLUMNS]
+    names = (columns.user_id, columns.item_id, columns.timestamp, *columns.features, *optional)
+    header = list(dict.fromkeys(name for name in names if name is not None))
     return Layout(map_columns(file, header, columns)[0], header, 0, 1)

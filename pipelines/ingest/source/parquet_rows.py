@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mgray.ingest.parse import epoch_seconds, id_text
-from mgray.schema import EVENT_TYPE, ITEM_ID, TIMESTAMP, USER_ID
+from mgray.schema import ITEM_ID, TIMESTAMP, value_kind
 from pipelines.ingest.source import nested
 from pipelines.ingest.source.blocks import Block, checked_block, merge_words, parse_block, replace_words, with_bad
 from pipelines.ingest.source.filesystems import open_random
@@ -61,8 +61,8 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
     """Reads typed columns as events, each distinct id spelled once; None: some row needs a reason."""
     columns: dict[str, pa.ChunkedArray] = {}
     for role, name in layout.columns.items():
-        column = table[name]
-        if role in (USER_ID, ITEM_ID):
+        column, kind = table[name], value_kind(role)
+        if kind is None:
             encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
             encoded = encoded.unify_dictionaries().combine_chunks()
             if not len(encoded):
@@ -74,10 +74,10 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
                 return None
             may_meet = values.dtype.is_float()  # 0.0 and -0.0 are one
             columns[role] = merge_words(encoded, text) if may_meet else replace_words(encoded, text)
-        elif role == TIMESTAMP:
+        elif kind == "time":
             seconds = epoch_seconds(pl.Series(name, pl.from_arrow(column)), unit, layout.timestamp_format)
             columns[role] = seconds.to_arrow(compat_level=pl.CompatLevel.oldest())
-        elif role == EVENT_TYPE:  # by polars, like the careful path: Arrow spells 1.0 as "1"
+        elif kind == "name":  # by polars, like the careful path: Arrow spells 1.0 as "1"
             text = pl.Series(name, pl.from_arrow(column)).cast(pl.String)
             columns[role] = text.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
         elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
@@ -85,10 +85,11 @@ def _fast_columns(table: pa.Table, layout: Layout, unit: str) -> Block | None:
         else:
             return None
     for role, value in (layout.partitions or {}).items():
-        if role == TIMESTAMP:
+        kind = value_kind(role)
+        if kind == "time":
             time = epoch_seconds(pl.Series([value], dtype=pl.String), unit, layout.timestamp_format)[0]
             columns[role] = pa.repeat(pa.scalar(time, pa.float64()), table.num_rows)
-        elif role in (USER_ID, ITEM_ID, EVENT_TYPE):
+        elif kind in (None, "name"):
             columns[role] = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
         else:  # text where a number belongs
             return None

@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from mgray.ingest import clean
 from mgray.ingest.clean import Events
+from mgray.schema import EVENT_TYPE, NUMBER_COLUMNS
 from pipelines.ingest.arrow_files import read_batch
 from pipelines.ingest.context import IngestContext, Rules
 from pipelines.ingest.id_notes import places_of
@@ -63,12 +64,12 @@ def _read_bucket(context: IngestContext, bucket: int) -> _Bucket:
     codes = rank[merged.codes]
     count, features = sum(batch.num_rows for batch in rows), len(context.layers.features)
     events = Events(
-        np.empty(count, np.int32),
-        np.empty(count, np.int32),
-        np.empty(count, np.float64),
-        np.full(count, np.nan, np.float32),
-        np.full(count, -1, np.int16),
-        np.empty((count, features), np.float64),
+        user=np.empty(count, np.int32),
+        item=np.empty(count, np.int32),
+        time=np.empty(count, np.float64),
+        numbers={column.name: np.full(count, np.nan, column.dtype) for column in NUMBER_COLUMNS},
+        event_type=np.full(count, -1, np.int16),
+        features=np.empty((count, features), np.float64),
     )
     at = first_user = 0
     for index, (batch, own_users) in enumerate(zip(rows, users, strict=True)):
@@ -76,11 +77,12 @@ def _read_bucket(context: IngestContext, bucket: int) -> _Bucket:
         events.user[here] = codes[first_user:][batch["user"].to_numpy()]
         events.item[here] = item_codes(context, index)[batch["item"].to_numpy()]
         events.time[here] = batch["time"].to_numpy()
-        if "rating" in batch.schema.names:
-            events.rating[here] = batch["rating"].to_numpy()
-        if "event_type" in batch.schema.names:
+        for column in NUMBER_COLUMNS:
+            if column.role in batch.schema.names:
+                events.numbers[column.name][here] = batch[column.role].to_numpy()
+        if EVENT_TYPE in batch.schema.names:
             own = np.asarray((-1, *context.event_types[index]), np.int16)
-            events.event_type[here] = own[batch["event_type"].to_numpy() + 1]
+            events.event_type[here] = own[batch[EVENT_TYPE].to_numpy() + 1]
         for place in range(features):
             events.features[here, place] = batch[f"feature_{place}"].to_numpy()
         at, first_user = at + batch.num_rows, first_user + own_users.num_rows
@@ -100,7 +102,7 @@ def _apply_rules(events: Events, rules: Rules, num_users: int) -> tuple[Events, 
         events = keep("timestamps", ~_is_outside(events.time, rules.min_timestamp, rules.max_timestamp))
     if rules.min_rating is not None or rules.max_rating is not None:
         # no rating, NaN, is not outside
-        events = keep("ratings", ~_is_outside(events.rating, rules.min_rating, rules.max_rating))
+        events = keep("ratings", ~_is_outside(events.numbers["ratings"], rules.min_rating, rules.max_rating))
     events = events.take(clean.order_events(events.user, events.time))
     if rules.duplicates:
         events = keep("duplicates", clean.are_first(events))

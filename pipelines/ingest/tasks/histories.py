@@ -11,7 +11,7 @@ from mgray.data import moments
 from mgray.data.columns import parts_of
 from mgray.ingest import clean
 from mgray.ingest.clean import Events
-from mgray.schema import TEST, TRAIN, VALID
+from mgray.schema import EVENT_TYPE, NUMBER_COLUMNS, TEST, TRAIN, VALID
 from pipelines.ingest.arrow_files import read_batch, save_array, write_batches
 from pipelines.ingest.context import IngestContext
 from pipelines.ingest.results import CoreTurn, FinishedBucket
@@ -34,7 +34,7 @@ SHORT = StagedKind("short", "short_users")  # users with too few
 class Histories(NamedTuple):
     """Users of a bucket and their events. Legend: `U` users, `E` events; user u has offsets[u]..offsets[u + 1]."""
 
-    rows: pa.RecordBatch  # [E] item (code), time, rating, event_type, feature_0, ...
+    rows: pa.RecordBatch  # [E] item (code), time, rating, ... of NUMBER_COLUMNS, event_type, feature_0, ...
     ids: pa.Array  # [U] sorted
     hashes: npt.NDArray[np.uint64]  # [U] of the ids
     offsets: clean.Ints  # [U + 1]
@@ -68,7 +68,9 @@ def stage_users(
     """Stages some users of a bucket, with the lengths of their histories, and their events. chosen: [U]."""
     lengths, places = np.bincount(events.user, minlength=len(ids)), np.flatnonzero(chosen)
     events = events if len(places) == len(ids) else events.take(chosen[events.user])
-    columns = {"item": events.item, "time": events.time, "rating": events.rating, "event_type": events.event_type}
+    columns: dict[str, npt.NDArray[Any]] = {"item": events.item, "time": events.time}
+    columns |= {column.role: events.numbers[column.name] for column in NUMBER_COLUMNS}
+    columns[EVENT_TYPE] = events.event_type
     columns |= {f"feature_{place}": events.features[:, place] for place in range(events.features.shape[1])}
     rows = pa.record_batch({name: pa.array(column) for name, column in columns.items()})
     users = pa.record_batch(
@@ -150,14 +152,13 @@ def core_bucket(context: IngestContext, turn: int, bucket: int) -> CoreTurn:
 def finish_bucket(context: IngestContext, bucket: int) -> FinishedBucket:
     """Splits a bucket's histories, counts the items and event types of the training part, measures its features."""
     measured, short = read_measured(context, bucket), read_short(context, bucket)
-    time, item, kinds = measured.column("time"), measured.column("item"), measured.column("event_type")
+    time, item, kinds = measured.column("time"), measured.column("item"), measured.column(EVENT_TYPE)
     part = split_histories(context, measured).part
     train = part == TRAIN
     save_counts(context, "counts", bucket, item[train])
     lengths, length_users = np.unique(np.diff(measured.offsets), return_counts=True)
     first, last = context.times
     bins = ((time - first) * (TIME_BINS / max(last - first, 1e-9))).astype(np.int64)
-    ratings = (measured.column("rating"), short.column("rating"))
     return FinishedBucket(
         written=len(item),
         users=len(measured.ids),
@@ -165,7 +166,11 @@ def finish_bucket(context: IngestContext, bucket: int) -> FinishedBucket:
         part_events=[int(np.count_nonzero(part == one)) for one in (TRAIN, VALID, TEST)],
         first_timestamp=float(time.min()) if len(time) else None,
         last_timestamp=float(time.max()) if len(time) else None,
-        has_ratings=not all(bool(np.isnan(column).all()) for column in ratings),
+        number_columns=[
+            column.name
+            for column in NUMBER_COLUMNS
+            if not all(np.isnan(users.column(column.role)).all() for users in (measured, short))
+        ],
         lengths=lengths.tolist(),
         length_users=length_users.tolist(),
         by_time=np.bincount(np.clip(bins, 0, TIME_BINS - 1), minlength=TIME_BINS).tolist(),

@@ -1,0 +1,160 @@
+"""What a step costs by the size of the catalogue, and that the item table trained by rows is dense AdamW's.
+
+python benchmarks/catalogue.py [--steps 60] [--items 5000000]
+
+Both sides run in turn, a step each, in one process of one thread; a figure is the ratio of medians of CPU seconds.
+Writes results/catalogue.json: step_time_5m_vs_3k, bytes_a_step, equals_dense. Some three minutes, and 4 GB at five
+million items.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from _results import check, read, write
+from torch import Tensor, nn
+
+from mgray.config import ResolvedModelConfig, ResolvedTrainConfig
+from mgray.data.dataset import Dataset
+from mgray.data.feed import Batch
+from mgray.data.inputs import Inputs
+from mgray.model.ensemble import make_model
+from mgray.model.mgdsc import MGDSC
+from mgray.train.item_table import ItemTables, item_weights, take_out_tables_
+from mgray.train.objective import Objective
+from mgray.train.optim import ADAM_EPS, BETAS, learning_rate
+from mgray.train.trainer import Trainer
+
+CPU = torch.device("cpu")
+FEW_ITEMS = 3_400
+ROWS, LENGTH = 128, 32  # 4,096 events
+WIDTH = 64
+TRAIN = ResolvedTrainConfig(global_batch_events=ROWS * LENGTH, num_negatives=2048, max_time_s=None)
+WARM_UP_STEPS = 5  # not timed
+RATE = 1e-3
+EQUAL_ITEMS, EQUAL_STEPS = 400, 2000
+
+
+class MadeUpLog:
+    """What a Trainer asks of a dataset before it is run: here its steps are given their batches."""
+
+    def __init__(self, num_items: int) -> None:
+        self.item_counts = np.ones(num_items + 1, dtype=np.int64)
+
+    def train_lengths(self, include_valid: bool) -> list[Any]:
+        return []
+
+    def read_training(self, *_: Any, **__: Any) -> None:
+        raise AssertionError("no epoch is read")
+
+
+class Side:
+    """A training over a catalogue of some size, a step at a time. Items are uniform: the fewest repeats."""
+
+    def __init__(self, num_items: int) -> None:
+        torch.manual_seed(0)
+        config = ResolvedModelConfig(width=WIDTH, dropout=0.25, norm="layer")
+        model = make_model(config, num_items)
+        take_out_tables_(model, TRAIN)
+        objective = Objective(model, TRAIN, CPU, exclude_seen=True)
+        self.trainer = Trainer(objective, model, cast(Dataset, MadeUpLog(num_items)), TRAIN, CPU)
+        self.random = np.random.default_rng(0)
+        self.num_items = num_items
+        model.train()
+
+    def batch(self) -> tuple[Batch, Tensor]:
+        events = torch.from_numpy(self.random.integers(1, self.num_items + 1, (ROWS, LENGTH + 1)))
+        return Batch(Inputs(events[:, :-1].contiguous()), events[:, 1:].contiguous()), events.unique()
+
+    def step(self) -> float:
+        """CPU seconds of a step."""
+        batch, items = self.batch()
+        began = time.process_time()
+        self.trainer.step(batch, items, ROWS * LENGTH, RATE)
+        self.trainer.progress.step += 1
+        return time.process_time() - began
+
+
+def measure_steps(many_items: int, steps: int) -> dict[str, Any]:
+    sides = {"few": Side(FEW_ITEMS), "many": Side(many_items)}
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for step in range(WARM_UP_STEPS + steps):
+        for name, side in sides.items():
+            spent = side.step()
+            if step >= WARM_UP_STEPS:
+                times[name].append(spent)
+    median = {name: statistics.median(found) for name, found in times.items()}
+    many = sides["many"].trainer
+    print(
+        f"{FEW_ITEMS:,} items: {1e3 * median['few']:.1f} ms of CPU a step; {many_items:,}: {1e3 * median['many']:.1f}"
+    )
+    return {
+        "items": {"few": FEW_ITEMS, "many": many_items},
+        "by_rows": {name: bool(side.trainer.tables) for name, side in sides.items()},
+        "cpu_s_a_step": times,
+        "bytes_a_step": many.gradient_bytes,
+        "ratio": median["many"] / median["few"],
+    }
+
+
+def random_touches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Items of a step, by probabilities from 1 to once in a thousand steps, and gradients, from eps / 100 to 1."""
+    source = torch.Generator().manual_seed(seed)
+    probability = torch.logspace(0, -3, EQUAL_ITEMS + 1)
+    scale = torch.logspace(-10, 0, EQUAL_ITEMS + 1)[torch.randperm(EQUAL_ITEMS + 1, generator=source)][:, None]
+    while True:
+        items = (torch.rand(EQUAL_ITEMS + 1, generator=source) < probability).nonzero()[:, 0]
+        yield items[items > 0], torch.randn(EQUAL_ITEMS + 1, WIDTH, generator=source) * scale
+
+
+def largest_difference(seed: int) -> float:
+    """Largest difference from torch.optim.AdamW's table, over its root mean square: 2,000 steps of the default schedule
+    and weight decay.
+    """
+    model = MGDSC(ResolvedModelConfig(width=WIDTH, dropout=0.0, norm="layer"), EQUAL_ITEMS)
+    ((_, weight),) = item_weights(model)
+    weight.requires_grad_(False)
+    tables, dense = ItemTables(model, model, TRAIN), nn.Parameter(weight.clone())
+    optimizer = torch.optim.AdamW([dense], betas=BETAS, eps=ADAM_EPS, weight_decay=TRAIN.weight_decay, fused=True)
+    for step, (items, gradient) in zip(range(EQUAL_STEPS), random_touches(seed), strict=False):
+        rate = learning_rate(TRAIN, step / EQUAL_STEPS)
+        rows = tables.gather(items, None)
+        (own,) = rows.tables.values()
+        own.weight.grad = gradient[rows.items]
+        tables.update(rows, rate)
+        optimizer.param_groups[0]["lr"] = rate
+        dense.grad = torch.zeros_like(dense).index_copy(0, rows.items, gradient[rows.items])
+        optimizer.step()
+    tables.catch_up()
+    whole = dense.detach()
+    return float((weight - whole).abs().max() / whole.square().mean().sqrt())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60, help="timed steps of each side")
+    parser.add_argument("--items", type=int, default=5_000_000, help="items of the large catalogue")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    differences = [largest_difference(seed) for seed in range(3)]
+    steps = measure_steps(options.items, options.steps)
+    earlier = read("catalogue") or {"raw": {}, "checks": []}
+    checks = [
+        check("step_time_5m_vs_3k", steps["ratio"], 1.15, "<="),
+        check("bytes_a_step", steps["bytes_a_step"], 2e6, "<="),
+        check("equals_dense", max(differences), 1e-4, "<="),
+    ]
+    names = {one["name"] for one in checks}
+    write(
+        "catalogue",
+        raw=earlier["raw"] | {"step": steps, "equals_dense": differences},
+        checks=[*checks, *(one for one in earlier["checks"] if one["name"] not in names)],
+    )
+
+
+if __name__ == "__main__":
+    main()
