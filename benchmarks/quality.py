@@ -41,6 +41,7 @@ from mgray.data.dataset import Dataset
 from mgray.errors import InputError
 from mgray.eval.baselines import make_baselines
 from mgray.eval.ranking import evaluate, part_queries
+from mgray.model.ensemble import num_parameters
 from mgray.serve.scorer import ModelScorer, Scorer
 from mgray.testing.synthetic import DenseHabits, OracleScorer, SparseShop
 from pipelines.evaluate.job import evaluate_baselines
@@ -82,7 +83,7 @@ def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
         model = scorer.model.cut(num_levels)
         smaller = ModelScorer(model, scorer.popularity.cpu().numpy(), config.train.max_length, scorer.device)
         found[num_levels] = {
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "parameters": num_parameters(model),
             "test": evaluate(smaller, queries, dataset.item_counts, config.evaluate).compute(),
         }
     return {"cut_to_levels": found}

@@ -31,6 +31,7 @@ from mgray.data.dataset import Dataset
 from mgray.eval.metrics import RMSE
 from mgray.eval.ranking import evaluate, part_queries
 from mgray.eval.rating import evaluate_ratings, rating_batches
+from mgray.model.ensemble import num_parameters
 from mgray.train.resolve import resolve_exclude_seen, resolve_model
 
 HR, NDCG = "hr@10", "ndcg@10"
@@ -62,7 +63,7 @@ def run_sketch(dataset: Dataset, training: TrainConfig) -> dict[str, Any]:
         "epochs": fitted.epochs,
         "steps": fitted.steps,
         "seconds": fitted.seconds,
-        "parameters": sum(parameter.numel() for parameter in sketch.parameters()),
+        "parameters": num_parameters(sketch),
     }
 
 

@@ -20,6 +20,7 @@ from mgray.data.manifest import Manifest, short_key
 from mgray.errors import InputError
 from mgray.eval.gate import Cost, GateDecision, IntArray, PeriodQueries, decide, rank_metrics
 from mgray.eval.ranking import own_batches, rank_batch
+from mgray.model.ensemble import num_parameters
 from mgray.schema import PAD, UNKNOWN, OptionalColumn
 from mgray.serve.recommender import Recommender
 from mgray.serve.request import raw_lists
@@ -102,7 +103,7 @@ def measure_cost(model: Recommender, dataset: Dataset, columns: Collection[Optio
         started = time.perf_counter()
         model.recommend(request["history"], beside=request)
         times.append(time.perf_counter() - started)
-    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    parameters = num_parameters(model.model)
     return Cost(parameters, float(np.median(times)) * 1000)
 
 

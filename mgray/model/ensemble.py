@@ -96,6 +96,11 @@ class Ensemble(nn.Module):
 Model = MGDSC | Ensemble
 
 
+def num_parameters(model: nn.Module) -> int:
+    """Number of weights, those of the item table among them."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def make_model(config: ResolvedModelConfig, num_items: int, spec: InputSpec | None = None) -> Model:
     """spec: what the extra inputs of the config stand for; none: there are none."""
     return (MGDSC if config.members == 1 else Ensemble)(config, num_items, spec)

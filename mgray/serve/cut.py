@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from mgray.errors import InputError
-from mgray.model.ensemble import Model
+from mgray.model.ensemble import Model, num_parameters
 from mgray.serve.model_folder import WEIGHTS_FILE, load_model, save_model
 
 
@@ -57,5 +57,5 @@ def measure(folder: Path) -> Size:
 
 
 def _size(folder: Path, model: Model) -> Size:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    parameters = num_parameters(model)
     return Size(len(model.config.granularities), parameters, (folder / WEIGHTS_FILE).stat().st_size)

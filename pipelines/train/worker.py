@@ -24,7 +24,7 @@ from mgray.distributed import rank_and_world
 from mgray.errors import InputError
 from mgray.eval.part_metrics import PartEvaluation
 from mgray.eval.valid_share import valid_share
-from mgray.model.ensemble import make_model
+from mgray.model.ensemble import make_model, num_parameters
 from mgray.serve.model_folder import Vocabulary, load_model, save_model
 from mgray.train import checkpoint
 from mgray.train.checkpoint import recover_folder, replace_folder
@@ -292,7 +292,7 @@ class RankRun:
             positions=progress.events,
             train_s=progress.elapsed_s,
             device=str(self.session.device),
-            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            parameters=num_parameters(self.model),
             valid_share=self.valid_share,
             valid_s=self.valid_s,
         )

@@ -13,7 +13,7 @@ from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.data.manifest import Manifest, short_key
 from mgray.errors import InputError
-from mgray.model.ensemble import make_model
+from mgray.model.ensemble import make_model, num_parameters
 from mgray.report.search_report import SearchReport, TrialRow, render_search, search_line
 from mgray.train.resolve import resolve_job
 from pipelines import tracking
@@ -67,7 +67,7 @@ def rungs(search: SearchFolder) -> list[float]:
 def count_parameters(config: ResolvedModelConfig, manifest: Manifest) -> int:
     with torch.device("meta"):  # shapes alone
         model = make_model(config, manifest.items, named_inputs(config, manifest))
-    return sum(parameter.numel() for parameter in model.parameters())
+    return num_parameters(model)
 
 
 def trial_row(trial: TrialRecord, search: SearchFolder, base: TrainJobConfig, manifest: Manifest) -> TrialRow:
