@@ -73,7 +73,10 @@ def ray_head(cwd: Path, num_cpus: int = 2) -> Iterator[Head]:
                 start_new_session=True,
             )
             try:
-                _wait_until_ready(process, address, Path(log.name))
+                agent = f"http://127.0.0.1:{ports['dashboard-agent-listen-port']}"
+                _wait_until_ready(process, f"{address}/api/jobs/", Path(log.name))
+                # Through the agent jobs are submitted, and it may start late on a busy machine.
+                _wait_until_ready(process, f"{agent}/api/local_raylet_healthz", Path(log.name))
                 yield Head(address, token_file, environment)
             finally:
                 process.terminate()  # --block ends what it started
@@ -84,12 +87,12 @@ def ray_head(cwd: Path, num_cpus: int = 2) -> Iterator[Head]:
                 process.wait()
 
 
-def _wait_until_ready(process: subprocess.Popen, address: str, log: Path) -> None:
-    """Until its job API answers, which is later than its first page."""
+def _wait_until_ready(process: subprocess.Popen, page: str, log: Path) -> None:
+    """Waits until a page of the head answers; its job API does later than its first page."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with suppress(requests.RequestException):
-            answer = requests.get(f"{address}/api/jobs/", headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5)
+            answer = requests.get(page, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=5)
             if answer.ok:
                 return
         time.sleep(0.2)

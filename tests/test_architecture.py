@@ -116,6 +116,12 @@ def test_files_and_functions_are_short() -> None:
     assert not long, "\n".join([f"too long ({limits}):", *long])
 
 
+def test_test_files_have_names_of_their_own() -> None:
+    """pytest imports test files by their bare names: of two that are alike one would not be collected."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_jobs_are_thin() -> None:
     for path in (ROOT / "jobs").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 40, f"{path.name}: a job is argv, config, one pipeline call"

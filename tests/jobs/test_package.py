@@ -19,14 +19,14 @@ USE_OF_THE_CORE = """
 import sys
 from pathlib import Path
 import torch
-from mgray.config import ModelConfig
+from mgray.config import ResolvedModelConfig
 from mgray.data.columns import Columns
 from mgray.model.ensemble import make_model
 from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
 from mgray.serve.recommender import Recommender
 import mgray.eval.part_metrics, mgray.eval.baselines, mgray.report.run_report, mgray.train.trainer
 
-config = ModelConfig(width=8, heads=2, dropout=0.1, norm="layer")
+config = ResolvedModelConfig(width=8, heads=2, dropout=0.1, norm="layer")
 info = ModelInfo(config=config, num_items=5, max_length=20, dataset_fingerprint="0" * 64)
 model = make_model(config, 5, info.inputs)
 names = [f"item-{number}" for number in range(1, 6)]
@@ -113,8 +113,7 @@ def test_the_jobs_are_sub_commands(installed: Path, tmp_path: Path) -> None:
     assert "model.widht" in error_of(mgray(installed, tmp_path, "train", "--model.widht", "3"))
 
 
-def test_it_trains_and_searches_from_another_folder(installed: Path, tmp_path: Path) -> None:
-    """Train and predict; and tune, whose default space is a file of the package."""
+def test_it_trains_from_another_folder(installed: Path, tmp_path: Path) -> None:
     make_log(60, 40).write_csv(tmp_path / "log.csv")
     quick = ["--data.source", "log.csv", "--train.epochs", "1", "--scale.num_workers", "1"]
     trained = mgray(installed, tmp_path, "train", *quick)
@@ -122,11 +121,19 @@ def test_it_trains_and_searches_from_another_folder(installed: Path, tmp_path: P
     line = result_line(trained.stdout)
     assert line["job"] == "train"
     assert Path(line["report"]).is_relative_to(tmp_path / "var")
-    predicted = mgray(installed, tmp_path, "predict", "--model", "models:/mgray-interest@champion")
-    assert predicted.code == 0, predicted
-    found = mgray(installed, tmp_path, "tune", *quick, "--search.num_trials", "1", "--search.grace_epochs", "1")
-    assert found.code == 0, found
-    assert result_line(found.stdout)["job"] == "tune"
+
+
+def test_a_search_finds_its_default_space(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "from mgray.config import TrainJobConfig\n"
+        "from mgray.config.search_space import DEFAULT_SPACE, read_space\n"
+        "print(DEFAULT_SPACE, len(read_space(None, TrainJobConfig())))\n"
+    )
+    done = run([str(installed / "python"), "-c", code], cwd=tmp_path, PYTHONPATH="")
+    assert done.code == 0, done
+    path, size = done.stdout.split()
+    assert Path(path).is_relative_to(installed.parent)
+    assert int(size) > 5
 
 
 def test_the_core_does_without_engines(core: Path, tmp_path: Path) -> None:
