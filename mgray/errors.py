@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """What is wrong, where, and how to mend it, in one line. A job prints it without a traceback and exits with 2."""
+    """A user's mistake: what is wrong, where, how to mend it, in one line. A job prints it and exits with 2."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

@@ -1,4 +1,4 @@
-"""What every section of the configuration stands on: constants, names, tracking."""
+"""Base of every section of the configuration: constants, names, tracking."""
 
 import re
 from pathlib import Path

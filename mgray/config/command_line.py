@@ -1,4 +1,4 @@
-"""From the command line and a YAML file to a typed config, and back to dotted keys."""
+"""Command line and YAML file to a typed config, and back to dotted keys."""
 
 import argparse
 import sys

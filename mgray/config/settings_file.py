@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(path: str | Path, where: str) -> Any:
-    """What a YAML file holds: UTF-8, with a byte order mark or without, or UTF-16.
+    """Values of a YAML file: UTF-8, with a byte order mark or without, or UTF-16.
 
     Raises InputError, in one line that begins with `where`, where it is missing, unreadable, malformed, or gives a key
     twice.

@@ -1,1 +1,1 @@
-"""What a model reads: dataset versions, batches, event columns, inputs."""
+"""Data that a model reads: dataset versions, batches, event columns, inputs."""

@@ -1,4 +1,4 @@
-"""What a model reads of a history: item numbers and, by its config, event columns.
+"""Inputs of a model from a history: item numbers and, by its config, event columns.
 
 Legend: `B` sequences, `L` positions, `F` numeric features.
 """

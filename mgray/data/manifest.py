@@ -58,7 +58,7 @@ class Split(Record):
 
 
 class Manifest(Record):
-    """What a dataset version holds. `rows` keeps the law `read = written + every dropped_* + quarantined`."""
+    """Contents of a dataset version. `rows` keeps the law `read = written + every dropped_* + quarantined`."""
 
     schema_version: int
     created: str  # ISO 8601, UTC
@@ -154,7 +154,7 @@ class PredictionModel(Record):
 
 
 class PredictionManifest(Record):
-    """What a prediction version holds: each user's best items, as the parts' rows (PREDICTION_SCHEMA)."""
+    """Contents of a prediction version: each user's best items, as the parts' rows (PREDICTION_SCHEMA)."""
 
     schema_version: int
     created: str  # ISO 8601, UTC

@@ -27,7 +27,7 @@ class PopularityScorer:
 
 
 class CooccurrenceScorer:
-    """What followed the user's last item in other histories, nearer followers weighing more.
+    """Items that followed the user's last one in other histories, nearer followers weighing more.
 
     Ties (most of the catalogue never followed an item) are broken by popularity, which is what its users would do.
     """

@@ -72,7 +72,7 @@ def own_batches(
     batch_events: int,
     max_length: int | None,
 ) -> Iterator[list[Asked]]:
-    """What `ask` gives of each shard for this rank's users, as `score_batches`; a shard in memory at a time."""
+    """Batches, as of `score_batches`, of what `ask` gives for this rank's users; a shard in memory at a time."""
     turn = Turn(*rank_and_world())
     for shard in range(dataset.num_shards):
         yield from score_batches(ask(shard, turn), batch_events, max_length)
@@ -119,7 +119,7 @@ def evaluate_each(
     config: EvaluateConfig,
     with_coverage: bool = True,
 ) -> dict[str, RankingMetrics]:
-    """As evaluate_batches, of several scorers by name on the same queries, which are read once."""
+    """`evaluate_batches` for several scorers by name on the same queries, which are read once."""
     k = min(config.k, len(item_counts) - 1) if with_coverage else None
     found = {name: RankingMetrics(config.k, item_counts, with_coverage) for name in scorers}
     for batch in batches:

@@ -1,4 +1,4 @@
-"""What a rating head must beat. Each rates by what it learned of items, and by the query's history of the user.
+"""Baselines of a rating head. Each rates by what it learned of items, and by the query's history of the user.
 
 So a user who was not in the training part, or rated more since, is no stranger to a baseline either.
 """
@@ -33,7 +33,7 @@ class Ratings:
 
 
 def training_ratings(dataset: Dataset) -> Ratings:
-    """Of known items; users are numbered in the order of the shards."""
+    """Training ratings of known items; users are numbered in the order of the shards."""
     users, items, ratings, first = [], [], [], 0
     for histories in dataset.train_events(["ratings"]):
         lengths = np.diff(histories.offsets)

@@ -77,7 +77,7 @@ def order_events(user: npt.NDArray[np.int32], time: Times) -> Ints:
 
 
 def user_offsets(user: npt.NDArray[np.int32], num_users: int) -> Ints:
-    """Where each user's events begin among sorted events, and where the last one's end: [U + 1]."""
+    """Offsets [U + 1] of sorted events: where each user's begin, and where the last one's end."""
     return np.concatenate([[0], np.cumsum(np.bincount(user, minlength=num_users))]).astype(np.int64)
 
 

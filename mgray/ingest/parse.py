@@ -271,13 +271,13 @@ def _typed(column: EventColumn, given: pl.Series) -> pl.Series:
 
 
 def _id_reasons() -> list[pl.Expr]:
-    """What is wrong with the ids, over the typed columns; null: nothing."""
+    """Reasons why ids cannot be read, over the typed columns; null: nothing."""
     empty = ((USER_ID, "user_id is empty"), (ITEM_ID, "item_id is empty"))
     return [pl.when(pl.col(name).is_null()).then(pl.lit(reason)) for name, reason in empty]
 
 
 def _time_reasons(times: pl.Series, finer: pl.Series, unit: str, form: str | None) -> list[pl.Expr]:
-    """What is wrong with the times, over the typed columns; null: nothing. finer: see `finer_unit`."""
+    """Reasons why times cannot be read, over the typed columns; null: nothing. finer: see `finer_unit`."""
     given = times.cast(pl.String)
     far = pl.format(f"timestamp '{{}}' in {unit} is further from 1970 than the year 9999", given)
     looks = pl.format("timestamp '{}' looks like {}: see data.columns.timestamp_unit", given, finer)
@@ -296,7 +296,7 @@ def _time_reasons(times: pl.Series, finer: pl.Series, unit: str, form: str | Non
 
 
 def _number_reasons(rows: pl.DataFrame, features: list[str]) -> list[pl.Expr]:
-    """What is wrong with numbers and features, over the typed columns; null: nothing."""
+    """Reasons why numbers and features cannot be read, over the typed columns; null: nothing."""
     reasons: list[pl.Expr] = []
     for column in NUMBER_COLUMNS:
         stored = pl.Series(np.empty(0, column.dtype)).dtype  # in histories, where a number must be finite too

@@ -1,1 +1,1 @@
-"""What a person looks at: reports, plots, tables for the terminal and the model card."""
+"""Pages and tables for people: reports, plots, tables for the terminal and the model card."""

@@ -1,4 +1,4 @@
-"""What one ingest read, dropped and wrote: a self-contained HTML page, and a table for the terminal.
+"""Report of one ingest, what it read, dropped and wrote: a self-contained HTML page, and a table for the terminal.
 
 Like mgray/report/run_report.py: every text is escaped, and nothing is requested or executed.
 """
@@ -264,7 +264,7 @@ def render_ingest(report: IngestReport, pictures: Pictures) -> str:
 
 
 def ingest_table(report: IngestReport) -> Table:
-    """For stderr, within 80 columns: the rows from read to written, what the dataset holds, its size, the time."""
+    """Table for stderr, within 80 columns: rows from read to written, the dataset, its size, the time."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("ingest", max_width=38)
     table.add_column("", justify="right", min_width=9)

@@ -74,7 +74,7 @@ _WIDTH_IN = 10.0  # every plot is as wide as the page: 720 points
 
 
 def plot(name: str, height_in: float, label: str, draw: "Callable[[Figure], None]") -> Markup:
-    """What `draw` puts on a fresh figure, as inline SVG. `name` keeps the ids of plots on one page apart."""
+    """Inline SVG of what `draw` puts on a fresh figure. `name` keeps the ids of plots on one page apart."""
     import matplotlib
     from matplotlib.figure import Figure
 

@@ -1,1 +1,1 @@
-"""What a user gets: recommendations, ratings and explanations of a trained model. Imports no training."""
+"""Use of a trained model: recommendations, ratings and explanations of a trained model. Imports no training."""

@@ -57,7 +57,7 @@ class LeftOut(NamedTuple):
         return LeftOut(rows, np.concatenate([NO_PAIRS, *items]).astype(np.int64, copy=False), blocked)
 
     def of_rows(self, begin: int, end: int) -> "LeftOut":
-        """What the histories begin..end leave out, numbered from 0."""
+        """Items that the histories begin..end leave out; the histories are numbered from 0."""
         first, last = np.searchsorted(self.rows, [begin, end])
         return LeftOut(self.rows[first:last] - begin, self.items[first:last], self.blocked)
 

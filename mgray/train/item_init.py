@@ -1,4 +1,4 @@
-"""Where an item's vector starts: from what stands near it in the histories, instead of at random.
+"""Start of an item's vector: from what stands near it in the histories, instead of at random.
 
 The factors of the positive pointwise mutual information of neighbouring items, which is what word2vec's vectors
 approximate (Levy & Goldberg, "Neural word embedding as implicit matrix factorization", NeurIPS 2014), with choices

@@ -117,7 +117,7 @@ class StepRows:
         return torch.searchsorted(self.items, items)
 
     def parameters(self, module: nn.Module) -> list[Tensor]:
-        """What a module's step has gradients of: its parameters, with the rows in place of each table."""
+        """Tensors that a step gives gradients to: a module's parameters, with the rows in place of each table."""
         return [
             self.tables[self._weights[id(own)]].weight if id(own) in self._weights else own
             for own in module.parameters()

@@ -142,7 +142,7 @@ class _Candidates:
 
 
 def _cross_entropy(interest: Tensor, embedding: Tensor, targets: Tensor, candidates: _Candidates) -> _Gradients:
-    """Of each target against the candidates that stand for all items. Logits are in bits, so that exp2 serves."""
+    """Cross-entropy of each target against candidates for all items. Logits are in bits, so that exp2 serves."""
     own = embedding.index_select(0, targets).float()
     bits = interest * LOG2_E
     # The weight that all candidates share is put on the other side: the target is one of so many.

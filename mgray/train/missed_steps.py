@@ -34,7 +34,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class RowFactors(NamedTuple):
-    """What a row's missed steps do to it, [U, 1] float32 each.
+    """Effect of a row's missed steps, [U, 1] float32 each.
 
     weight = decay weight - pull m / (s + a0 - b1 / (s + a1 - b2 / (s + a2))), s = sqrt(v); m *= first; v *= second.
     """

@@ -86,7 +86,7 @@ class SeenPart(NamedTuple):
 
 
 def seen_items(items: Tensor, is_target: Tensor) -> Seen:
-    """What was seen at each target. items: [B, L] inputs, is_target: [B, L] bool, the positions that have one."""
+    """Items seen before each target. items: [B, L] inputs, is_target: [B, L] bool, the positions that have one."""
     before = is_target.flatten().cumsum(0)  # number of targets at or before this position
     end = before.view(is_target.shape)[:, -1:].expand_as(items)
     begin = before.view(is_target.shape) - is_target.long()

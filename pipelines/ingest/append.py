@@ -1,4 +1,4 @@
-"""What an ingest that appends takes over from an earlier version of the log: its units, its files, its numbers."""
+"""Append: what an ingest takes over from an earlier version of the log, its units, its files, its numbers."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +39,7 @@ class Base(NamedTuple):
 
 
 class Earlier(NamedTuple):
-    """What an ingest that appends need not make again; empty for any other."""
+    """Work of an earlier version that an append need not repeat; empty for any other."""
 
     units: list[Unit]  # staged, their files not read again
     read: list[StagedUnit]  # what each of them holds
@@ -50,7 +50,7 @@ class Earlier(NamedTuple):
 
 
 def take_over(base: Base | None, staged: Path, source: Source, sources: list[SourceFile]) -> Earlier:
-    """What the base has of a log's files. Raises InputError where one changed since, or staged units are gone."""
+    """Takes over what the base has of a log's files. Raises InputError where one changed, or staged units are gone."""
     if base is None:
         return Earlier([], [], [], [], [], list(range(len(sources))))
     new = _new_files(base, source, sources)

@@ -130,7 +130,7 @@ def _num_buckets(context: IngestContext) -> int:
 
 
 def _read(build: _Build, context: IngestContext) -> list[StagedUnit]:
-    """What every unit holds; of an ingest that appends, the units that were read before come first."""
+    """Staged contents of every unit; in an append, the units that were read before come first."""
     before = build.plan.read_before
     skip = len(before)
     count = len(build.plan.units) - skip

@@ -1,4 +1,4 @@
-"""What every task of one ingest knows: the units of the log, the rules, and what earlier passes found."""
+"""Context that every task of one ingest knows: the units of the log, the rules, and what earlier passes found."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class FileRange(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """What one read task reads: ranges, in the order of the log."""
+    """Ranges that one read task reads, in the order of the log."""
 
     key: str  # digest of the bytes and of the settings that shape its staged rows
     ranges: tuple[FileRange, ...]  # empty: staged before, by the ingest that this one appends to
@@ -37,7 +37,7 @@ class Piece(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """What of mgray.config a clean task needs: CleanConfig's fields, and the split's."""
+    """Settings of mgray.config that a clean task needs: CleanConfig's fields, and the split's."""
 
     min_timestamp: float | None
     max_timestamp: float | None
@@ -54,7 +54,7 @@ class Rules(NamedTuple):
 
 
 class IngestContext(NamedTuple):
-    """What every task of one ingest knows."""
+    """Context that every task of one ingest knows."""
 
     folder: Path  # the version's staging folder, on storage that every node sees
     staged: Path  # the folder of staged units

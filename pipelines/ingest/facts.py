@@ -32,7 +32,7 @@ class EventTypeFacts(NamedTuple):
 
 
 class IngestFacts(NamedTuple):
-    """What an ingest built."""
+    """Facts of what an ingest built."""
 
     context: IngestContext  # what the last tasks knew
     read: Sequence[StagedUnit]  # what each unit holds

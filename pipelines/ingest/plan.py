@@ -1,4 +1,4 @@
-"""What an ingest will do: the units to read, the version's key, and what is there already."""
+"""Plan of an ingest: the units to read, the version's key, and what is there already."""
 
 import logging
 import shutil
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """What one ingest will do."""
+    """Plan of one ingest."""
 
     source: str  # as the user gave it
     key: str
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
         return {lock.stem for lock in locks if is_held(lock, LOCK_TIMEOUT_S)}
 
     def forget_others(self) -> None:
-        """With a forget list, removes what other ingests staged in this place, for it may hold the forgotten.
+        """Removes, with a forget list, what other ingests staged in this place, for it may hold the forgotten.
 
         What an ingest that runs now may be using stays: the next ingest with a forget list removes that.
         """

@@ -1,4 +1,4 @@
-"""What an ingest does to user ids: the key of their pseudonyms, and the users to forget."""
+"""Privacy of user ids in an ingest: the key of their pseudonyms, and the users to forget."""
 
 import os
 from pathlib import Path
@@ -14,14 +14,14 @@ MIN_KEY_BYTES = 16
 
 
 class Privacy(NamedTuple):
-    """What data.privacy asks for."""
+    """Settings of data.privacy."""
 
     key: bytes | None  # of the pseudonyms
     forgotten: tuple[str, ...]  # raw user ids, sorted
 
     @property
     def settings(self) -> dict[str, bool | str | None]:
-        """What of it shapes the data, for the manifest, which holds neither key nor ids."""
+        """Settings that shape the data, for the manifest, which holds neither key nor ids."""
         return {
             "pseudonymize": self.key is not None,
             "key_fingerprint": key_fingerprint(self.key) if self.key is not None else None,

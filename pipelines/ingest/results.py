@@ -27,7 +27,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task returns. Fields hold JSON values; a record with others says how they are read back."""
+    """Result of a task. Fields hold JSON values; a record with others says how they are read back."""
 
     @property
     def num_rows(self) -> int:
@@ -92,7 +92,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class StagedUnit(TaskResult):
-    """What a unit holds. It lies beside the unit's files as done.json, for ingests to come: the form stays."""
+    """Contents of a staged unit. It lies beside the unit's files as done.json, for ingests to come: the form stays."""
 
     good: int  # rows with an event, those of the forgotten too
     bad: int  # rows that cannot be read
@@ -131,7 +131,7 @@ class StagedUnit(TaskResult):
 
 
 def _has_key(column: EventColumn) -> str:
-    """What done.json calls whether some row has a value: `has_ratings`, ..."""
+    """Key in done.json that says whether some row has a value: `has_ratings`, ..."""
     return f"has_{column.name}"
 
 

@@ -1,1 +1,1 @@
-"""What every job stands on: Ray, locks, folders, the terminal, signals."""
+"""Base of every job: Ray, locks, folders, the terminal, signals."""

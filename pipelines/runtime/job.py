@@ -1,4 +1,4 @@
-"""What every job does around its one pipeline call: argv to config, exit code, and the result line."""
+"""Frame of every job around its one pipeline call: argv to config, exit code, and the result line."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What may be shown of a command and of a URI: neither's passwords."""
+"""Commands and URIs as they may be shown: without passwords."""
 
 import re
 import sys

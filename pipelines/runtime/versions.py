@@ -31,7 +31,7 @@ AnyManifest = TypeVar("AnyManifest", bound=VersionManifest)
 
 
 def resumable_path(out: Path, key: str) -> Path:
-    """Where the `resumable_folder` of a key lies."""
+    """Path of the `resumable_folder` of a key."""
     return out / f"{RESUMABLE}{short_key(key)}"
 
 
@@ -43,7 +43,7 @@ def try_to_write(folder: Path) -> None:
 
 
 def place_error(error: OSError, option: str = "--data.out") -> InputError | None:
-    """What the user can mend about the output place (full, read-only, not theirs), else None."""
+    """A fault of the output place that the user can mend (full, read-only, not theirs), else None."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
         return None
     return InputError(f"{error.filename or 'the output folder'}: {error.strerror}; mend it, or set {option}")

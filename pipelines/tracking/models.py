@@ -25,7 +25,7 @@ CHALLENGER, CHAMPION = "challenger", "champion"
 
 
 def signature(columns: Iterable[str], info: ModelInfo) -> ModelSignature:
-    """What the pyfunc takes and gives; columns: `history`, and what the model reads beside it.
+    """Signature of the pyfunc, what it takes and gives; columns: `history`, and what the model reads beside it.
 
     Columns are of any type. MLflow's typed lists refuse what JSON clients send (4 where a number is 4.0, 50 where an id
     is `50`, null, lists of different lengths); the model's own checks take it, and name row and column of what is
@@ -85,7 +85,7 @@ def register(
 
 
 def _serving_versions() -> dict[str, str]:
-    """What the pyfunc imports, at the versions that trained it; no Ray."""
+    """Packages that the pyfunc imports, at the versions that trained it; no Ray."""
     names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic")
     return {name: installed_version(name).split("+")[0] for name in names}
 
@@ -124,7 +124,7 @@ def fetch_model(uri: str, tracking_uri: str, target: Path) -> tuple[Path, str, s
 
 
 def fetch_info(version_uri: str, tracking_uri: str) -> ModelInfo:
-    """What a registered model is, without its weights. version_uri: models:/NAME/VERSION, of one that is there.
+    """Description of a registered model, without its weights. version_uri: models:/NAME/VERSION, of one that is there.
 
     Raises InputError where its files are not.
     """

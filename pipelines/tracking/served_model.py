@@ -23,7 +23,7 @@ DEFAULT_K = 10
 
 
 class RequestError(InputError, MlflowException):
-    """What a client sent wrong: MLflow's server answers HTTP 400 with this one line."""
+    """A mistake in a client's request: MLflow's server answers HTTP 400 with this one line."""
 
     def __init__(self, error: InputError) -> None:
         MlflowException.__init__(self, str(error), error_code=INVALID_PARAMETER_VALUE)

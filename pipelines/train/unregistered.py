@@ -36,7 +36,7 @@ class Registration(BaseModel):
 
 
 def kept_registration(run_folder: Path) -> Registration | None:
-    """What a failed registration left; None where nothing is left that this version reads."""
+    """Files that a failed registration left; None where nothing is left that this version reads."""
     try:
         return Registration.model_validate_json((run_folder / REGISTRATION_FILE).read_bytes())
     except (OSError, ValidationError):

@@ -1,1 +1,1 @@
-"""Where a log is and how it is read: file systems, layouts, formats."""
+"""Sources of a log, where it is and how it is read: file systems, layouts, formats."""

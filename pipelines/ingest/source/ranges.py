@@ -24,7 +24,7 @@ class Range(NamedTuple):
 
 
 class Inspection(NamedTuple):
-    """What one pass over a file's bytes finds."""
+    """Findings of one pass over a file's bytes."""
 
     bytes: int
     sha256: str

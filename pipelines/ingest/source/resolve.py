@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 class Source(NamedTuple):
-    """What `data.source` and `data.items` name."""
+    """Files that `data.source` and `data.items` name."""
 
     files: tuple[LogFile, ...]  # sorted by name: the order of the log
     titles_file: Path | None

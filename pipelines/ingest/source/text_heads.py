@@ -1,4 +1,4 @@
-"""What the first lines of a text file tell: its header, its separator, the keys of its JSON."""
+"""First lines of a text file, and what they tell: its header, its separator, the keys of its JSON."""
 
 import json
 
