@@ -20,8 +20,16 @@ Config = TypeVar("Config", bound=JobConfig)
 
 def job_command(name: str) -> str:
     """How this process's user calls a job: `mgray NAME` where the installed command runs, else `jobs/NAME.py`."""
-    is_installed = Path(sys.argv[0]).stem in ("mgray", "__main__")
-    return f"mgray {name}" if is_installed else f"jobs/{name}.py"
+    return f"mgray {name}" if _is_installed() else f"jobs/{name}.py"
+
+
+def job_words(name: str) -> list[str]:
+    """The words of a job's command line, for a user to copy."""
+    return ["mgray", name] if _is_installed() else ["python", f"jobs/{name}.py"]
+
+
+def _is_installed() -> bool:
+    return Path(sys.argv[0]).stem in ("mgray", "__main__")
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:

@@ -52,6 +52,8 @@ def valid_share(config: EvaluateConfig, train: TrainConfig, model: Model, datase
     evaluate.max_valid_users none it is all users, at any cost.
     """
     users = allowed = max_users_share(config, dataset.manifest.users)
+    if train.include_valid:  # no validation: nothing to read the shards for
+        return ValidShare(users, allowed, 0.0)
     whole = valid_cost(train, model, dataset) / training_cost(train, model, dataset)
     if config.max_valid_users is not None:
         while users * whole > MAX_COST and users / 2 * dataset.manifest.valid_events >= MIN_QUERIES:

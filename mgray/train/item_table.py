@@ -148,18 +148,13 @@ class ItemTables:
 
     def __init__(self, objective: nn.Module, model: Model, config: ResolvedTrainConfig) -> None:
         """objective: over `model`, in DDP or not; its tables by `take_out_tables_`."""
-        self._names, self._objective_names = [], []
-        self._tables: list[_Table] = []
-        by_id = {id(weight): name for name, weight in objective.named_parameters()}
-        for name, weight in item_weights(model):
-            if weight.requires_grad:
-                continue
-            self._names.append(name)
-            self._objective_names.append(by_id[id(weight)])
-            self._tables.append(_Table(weight.detach(), torch.zeros_like(weight), torch.zeros_like(weight)))
-        self._weight_names = {
-            id(weight): by_id[id(weight)] for _, weight in item_weights(model) if not weight.requires_grad
-        }
+        in_objective = {id(weight): name for name, weight in objective.named_parameters()}
+        by_rows = [(name, weight) for name, weight in item_weights(model) if not weight.requires_grad]
+        self._names = [name for name, _ in by_rows]
+        self._weight_names = {id(weight): in_objective[id(weight)] for _, weight in by_rows}
+        self._tables = [
+            _Table(weight.detach(), torch.zeros_like(weight), torch.zeros_like(weight)) for _, weight in by_rows
+        ]
         self.missed = MissedSteps(BETAS, ADAM_EPS, config.weight_decay)
         # The step that each row is up to date with; the same for all tables.
         self._last = np.zeros(model.num_items + 1 if self else 0, dtype=np.int64)
@@ -179,7 +174,7 @@ class ItemTables:
         touched = torch.cat([torch.tensor([PAD]), drawn]).unique()
         index = touched.to(self._tables[0].weight.device)
         tables = {}
-        for name, table in zip(self._objective_names, self._tables, strict=True):
+        for name, table in zip(self._weight_names.values(), self._tables, strict=True):
             tables[name] = _Rows(*(whole.index_select(0, index) for whole in (table.weight, table.first, table.second)))
         self._catch_up(touched.numpy(), list(tables.values()))
         for rows in tables.values():

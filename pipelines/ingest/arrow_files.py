@@ -1,7 +1,6 @@
 """Files that the tasks of an ingest leave for one another: written under a draft name, read by memory map."""
 
 import os
-import uuid
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+from pipelines.runtime.versions import draft_path
 
 MAX_OPEN_FILES = 64
 
@@ -53,8 +54,3 @@ def save_array(path: Path, values: npt.NDArray[Any]) -> None:
     with draft.open("wb") as file:
         np.save(file, values)
     os.replace(draft, path)
-
-
-def draft_path(path: Path) -> Path:
-    """A name of its own beside `path`, for a file that gets that name once it is whole."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple, TypeVar
 import ray.data
 
 from mgray.errors import InputError
-from pipelines.ingest.arrow_files import draft_path
 from pipelines.ingest.results import Failure, TaskResult
 from pipelines.runtime.console import Timer
 from pipelines.runtime.malloc import keep_freed_memory
-from pipelines.runtime.versions import place_error
+from pipelines.runtime.versions import draft_path, place_error
 
 Progress = Callable[..., None]  # phase, tasks done, tasks in all, detail
 Result = TypeVar("Result", bound=TaskResult)

@@ -15,11 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import BaseModel
 
 from mgray.data.dataset import Dataset
 from mgray.data.manifest import Manifest, PredictionPart
 from mgray.errors import InputError
+from mgray.record import Record
 from mgray.schema import USER_ID
 from mgray.serve.model_folder import load_model
 from mgray.serve.scorer import ModelScorer
@@ -30,8 +30,6 @@ from pipelines.runtime.versions import place_error
 
 ROW_GROUP_PREDICTIONS = 1 << 17
 PART_EVENTS = 1 << 22  # histories are long in some logs: 16 MiB of item numbers a part, about
-
-Result = dict[str, Any]
 
 
 class Part(NamedTuple):
@@ -69,7 +67,7 @@ class PredictJob(NamedTuple):
     use_gpu: bool
 
 
-class ScoredPart(BaseModel):
+class ScoredPart(Record):
     """Answer of an actor that wrote a part; JSON, for a Ray Dataset holds text."""
 
     part: PredictionPart
@@ -78,7 +76,7 @@ class ScoredPart(BaseModel):
     peak_rss_bytes: int | None
 
 
-class Mistake(BaseModel):
+class Mistake(Record):
     """Answer of an actor where the user's input is wrong."""
 
     error: str

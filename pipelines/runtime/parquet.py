@@ -2,12 +2,13 @@
 
 import hashlib
 import os
-import uuid
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipelines.runtime.versions import draft_path
 
 
 class WrittenDraft(NamedTuple):
@@ -20,7 +21,7 @@ class WrittenDraft(NamedTuple):
 
 def write_parquet(table: pa.Table, folder: Path, name: str, row_group_rows: int, **options: Any) -> WrittenDraft:
     """Writes a draft file `.NAME.RANDOM`, which is on disk for good when this returns. options: of pq.write_table."""
-    draft = folder / f".{name}.{uuid.uuid4().hex}"
+    draft = draft_path(folder / name)
     # our own write of one table: row order is certain, and the same rows give the same bytes
     pq.write_table(table, draft, compression="zstd", row_group_size=row_group_rows, **options)
     with draft.open("rb") as file:

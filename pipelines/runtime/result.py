@@ -2,13 +2,11 @@
 
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from mgray.record import Record
 
 
-class JobResult(BaseModel):
+class JobResult(Record):
     """Base of the result of each job."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def more(self, **fields: Any) -> Self:
         """The same with these fields set too."""

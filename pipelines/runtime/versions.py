@@ -30,6 +30,11 @@ class VersionManifest(Protocol):
 AnyManifest = TypeVar("AnyManifest", bound=VersionManifest)
 
 
+def draft_path(path: Path) -> Path:
+    """A name of its own beside `path`, for a file or folder that gets that name once it is whole."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
 def resumable_path(out: Path, key: str) -> Path:
     """Path of the `resumable_folder` of a key."""
     return out / f"{RESUMABLE}{short_key(key)}"

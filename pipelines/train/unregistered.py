@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mgray.config import TrainJobConfig
+from mgray.config.command_line import job_words
 from mgray.data.manifest import MANIFEST_FILE, Manifest, read_manifest
 from mgray.errors import InputError
 from pipelines.runtime.redact import shown_uri
@@ -57,7 +58,7 @@ def find_manifest(fingerprint: str, datasets: Path) -> Manifest | None:
 
 def register_command(config: TrainJobConfig, model_folder: Path) -> str:
     """The command line that registers the model of a run of `config`."""
-    words = ["python", "jobs/export.py"]
+    words = job_words("export")
     if config.home:
         words += ["--home", config.home]
     if config.tracking.uri:

@@ -1,5 +1,6 @@
 """Figures of an ended search, for MLflow, for people and for the result line."""
 
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, NoReturn
@@ -9,6 +10,7 @@ import torch
 from rich.console import Console
 
 from mgray.config import ResolvedModelConfig, TrainJobConfig, TuneJobConfig, search_space
+from mgray.config.command_line import job_words
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.data.manifest import Manifest, short_key
@@ -197,6 +199,6 @@ def _best_yaml(ended: EndedSearch) -> str:
     heading = [
         f"The best of search {ended.search.name}: trial {ended.best.number}, validation {ended.metric} "
         f"{ended.best.score:.4f}.",
-        f"python jobs/train.py --config {BEST_FILE}",
+        shlex.join([*job_words("train"), "--config", BEST_FILE]),
     ]
     return search_space.best_yaml(search_space.apply(ended.base, ended.best_values, "best"), heading)

@@ -9,10 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mgray.ingest.hashing import Merged, merge_ids
-from pipelines.ingest.arrow_files import draft_path, read_batch, read_batch_again, write_batches
+from pipelines.ingest.arrow_files import read_batch, read_batch_again, write_batches
 from pipelines.ingest.context import IngestContext
 from pipelines.ingest.results import MergedItems, TwoWays
 from pipelines.ingest.source.blocks import AS_IT_IS, BOTH_WAYS
+from pipelines.runtime.versions import draft_path
 
 
 def merge_items(context: IngestContext, partition: int) -> MergedItems:

@@ -2,7 +2,6 @@
 
 import shutil
 import socket
-import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,6 +18,7 @@ from pipelines.ingest.source.log_files import READ_ERRORS, LogFile, read_error
 from pipelines.ingest.source.ranges import inspect_file
 from pipelines.ingest.source.readers import read_range
 from pipelines.ingest.staging import PieceWriter, commit_unit, read_done
+from pipelines.runtime.versions import draft_path
 
 BLOCK_BYTES = 32 << 20  # of decompressed text that a task holds at a time
 
@@ -47,7 +47,7 @@ def read_unit(context: IngestContext, index: int) -> StagedUnit:
     if found is not None:
         return found
     assert unit.ranges, f"{unit.key}: the staged events of an append are there, or it was refused"
-    draft = context.staged / f".{unit.key}.{uuid.uuid4().hex}"
+    draft = draft_path(folder)
     draft.mkdir(parents=True)
     try:
         writer = PieceWriter(draft, context.layers)
