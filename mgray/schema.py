@@ -137,13 +137,19 @@ HISTORY_SCHEMA = pa.schema(
 )
 
 # Item numbers by falling count in the training part, ties by raw id: number 1 is the most popular item.
-VOCABULARY_SCHEMA = pa.schema(
+NUMBERED_SCHEMA = pa.schema(
     [
         pa.field("item", pa.int32(), nullable=False),  # 1..V
         pa.field(ITEM_ID, pa.large_string(), nullable=False),
         pa.field("num_train_events", pa.int64(), nullable=False),
         pa.field("title", pa.large_string()),  # null where no title is known
     ]
+)
+# By whether the validation part trains too: events among the newest POPULAR_SHARE of those that train. Versions of
+# older mgrays do not have them.
+NEWEST_COLUMNS = {False: "num_newest_events", True: "num_newest_events_with_valid"}
+VOCABULARY_SCHEMA = pa.schema(
+    [*NUMBERED_SCHEMA, *(pa.field(name, pa.int64(), nullable=False) for name in NEWEST_COLUMNS.values())]
 )
 
 # Items of the log that are not in the vocabulary, in the order of their ids: a model trained elsewhere may know them.

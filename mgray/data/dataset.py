@@ -18,12 +18,24 @@ from mgray.data import moments
 from mgray.data.columns import Columns, parts_of
 from mgray.data.inputs import InputSpec, named_inputs
 from mgray.data.manifest import Manifest, read_manifest
-from mgray.schema import COLUMN_BY_NAME, ITEM_ID, TEST, TRAIN, UNKNOWN, USER_ID, VALID, EventColumn, OptionalColumn
+from mgray.data.mapped import TextColumn, number_view, read_mapped
+from mgray.data.newest import POPULAR_SHARE, first_of_newest, sample_step
+from mgray.schema import (
+    COLUMN_BY_NAME,
+    ITEM_ID,
+    NEWEST_COLUMNS,
+    TEST,
+    TRAIN,
+    UNKNOWN,
+    USER_ID,
+    VALID,
+    EventColumn,
+    OptionalColumn,
+)
 
 IntArray = npt.NDArray[np.int64]
 Part = Literal["train", "valid", "test"]
 
-MAX_TIMES = 2**20  # times that a quantile is computed from; of more, a sample
 MAX_SCALE_VALUES = 101  # distinct ratings of a scale, such as 0 to 100; of more, there is no scale
 PART_NUMBERS: dict[Part, int] = {"train": TRAIN, "valid": VALID, "test": TEST}
 
@@ -103,18 +115,20 @@ class Dataset:
         self.num_shards = len(self.manifest.shards)
 
     @cached_property
-    def _vocabulary(self) -> dict[str, list[Any]]:
-        table = pq.read_table(self.folder / self.manifest.vocabulary.file, partitioning=None)
-        found: dict[str, list[Any]] = table.sort_by("item").to_pydict()
-        return found
-
-    @property
-    def item_ids(self) -> list[str]:
-        """Raw id of item `i` at index `i - 1`."""
-        return self._vocabulary[ITEM_ID]
+    def _vocabulary(self) -> pa.Table:
+        """The items by number; mapped, where the version has the file for it (one of an older mgray is read whole)."""
+        record = self.manifest.vocabulary
+        if record.mapped_file is not None:
+            return read_mapped(self.folder / record.mapped_file)
+        return pq.read_table(self.folder / record.file, partitioning=None).sort_by("item").combine_chunks()
 
     @cached_property
-    def all_item_ids(self) -> list[str]:
+    def item_ids(self) -> TextColumn:
+        """Raw id of item `i` at index `i - 1`."""
+        return TextColumn(self._vocabulary[ITEM_ID])
+
+    @cached_property
+    def all_item_ids(self) -> TextColumn:
         """Raw id of item `i` at index `i - 1`, the items outside the vocabulary last: the numbers of a whole read.
 
         A version made by an older mgray has the items of the vocabulary alone.
@@ -122,37 +136,45 @@ class Dataset:
         if self.manifest.outside_items_file is None:
             return self.item_ids
         table = pq.read_table(self.folder / self.manifest.outside_items_file, partitioning=None)
-        return [*self.item_ids, *table[ITEM_ID].to_pylist()]
+        return TextColumn(self._vocabulary[ITEM_ID], table[ITEM_ID])
 
     @property
     def all_event_types(self) -> list[str]:
         """Name of event type `i` at index `i - 1`, types that never train last: the numbers of a whole read."""
         return [*(kind.name for kind in self.manifest.event_types), *self.manifest.outside_event_types]
 
-    @property
-    def titles(self) -> list[str]:
+    @cached_property
+    def titles(self) -> TextColumn:
         """Title of item `i` at index `i - 1`; the raw id of an item without one."""
-        return [title or raw for title, raw in zip(self._vocabulary["title"], self.item_ids, strict=True)]
+        return TextColumn(self._vocabulary["title"], instead=self.item_ids)
 
     @cached_property
     def item_counts(self) -> IntArray:
         """Training events of each item, [V + 1]; index 0 (padding) is 0."""
-        return np.concatenate([[0], np.asarray(self._vocabulary["num_train_events"], dtype=np.int64)])
+        return np.concatenate([np.zeros(1, np.int64), number_view(self._vocabulary, "num_train_events")])
 
-    def newest_counts(self, share: float, include_valid: bool = False) -> IntArray:
+    def newest_counts(self, share: float = POPULAR_SHARE, include_valid: bool = False) -> IntArray:
         """Event count per item within the newest `share` of training events, ties at the cut included: [V + 1].
 
-        The share is of events, not of the log's duration, so that a few wrong times change little. Of more than
-        MAX_TIMES events the cut is the quantile of a sample. share: 0 to 1. Index 0 (padding) is 0.
+        Those of the default share are in the vocabulary, by the ingest; another share, or a version of an older mgray,
+        reads the shards' times twice. The share is of events, not of the log's duration, so that a few wrong times
+        change little. Of more than MAX_TIMES events the cut is the quantile of a sample. share: 0 to 1. Index 0
+        (padding) is 0.
         """
-        step = 1 + self.manifest.train_events // MAX_TIMES
-        sample = [_times(one)[::step] for one in self.train_events(["times"], include_valid)]
-        times = np.concatenate([*sample, np.zeros(0)])
-        cut = np.quantile(times, 1 - share, method="lower") if len(times) else 0.0
+        column = NEWEST_COLUMNS[include_valid]
+        if share == POPULAR_SHARE and self.has_newest_counts:
+            return np.concatenate([np.zeros(1, np.int64), number_view(self._vocabulary, column)])
+        step = sample_step(self.manifest.train_events)
+        cut = first_of_newest([_times(one)[::step] for one in self.train_events(["times"], include_valid)], share)
         counts = np.zeros(self.num_items + 1, dtype=np.int64)
         for histories in self.train_events(["times"], include_valid):
             counts += np.bincount(histories.columns.items[_times(histories) >= cut], minlength=len(counts))
         return counts
+
+    @property
+    def has_newest_counts(self) -> bool:
+        """Whether the ingest counted the newest events; else `newest_counts` reads the log."""
+        return set(NEWEST_COLUMNS.values()) <= set(self._vocabulary.column_names)
 
     def _trains_on_prefixes(self, include_valid: bool) -> bool:
         """Whether every history trains on its first events, without a gap for unknown items.

@@ -36,6 +36,7 @@ class Vocabulary(Record):
     file: str
     items: int
     sha256: str
+    mapped_file: str | None = None  # the same table as an Arrow file to map; none in versions of older mgrays
 
 
 class EventType(Record):
@@ -115,7 +116,7 @@ class Manifest(Record):
 
     def files(self) -> dict[str, int | None]:
         """Every file of the version, with its bytes where they are on record."""
-        given = [self.vocabulary.file, self.cold_items_file, self.outside_items_file]
+        given = [self.vocabulary.file, self.vocabulary.mapped_file, self.cold_items_file, self.outside_items_file]
         given += [self.quarantine_file, self.report_file]
         return dict.fromkeys((name for name in given if name), None) | {
             shard.file: shard.bytes for shard in self.all_shards

@@ -29,7 +29,7 @@ Counts = npt.NDArray[np.int64]
 class LogSummary(NamedTuple):
     """Histograms of a dataset version, which drift compares."""
 
-    item_ids: list[str]  # of item i at index i - 1
+    item_ids: Sequence[str]  # of item i at index i - 1
     item_events: Counts  # [V + 1] events of each item in all parts; index 0 is unused
     unknown_events: int  # events of items outside the vocabulary, in all parts
     event_types: dict[str, int]  # type -> events; empty where the log has none

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -81,6 +80,8 @@ def merge_ids(hashes: Hashes, ids: pa.Array) -> Merged:
     again = np.flatnonzero(~is_new)
     if len(again) and not pc.all(pc.equal(ids.take(order[again]), ids.take(order[again - 1]))).as_py():
         # Two ids of one hash: almost never by chance, but an adversary can make them.
+        import polars as pl  # not at the top: a served model hashes ids and does without polars
+
         frame = pl.DataFrame({"hash": hashes, "id": pl.Series(pl.from_arrow(ids), dtype=pl.String)})
         order = frame.select(pl.arg_sort_by("hash", "id", maintain_order=True)).to_series().to_numpy().astype(np.int64)
         ordered, text = hashes[order], frame["id"].gather(order)

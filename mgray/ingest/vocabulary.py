@@ -12,11 +12,11 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mgray.schema import ITEM_ID, OUTSIDE_SCHEMA, VOCABULARY_SCHEMA
+from mgray.schema import ITEM_ID, NUMBERED_SCHEMA, OUTSIDE_SCHEMA
 
 
 class Vocabularies(NamedTuple):
-    warm: pa.Table  # VOCABULARY_SCHEMA [V]
+    warm: pa.Table  # NUMBERED_SCHEMA [V]
     cold: pa.Table  # item_id, num_train_events: items that train, but in fewer than `min_count` events
     numbers: npt.NDArray[np.int32]  # number of each item given; 0: none
 
@@ -53,8 +53,8 @@ def build_vocabulary(
         titles = pl.DataFrame(schema={ITEM_ID: pl.String, "title": pl.String})
     titles = titles.unique(subset=ITEM_ID, keep="first", maintain_order=True)
     titled = warm.join(titles, on=ITEM_ID, how="left", maintain_order="left")
-    schema = pa.schema([VOCABULARY_SCHEMA.field(ITEM_ID), VOCABULARY_SCHEMA.field("num_train_events")])
-    return Vocabularies(_to_arrow(titled, VOCABULARY_SCHEMA), _to_arrow(cold, schema), numbers)
+    schema = pa.schema([NUMBERED_SCHEMA.field(ITEM_ID), NUMBERED_SCHEMA.field("num_train_events")])
+    return Vocabularies(_to_arrow(titled, NUMBERED_SCHEMA), _to_arrow(cold, schema), numbers)
 
 
 def list_outside(item_ids: pa.Array, numbers: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.int32]]:

@@ -5,9 +5,10 @@ from datetime import UTC, datetime
 
 from mgray.config import ResolvedTrainJobConfig, granularity
 from mgray.data.manifest import Manifest, short_key
+from mgray.data.newest import POPULAR_SHARE
 from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, SliceFigures
 from mgray.report.report_data import MODEL
-from mgray.serve.model_folder import POPULAR_SHARE, SEEN_CAUTION, ModelInfo
+from mgray.serve.model_folder import SEEN_CAUTION, ModelInfo
 from mgray.train.run_result import RankResult
 
 MAX_CHARS = 4000  # MLflow's database holds 5,000; the rest is for the decision that follows the card

@@ -136,7 +136,7 @@ class Recommender:
         """items, scores: [U, k], PAD where a list is shorter."""
         ids, lengths = self.vocabulary.item_ids, (items != PAD).sum(1).tolist()
         return Recommendations(
-            [[ids[i - 1] for i in row[:length]] for row, length in zip(items.tolist(), lengths, strict=True)],
+            [ids.take(row[:length] - 1) for row, length in zip(items, lengths, strict=True)],
             [row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
             num_unknown,
         )
@@ -252,13 +252,13 @@ class Recommender:
                 found.append(Reasons([], [], [], []))
                 continue
             inputs = self._padded([columns], self.info.max_length)
-            explained = explain(self.model, inputs, self.encoder.item_numbers[items[0]])
+            explained = explain(self.model, inputs, self.encoder.number(items[0]))
             last = columns.items[len(columns) - len(explained.events) :]
             found.append(
                 Reasons(
                     [str(granularity) for granularity in self.info.config.granularities],
                     explained.levels,
-                    [self.vocabulary.item_ids[item - 1] for item in last],
+                    self.vocabulary.item_ids.take(np.asarray(last, dtype=np.int64) - 1),
                     explained.events,
                 )
             )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from functools import cached_property
 from numbers import Real
 from typing import Any, assert_never
 from uuid import UUID
@@ -14,11 +13,11 @@ from mgray.config import ResolvedModelConfig
 from mgray.data.columns import Columns
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import InputSpec, read_columns
-from mgray.data.item_numbers import by_spelling
+from mgray.data.item_numbers import ItemIndex
 from mgray.data.moments import standardize, unscale
 from mgray.errors import InputError
 from mgray.ingest.spelling import id_spelling
-from mgray.schema import COLUMN_BY_NAME, EVENT_COLUMNS, PAD, EventColumn
+from mgray.schema import COLUMN_BY_NAME, EVENT_COLUMNS, PAD, UNKNOWN, EventColumn
 
 Lists = Mapping[str, Sequence[Sequence[Any]]]  # EventColumn.list_name -> a list for each history
 SHOWN_CHARS = 60  # characters of a wrong value in an error
@@ -81,7 +80,7 @@ def raw_lists(histories: Sequence[Columns], dataset: Dataset, spec: InputSpec) -
 
 
 def _raw_row(columns: Columns, dataset: Dataset, spec: InputSpec) -> dict[str, list[Any]]:
-    row: dict[str, list[Any]] = {"history": [dataset.item_ids[item - 1] for item in columns.items]}
+    row: dict[str, list[Any]] = {"history": dataset.item_ids.take(columns.items.astype(np.int64) - 1)}
     present = columns.present()
     for column in EVENT_COLUMNS:
         if column.name in present:
@@ -117,17 +116,15 @@ class HistoryEncoder:
         self.spec = spec
         self.columns = [COLUMN_BY_NAME[name] for name in sorted(read_columns(config))]
         self.names = tuple(column.list_name for column in self.columns)  # lists needed beside `history`
-        self.item_numbers = {item_id: i for i, item_id in enumerate(item_ids, start=1)}
+        self.index = ItemIndex(item_ids)
         self._event_type = {name: i for i, name in enumerate(spec.event_types, start=1)}
 
-    @cached_property
-    def _spelled(self) -> dict[str | None, int]:
-        return by_spelling(self.item_numbers)
-
     def number(self, item: str) -> int:
-        """The number of a raw item id in any spelling of it; PAD: not known."""
-        found = self.item_numbers.get(item)
-        return self._spelled.get(id_spelling(item), PAD) if found is None else found
+        """The number of a raw id in any spelling of it; PAD: not known."""
+        return self._numbers([item])[0]
+
+    def _numbers(self, items: Sequence[str]) -> list[int]:
+        return [PAD if number == UNKNOWN else number for number in self.index.numbers(items)]
 
     def check(self, num_histories: int, beside: Lists) -> None:
         """Raises InputError where a list that the model needs is missing."""
@@ -153,7 +150,7 @@ class HistoryEncoder:
 
     def numbers_of(self, items: Any, where: str) -> list[int]:
         """Numbers of a list of raw ids, PAD for an unknown item. Raises InputError as `id_list` does."""
-        return [self.number(item) for item in id_list(items, where)]
+        return self._numbers(id_list(items, where))
 
     def encode(self, histories: Sequence[Sequence[Any]], beside: Lists, row: int) -> tuple[Columns, int]:
         """History number `row` -> (its events on known items, the number of unknown items).

@@ -10,12 +10,14 @@ have the events to find them from random numbers.
 Legend: `V` items (1..V; 0 is padding), `D` width.
 """
 
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.distributed as dist
 from scipy import sparse
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
@@ -23,17 +25,20 @@ from torch import Tensor
 from mgray.config import TrainConfig
 from mgray.data.cooccurrence import pair_counts
 from mgray.data.dataset import Dataset
+from mgray.distributed import rank_and_world
 from mgray.model.ensemble import Model
 
 WINDOW = 8  # events to either side
 WEIGHTS = tuple(1 - distance / WINDOW for distance in range(WINDOW))
 CONTEXT_POWER = 0.5  # 3/4 there: popular items then start too far behind (MovieLens-100K untrained: 0.053, 0.098)
+BLOCK_PAIRS = 2**20  # whose information is worked out at once
 NOISE = 0.1  # of its random start that an item with a vector keeps, for the channels beyond the rank
 # What a log of any size is cut to: about a minute of a core, and a gigabyte.
 MAX_PAIRS = 2**23  # counted; beyond, a share of the histories is drawn
 MAX_ITEMS = 2**18  # with the most training events; the others start at random
 MAX_RANK = 128  # channels that tell; a wider model's others start at random
 MAX_RESTARTS = 100  # of Lanczos' method, which takes some ten
+START_TIMEOUT = timedelta(hours=2)  # of the ranks that wait; rank 0's death ends their wait at once
 TOLERANCE = 1e-2  # of an eigenvalue, relative: a start wants no more, and takes two thirds of the time of 1e-4
 
 FloatArray = npt.NDArray[np.float64]
@@ -41,22 +46,30 @@ FloatArray = npt.NDArray[np.float64]
 
 def positive_pmi(counts: sparse.csr_matrix) -> sparse.csr_matrix:
     """Symmetric counts of neighbours [V, V] -> positive pointwise mutual information, made symmetric again [V, V]."""
-    counts = counts.tocoo()
-    apart = counts.row != counts.col  # that an item follows itself says nothing of what it is like
-    row, column, count = counts.row[apart], counts.col[apart], counts.data[apart]
-    total = np.bincount(row, count, counts.shape[0])
+    size, ends, column = counts.shape[0], counts.indptr, counts.indices
+    row = np.repeat(np.arange(size, dtype=np.int32), np.diff(ends))
+    information = np.where(row == column, 0, counts.data)  # that an item follows itself says nothing of what it is like
+    total = np.bincount(row, information, size)
     context = total**CONTEXT_POWER
-    information = np.log(count * context.sum() / (total[row] * context[column]))
-    found = sparse.csr_matrix((np.maximum(information, 0), (row, column)), shape=counts.shape)
-    return (found + found.T) / 2
+    for begin in range(0, len(information), BLOCK_PAIRS):  # whose temporaries are small
+        block = slice(begin, begin + BLOCK_PAIRS)
+        count, near, far = information[block], row[block], column[block]
+        with np.errstate(divide="ignore"):  # log(0) of what was taken out
+            np.log(count * context.sum() / (total[near] * context[far]), out=count)
+        np.maximum(count, 0, out=count)
+    del row
+    found = sparse.csr_matrix((information, column.copy(), ends.copy()), shape=counts.shape)
+    found.eliminate_zeros()
+    found = found + found.T
+    found.data /= 2
+    return found
 
 
 def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
     """A symmetric matrix's [V, V] part of its `rank` largest eigenvalues, none below zero: F F^T with F [V, rank]."""
     size = matrix.shape[0]
-    found = np.zeros((size, rank))
     if matrix.count_nonzero() == 0:  # which Lanczos' method does not take
-        return found
+        return np.zeros((size, rank))
     if rank >= size // 2:  # it finds some of many
         values, vectors = np.linalg.eigh(matrix.toarray())
         values, vectors = values[-rank:], vectors[:, -rank:]
@@ -70,27 +83,55 @@ def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
             )
         except ArpackNoConvergence as stopped:
             values, vectors = stopped.eigenvalues, stopped.eigenvectors  # those found so far do
-    found[:, : len(values)] = vectors * np.sqrt(np.maximum(values, 0))
+    vectors *= np.sqrt(np.maximum(values, 0))
+    if len(values) == rank:
+        return vectors
+    found = np.zeros((size, rank))
+    found[:, : len(values)] = vectors
     return found
 
 
-def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
-    """Items that have neighbours, M of the MAX_ITEMS at most [M], and their vectors [M, D]."""
+def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Items that have neighbours, M of the MAX_ITEMS at most [M], and their vectors [M, D].
+
+    Memory: about a gigabyte at a width of 64, and half as much again at 128, whatever the log and the catalogue, beside
+    some 30 bytes an item.
+    """
     pairs = dataset.manifest.train_events * WINDOW
-    counts = pair_counts(dataset, WEIGHTS, share=min(1.0, MAX_PAIRS / max(1, pairs)))
     items = np.argsort(-dataset.item_counts[1:], kind="stable")[:MAX_ITEMS] + 1
-    counts = counts[items][:, items]
-    vectors = np.zeros((len(items), width))
+    counts = pair_counts(dataset, WEIGHTS, min(1.0, MAX_PAIRS / max(1, pairs)), items)
+    counts = counts + counts.T
+    information = positive_pmi(counts)
+    del counts
     rank = min(width, MAX_RANK)
-    vectors[:, :rank] = factors(positive_pmi(counts + counts.T), rank)
-    has_neighbours = (vectors != 0).any(1)
-    return items[has_neighbours], vectors[has_neighbours]
+    found = factors(information, rank)
+    has_neighbours = (found != 0).any(1)
+    vectors = np.zeros((int(has_neighbours.sum()), width), np.float32)
+    vectors[:, :rank] = found[has_neighbours]
+    return items[has_neighbours], vectors
 
 
 @lru_cache(maxsize=1)  # the trials of a search, of one process, ask for the same ones
 def _start_vectors(folder: Path, fingerprint: str, width: int) -> tuple[Tensor, Tensor]:
     numbers, vectors = item_vectors(Dataset(folder), width)
-    return torch.from_numpy(numbers), torch.from_numpy(vectors).float()
+    return torch.from_numpy(numbers), torch.from_numpy(vectors)
+
+
+def start_items_on_rank_0_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
+    """`start_items_` of rank 0's model; DDP then gives it to the others. Collective: call it on every rank.
+
+    The others wait in a group of their own: a minute of work is nothing that a collective should have the patience for,
+    which `scale.collective_timeout_s` says.
+    """
+    rank, num_ranks = rank_and_world()
+    if num_ranks == 1:
+        return start_items_(model, dataset, config)
+    waiting = dist.new_group(backend="gloo", timeout=START_TIMEOUT)
+    if rank == 0:
+        start_items_(model, dataset, config)
+    dist.barrier(waiting)
+    dist.destroy_process_group(waiting)
+    return None
 
 
 def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:

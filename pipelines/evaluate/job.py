@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mgray.config import EvalJobConfig, EvaluateConfig, Outputs
 from mgray.data.dataset import Dataset, IntArray, Part, Query, Turn
+from mgray.data.item_numbers import number_map
 from mgray.errors import InputError
 from mgray.eval.baselines import make_baselines
 from mgray.eval.part_metrics import PartMetrics
@@ -171,8 +172,8 @@ def evaluate_foreign(
 
 def _baseline_notes(dataset: Dataset, recommender: Recommender) -> list[str]:
     """Note where the baselines rank other items than the model does."""
-    own, known = set(dataset.item_ids), set(recommender.vocabulary.item_ids)
-    if own == known:
+    own, known = dataset.item_ids, recommender.vocabulary.item_ids
+    if len(own) == len(known) and (number_map(own, known)[1:-1] != UNKNOWN).all():
         return []
     return [
         f"the model ranks all {len(known):,} items that it knows; the baselines, made from the training part of this "

@@ -14,11 +14,13 @@ import pyarrow as pa
 from mgray.config import DataConfig
 from mgray.data import moments
 from mgray.data.manifest import digest, short_key
+from mgray.data.mapped import write_mapped
+from mgray.data.newest import sample_step
 from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.parse import temporal_cuts
 from mgray.ingest.vocabulary import build_vocabulary, list_outside, order_event_types
 from mgray.report.ingest_report import draw_ingest
-from mgray.schema import ITEM_ID, USER_ID, OptionalColumn
+from mgray.schema import ITEM_ID, NEWEST_COLUMNS, USER_ID, VOCABULARY_SCHEMA, OptionalColumn
 from pipelines.ingest import id_notes
 from pipelines.ingest.arrow_files import read_batch
 from pipelines.ingest.context import IngestContext, Piece
@@ -38,10 +40,18 @@ from pipelines.ingest.results import (
 )
 from pipelines.ingest.runner import TaskRunner
 from pipelines.ingest.staging import BAD_ROWS_FILE, check_event_types
-from pipelines.ingest.summary import OUTSIDE_ITEMS_FILE, event_type_counts, event_type_names, make_summary
+from pipelines.ingest.summary import (
+    MAPPED_VOCABULARY_FILE,
+    OUTSIDE_ITEMS_FILE,
+    VOCABULARY_FILE,
+    event_type_counts,
+    event_type_names,
+    make_summary,
+)
 from pipelines.ingest.tasks.cleaning import clean_bucket
 from pipelines.ingest.tasks.histories import core_bucket, finish_bucket
 from pipelines.ingest.tasks.items import add_counts, item_ids, merge_items
+from pipelines.ingest.tasks.newest import count_newest, newest_cuts
 from pipelines.ingest.tasks.shards import ROW_GROUP_USERS, write_shard
 from pipelines.ingest.tasks.units import read_unit, sort_times
 from pipelines.runtime.parquet import write_parquet
@@ -90,10 +100,11 @@ def build_version(config: DataConfig, plan: Plan, staging: Path, runner: TaskRun
     part_events, times = _check_parts(build, context, finished, counts)
     with runner.timer.phase("vocabulary"):
         ids = item_ids(context)
-        vocabulary = _write_vocabulary(build, context, ids)
+        vocabulary, numbered = _number_items(build, context, ids)
         _tell_spellings(build, odd, cleaned, items, ids)
     event_types = _number_event_types(plan, log_types, finished)
     context = _with_columns(context, log_types, event_types, vocabulary, finished)
+    context = context._replace(time_step=sample_step(part_events[0]))
     written = sum(bucket.written for bucket in finished)
     rows = {"read": counts.good + counts.bad, "quarantined": counts.bad, "written": written}
     rows |= {f"dropped_{rule}": count for rule, count in dropped.items()}
@@ -104,6 +115,7 @@ def build_version(config: DataConfig, plan: Plan, staging: Path, runner: TaskRun
         shards = runner.map(
             "write", WrittenBucket, partial(write_shard, context), _num_buckets(context), results_folder
         )
+    vocabulary_sha256 = _write_vocabulary(build, context, numbered)
     unmatched = len(id_notes.unmatched(plan.layers.forgotten, read)) if plan.layers.forgotten else None
     return IngestFacts(
         context=context,
@@ -114,6 +126,7 @@ def build_version(config: DataConfig, plan: Plan, staging: Path, runner: TaskRun
         part_events=part_events,
         times=times,
         vocabulary=vocabulary,
+        vocabulary_sha256=vocabulary_sha256,
         event_types=event_types,
         shards=[bucket.shard for bucket in shards if bucket.shard],
         short_shards=[bucket.short_shard for bucket in shards if bucket.short_shard],
@@ -262,8 +275,8 @@ def _check_parts(
     return part_events, (first, last)
 
 
-def _write_vocabulary(build: _Build, context: IngestContext, ids: pa.Array) -> VocabularyFacts:
-    """Numbers the items, and writes the vocabulary, the cold items and the outside items. ids: by code."""
+def _number_items(build: _Build, context: IngestContext, ids: pa.Array) -> tuple[VocabularyFacts, pa.Table]:
+    """Numbers the items, and writes the cold items and the outside items -> (facts, NUMBERED_SCHEMA). ids: by code."""
     plan, counts = build.plan, add_counts(context, "counts")
     built = build_vocabulary(ids, counts, plan.titles, build.config.min_item_count, plan.known_items)
     outside, outside_rows = list_outside(ids, built.numbers)
@@ -271,20 +284,36 @@ def _write_vocabulary(build: _Build, context: IngestContext, ids: pa.Array) -> V
         id_notes.tell_titles(plan.settings["titles"], plan.titles[ITEM_ID], ids)
     np.save(context.numbers_file, built.numbers)
     np.save(context.outside_file, outside_rows)
-    sha256 = _write_table(built.warm, build.staging / "vocabulary.parquet")
     if built.cold.num_rows:
         _write_table(built.cold, build.staging / "cold_items.parquet")
     if outside.num_rows:
         _write_table(outside, build.staging / OUTSIDE_ITEMS_FILE)
     names = pl.DataFrame(pl.from_arrow(built.warm.sort_by([("num_train_events", "descending")])))
-    return VocabularyFacts(
+    facts = VocabularyFacts(
         items=built.warm.num_rows,
         cold_items=built.cold.num_rows,
         outside_items=outside.num_rows,
-        sha256=sha256,
         by_count=names["num_train_events"].to_numpy(),
         top=names.head(NUM_TOP_ITEMS).select(pl.coalesce("title", ITEM_ID), "num_train_events").rows(),
     )
+    return facts, built.warm
+
+
+def _write_vocabulary(build: _Build, context: IngestContext, numbered: pa.Table) -> str:
+    """Counts the newest events of each item, and writes the vocabulary; returns the sha256 of its Parquet file.
+
+    numbered: NUMBERED_SCHEMA, from `_number_items`. Goes after the write tasks.
+    """
+    count = partial(count_newest, context, newest_cuts(context))
+    build.runner.map("newest", Nothing, count, _num_buckets(context))
+    with build.runner.timer.phase("vocabulary"):
+        numbers, table = np.load(context.numbers_file), numbered
+        for name in NEWEST_COLUMNS.values():
+            counts = np.zeros(numbered.num_rows + 1, np.int64)
+            counts[numbers] = add_counts(context, name)
+            table = table.append_column(VOCABULARY_SCHEMA.field(name), pa.array(counts[1:]))
+        write_mapped(table, build.staging / MAPPED_VOCABULARY_FILE)
+        return _write_table(table, build.staging / VOCABULARY_FILE)
 
 
 def _write_table(table: pa.Table, path: Path) -> str:

@@ -18,7 +18,6 @@ class VocabularyFacts(NamedTuple):
     items: int
     cold_items: int  # that train, but in too few events for the vocabulary
     outside_items: int  # without a number, cold ones too
-    sha256: str  # of the vocabulary's file
     by_count: npt.NDArray[np.int64]  # [V] training events of each item, falling
     top: list[tuple[str, int]]  # (title or id, training events) of the first few
 
@@ -42,6 +41,7 @@ class IngestFacts(NamedTuple):
     part_events: list[int]  # of training, validation, test
     times: tuple[float, float]  # first and last of the written events
     vocabulary: VocabularyFacts
+    vocabulary_sha256: str  # of its file
     event_types: EventTypeFacts
     shards: list[Shard]
     short_shards: list[Shard]

@@ -16,7 +16,7 @@ from mgray.schema import NUMBER_COLUMNS, EventColumn, OptionalColumn
 from pipelines.ingest.source.layouts import Layout
 from pipelines.ingest.source.ranges import Range
 
-RESULTS_FORM = 5  # changes with a record's fields: a run after a kill does not read what an older mgray left
+RESULTS_FORM = 6  # changes with a record's fields: a run after a kill does not read what an older mgray left
 
 
 class Failure(NamedTuple):

@@ -23,6 +23,8 @@ from pipelines.ingest.tasks.histories import TIME_BINS
 from pipelines.runtime.redact import command_line
 
 REPORT_FILE = "report.html"
+VOCABULARY_FILE = "vocabulary.parquet"
+MAPPED_VOCABULARY_FILE = "vocabulary.arrow"  # the same table, which a reader maps
 OUTSIDE_ITEMS_FILE = "outside_items.parquet"
 RULES = ("forgotten", "timestamps", "ratings", "duplicates", "bots", "repeats", "rare_items", "short_users")
 MAX_REASONS, POPULARITY_POINTS = 10, 200
@@ -99,7 +101,12 @@ def seal_version(plan: Plan, facts: IngestFacts) -> Manifest:
             "first_timestamp": facts.times[0],
             "last_timestamp": facts.times[1],
             **_has_columns(plan, facts),
-            "vocabulary": Vocabulary(file="vocabulary.parquet", items=vocabulary.items, sha256=vocabulary.sha256),
+            "vocabulary": Vocabulary(
+                file=VOCABULARY_FILE,
+                items=vocabulary.items,
+                sha256=facts.vocabulary_sha256,
+                mapped_file=MAPPED_VOCABULARY_FILE,
+            ),
             "cold_items_file": "cold_items.parquet" if vocabulary.cold_items else None,
             "outside_items_file": OUTSIDE_ITEMS_FILE if context.has_outside_items else None,
             "outside_event_types": types.outside,

@@ -4,7 +4,6 @@ One row of the Ray Dataset is a part of a shard, one actor a loaded model. An ac
 writes it; what comes back is a line of the manifest, so neither driver nor object store ever holds a user.
 """
 
-import json
 import shutil
 import tempfile
 import time
@@ -36,7 +35,7 @@ from mgray.data.manifest import (
 from mgray.errors import InputError, NotTrainableError
 from mgray.ingest.spelling import id_spelling
 from mgray.schema import SCHEMA_VERSION, SCHEMA_WITHOUT_OUTSIDE
-from mgray.serve.model_folder import VOCABULARY_FILE, WEIGHTS_FILE, ModelInfo, load_info
+from mgray.serve.model_folder import WEIGHTS_FILE, ModelInfo, Vocabulary, load_info
 from mgray.serve.translation import check_items_known
 from pipelines import tracking
 from pipelines.ingest.job import IngestResult, dataset_line, ingest
@@ -60,7 +59,7 @@ TASKS_QUEUED_PER_ACTOR = 2  # the next part waits at its actor, so none idles wh
 class FetchedModel(NamedTuple):
     folder: Path
     record: PredictionModel
-    item_ids: list[str]
+    item_ids: Sequence[str]
 
 
 class Scored(NamedTuple):
@@ -86,14 +85,13 @@ def fetch(config: PredictJobConfig, uri: str, target: Path) -> FetchedModel:
     """The registered model in a folder below `target`. Raises InputError where there is no such model."""
     folder, name, version = tracking.fetch_model(config.model, uri, target)
     load_info(folder)  # says so where files are missing
-    vocabulary = json.loads((folder / VOCABULARY_FILE).read_bytes())
     record = PredictionModel(
         name=name,
         version=version,
         run_id=tracking.run_of_version(uri, name, version),
         weights_sha256=file_sha256(folder / WEIGHTS_FILE),
     )
-    return FetchedModel(folder, record, vocabulary["item_ids"])
+    return FetchedModel(folder, record, Vocabulary.read(folder).item_ids)
 
 
 def block(
@@ -104,6 +102,8 @@ def block(
     Raises InputError for an id that neither model nor dataset knows (a typing error would recommend the item), and
     where nothing would be left to recommend.
     """
+    if not ids:
+        return None
     spelled = [id_spelling(item) for item in model_ids]  # those of a model of an earlier rule may be in another way
     unknown = set(ids).difference(spelled, map(id_spelling, dataset_ids))
     if unknown and not config.allow_unknown_blocked:

@@ -98,7 +98,7 @@ class PartScorer:
             device = torch.device("cuda" if job.use_gpu else "cpu")
             model, info, vocabulary = load_model(job.model, device)
             self.scorer = ModelScorer(model, vocabulary.popularity, info.max_length, device)
-            self.item_ids = pa.array(vocabulary.item_ids, pa.large_string())
+            self.item_ids = vocabulary.item_ids.to_arrow()
             self.dataset = Dataset(job.dataset)
             self.translation = Translation(self.dataset, vocabulary.item_ids, info)
         except InputError as error:

@@ -14,7 +14,7 @@ from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.errors import InputError
 from mgray.eval.part_metrics import PartMetrics
-from mgray.serve.model_folder import ModelInfo, load_info
+from mgray.serve.model_folder import ModelInfo, Vocabulary, load_info, save_vocabulary
 from mgray.train import checkpoint
 from mgray.train.resolve import resolve_job
 from mgray.train.run_result import RankMistake, RankResult
@@ -79,7 +79,7 @@ def fit(
     trained = check_trained(result.return_value)
     assert result.checkpoint is not None, "the last epoch always validates, and so checkpoints"
     with result.checkpoint.as_directory() as folder:
-        return Fitted(trained, _keep_best(Path(folder), runs / given.run_id))
+        return Fitted(trained, _keep_best(Path(folder), given, runs / given.run_id))
 
 
 def check_trained(result: RankResult | RankMistake) -> RankResult:
@@ -102,13 +102,17 @@ def fit_here(given: RankInput, runs: Path, on_report: Callable[[dict[str, float]
     """Train in this process, as a Tune trial of one worker does."""
     session = LocalSession(runs / given.run_id / "checkpoint", on_report)
     trained = check_trained(RankRun(given, session).run())
-    return Fitted(trained, _keep_best(session.folder, runs / given.run_id))
+    return Fitted(trained, _keep_best(session.folder, given, runs / given.run_id))
 
 
-def _keep_best(saved: Path, run_folder: Path) -> Path:
-    """Copy the best model and the latest training state out of a checkpoint into the run's folder."""
+def _keep_best(saved: Path, given: RankInput, run_folder: Path) -> Path:
+    """Copy the best model and the latest training state out of a checkpoint into the run's folder, and write the
+    model's vocabulary, which checkpoints do not have.
+    """
     # Copied and not moved: Ray's record of the run names the checkpoint, and another attempt would look for it.
     shutil.copytree(saved / checkpoint.BEST_FOLDER, run_folder / MODEL_FOLDER, dirs_exist_ok=True)
+    include_valid = ResolvedTrainJobConfig.model_validate_json(given.config).train.include_valid
+    save_vocabulary(run_folder / MODEL_FOLDER, Vocabulary.of(Dataset(given.dataset), include_valid))
     state = run_folder / STATE_FOLDER
     state.mkdir(exist_ok=True)
     for path in (*saved.glob("*.safetensors"), saved / checkpoint.STATE_FILE):

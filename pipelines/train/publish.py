@@ -215,10 +215,11 @@ def example_query(dataset: Dataset, columns: Collection[OptionalColumn]) -> Quer
 
 
 def make_example(dataset: Dataset, query: Query, recommender: Recommender) -> report_data.Example:
-    titles = dict(zip(dataset.item_ids, dataset.titles, strict=True))
     lists = raw_lists([query.history], dataset, recommender.info.inputs)
     history = lists["history"][0]
     result = recommender.recommend([history], EXAMPLE_FILMS, beside=lists)
+    shown = {*history, *result.items[0]}
+    titles = {item: dataset.titles[recommender.encoder.number(item) - 1] for item in shown}  # numbered alike
     return report_data.Example(
         user_id=query.user_id,
         last=[titles[item] for item in history[-EXAMPLE_FILMS:]],

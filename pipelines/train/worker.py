@@ -15,6 +15,7 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,10 +26,10 @@ from mgray.errors import InputError
 from mgray.eval.part_metrics import PartEvaluation
 from mgray.eval.valid_share import valid_share
 from mgray.model.ensemble import make_model, num_parameters
-from mgray.serve.model_folder import Vocabulary, load_model, save_model
+from mgray.serve.model_folder import WEIGHTS_FILE, Vocabulary, load_model, save_weights
 from mgray.train import checkpoint
 from mgray.train.checkpoint import recover_folder, replace_folder
-from mgray.train.item_init import start_items_
+from mgray.train.item_init import start_items_on_rank_0_
 from mgray.train.item_table import take_out_tables_
 from mgray.train.objective import Objective
 from mgray.train.resolve import model_info
@@ -146,8 +147,8 @@ class RankRun:
         torch.manual_seed(self.config.train.seed)
         self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
         if given.warm_start is None:
-            if session.rank == 0 and not session.resumes:  # DDP gives them to the others
-                start_items_(self.model, self.dataset, self.config.train)
+            if not session.resumes:
+                start_items_on_rank_0_(self.model, self.dataset, self.config.train)
         else:
             source, _, vocabulary = load_model(given.warm_start, torch.device("cpu"))
             warm_start_(
@@ -168,8 +169,7 @@ class RankRun:
         self.trainer.progress, self.curve = checkpoint.restore_state(
             folder, self.model, self.trainer.optimizer, self.trainer.average, self.trainer.tables
         )
-        best, _, _ = load_model(folder / checkpoint.BEST_FOLDER, self.session.device)
-        self.best = best.state_dict()
+        self.best = load_file(folder / checkpoint.BEST_FOLDER / WEIGHTS_FILE, str(self.session.device))
 
     def _save(self, folder: Path) -> None:
         checkpoint.save_state(
@@ -181,7 +181,7 @@ class RankRun:
             self.trainer.average,
             self.trainer.tables,
         )
-        save_model(folder / checkpoint.BEST_FOLDER, self.best, self.info, self.vocabulary)
+        save_weights(folder / checkpoint.BEST_FOLDER, self.best, self.info)
 
     def _evaluation(self, part: Part) -> PartEvaluation:
         config, popularity = self.config, self.vocabulary.popularity

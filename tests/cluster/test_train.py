@@ -70,7 +70,7 @@ def test_the_result_names_all_that_was_made(runs: Runs) -> None:
     assert report.lower().startswith("<!doctype html>")
     assert result["run_id"] in report
     saved = {path.name for path in Path(result["checkpoint"]).iterdir()}
-    assert saved == {"weights.safetensors", "model.json", "vocabulary.json"}
+    assert saved == {"weights.safetensors", "model.json", "vocabulary.arrow"}
 
 
 def test_training_learns(runs: Runs) -> None:

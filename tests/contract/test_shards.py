@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mgray.data.dataset import Dataset
 from mgray.data.manifest import UNSEALED, Manifest, digest, file_sha256, read_manifest
-from mgray.schema import HISTORY_SCHEMA, OUTSIDE_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
+from mgray.schema import HISTORY_SCHEMA, NEWEST_COLUMNS, OUTSIDE_SCHEMA, TEST, TRAIN, UNKNOWN, VALID, VOCABULARY_SCHEMA
 
 NUM_EVENTS = 3000
 Histories = dict[str, list[tuple[float, str]]]
@@ -32,7 +33,7 @@ def check_files(folder: Path, manifest: Manifest) -> None:
     # files: exactly those that the manifest names, with its digests
     on_disk = {path.name for path in folder.iterdir()}
     assert on_disk == {"manifest.json", *manifest.files()}
-    assert {"report.html", "vocabulary.parquet", "outside_items.parquet"} < on_disk
+    assert {"report.html", "vocabulary.parquet", "vocabulary.arrow", "outside_items.parquet"} < on_disk
     assert file_sha256(folder / manifest.vocabulary.file) == manifest.vocabulary.sha256
     content = manifest.model_dump(mode="json", exclude=UNSEALED)
     assert manifest.fingerprint == digest(content)
@@ -112,6 +113,33 @@ def check_histories(
     return train_counts, num_events
 
 
+def check_vocabulary(folder: Path, manifest: Manifest) -> None:
+    """Both files hold the same items, and the counts of the newest tenth are those of a plain loop."""
+    table = pq.read_table(folder / manifest.vocabulary.file)
+    assert table.schema == VOCABULARY_SCHEMA
+    assert table["item"].to_pylist() == list(range(1, manifest.items + 1))
+    assert pa.ipc.open_file(folder / manifest.vocabulary.mapped_file).read_all().equals(table)
+    for name, last_part in zip(NEWEST_COLUMNS.values(), (TRAIN, VALID), strict=True):
+        events = []
+        for shard in manifest.shards:
+            for row in pq.read_table(folder / shard.file).to_pylist():
+                valid, test = row["train_end"], row["valid_end"]
+                ranges = [TRAIN] * valid + [VALID] * (test - valid) + [TEST] * (len(row["items"]) - test)
+                events += [
+                    (moment, item)
+                    for moment, item, part in zip(row["timestamps"], row["items"], row["parts"] or ranges, strict=True)
+                    if part <= last_part and item != UNKNOWN
+                ]
+        times = sorted(moment for moment, _ in events)
+        cut = times[int(0.9 * (len(times) - 1))]
+        counts = Counter(item for moment, item in events if moment >= cut)
+        assert table[name].to_pylist() == [counts[item] for item in range(1, manifest.items + 1)]
+        assert 0.1 * len(times) <= sum(counts.values()) <= 0.15 * len(times)
+    dataset = Dataset(folder)
+    assert dataset.newest_counts(include_valid=True)[1:].tolist() == table[name].to_pylist()
+    assert dataset.item_ids == table["item_id"].to_pylist()
+
+
 @pytest.mark.parametrize("split", ["leave_one_out", "temporal"])
 def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, split: str) -> None:
     rows = drawn_log(tmp_path / "log.csv")
@@ -121,9 +149,8 @@ def test_a_version_keeps_its_contract(tmp_path: Path, run_ingest: Callable, spli
     assert manifest.split.kind == split
     check_files(folder, manifest)
 
+    check_vocabulary(folder, manifest)
     vocabulary = pq.read_table(folder / manifest.vocabulary.file)
-    assert vocabulary.schema == VOCABULARY_SCHEMA
-    assert vocabulary["item"].to_pylist() == list(range(1, manifest.items + 1))
     numbers = dict(zip(vocabulary["item_id"].to_pylist(), vocabulary["item"].to_pylist(), strict=True))
 
     outside = pq.read_table(folder / manifest.outside_items_file)
@@ -189,6 +216,7 @@ def test_a_version_of_everything_keeps_its_contract(tmp_path: Path, run_ingest: 
     assert manifest.rows["read"] == NUM_EVENTS + 1
     manifest.check_conservation()
 
+    check_vocabulary(folder, manifest)
     vocabulary = pq.read_table(folder / manifest.vocabulary.file).to_pydict()
     cold = pq.read_table(folder / manifest.cold_items_file)
     assert cold.schema == pa.schema([VOCABULARY_SCHEMA.field("item_id"), VOCABULARY_SCHEMA.field("num_train_events")])

@@ -118,7 +118,7 @@ def test_the_table_at_the_end_has_every_figure(ingested: Ingested) -> None:
     table = "\n".join(lines)
     assert re.search(r"^dataset [\d.]+ [kM]B [\d.]+% of the log$", table, re.MULTILINE)
     stages = re.findall(r"^seconds: (\w+) \d+\.\d\d$", table, re.MULTILINE)
-    assert stages == ["resolve", "scan", "read", "items", "clean", "vocabulary", "write"]
+    assert stages == ["resolve", "scan", "read", "items", "clean", "vocabulary", "write", "newest"]
     assert re.search(r"^seconds \d+\.\d\d [\d,]+ rows/s$", table, re.MULTILINE)
 
 

@@ -8,11 +8,12 @@ import torch
 
 from mgray.config import EvalJobConfig
 from mgray.config.command_line import parse_args
+from mgray.data.newest import POPULAR_SHARE
 from mgray.errors import InputError
 from mgray.model.mgdsc import MGDSC
 from mgray.serve.model_folder import (
     MODEL_FILE,
-    POPULAR_SHARE,
+    OLD_VOCABULARY_FILE,
     VOCABULARY_FILE,
     ModelInfo,
     Vocabulary,
@@ -74,13 +75,14 @@ def test_what_is_popular_goes_with_the_model(tmp_path: Path) -> None:
     assert vocabulary.popularity.tolist() == pytest.approx([0, 0.9, 2.5, 0.7])
     info = ModelInfo(config=MODEL, num_items=3, max_length=9, dataset_fingerprint="test")
     save_model(tmp_path, MGDSC(MODEL, 3).state_dict(), info, vocabulary)
-    path, device = tmp_path / VOCABULARY_FILE, torch.device("cpu")
-    assert load_model(tmp_path, device)[2] == vocabulary
-    written = json.loads(path.read_text())
-    del written["num_newest_events"]
-    written["popular"] = [0.0, 2.0, 1.0]  # of a version that is passed over
-    path.write_text(json.dumps(written))
-    assert load_model(tmp_path, device)[2].popularity.tolist() == [0, 9, 5, 7]
+    assert Vocabulary.read(tmp_path).table().equals(vocabulary.table())
+    (tmp_path / VOCABULARY_FILE).unlink()
+    lists = {"item_ids": [*"abc"], "titles": ["A", "b", "c"], "num_train_events": [9, 5, 7]}
+    lists["popular"] = [0.0, 2.0, 1.0]  # of a version that is passed over
+    (tmp_path / OLD_VOCABULARY_FILE).write_text(json.dumps(lists))
+    older = load_model(tmp_path, torch.device("cpu"))[2]
+    assert older.popularity.tolist() == [0, 9, 5, 7]
+    assert (list(older.item_ids), list(older.titles)) == ([*"abc"], ["A", "b", "c"])
 
 
 def test_a_vocabulary_counts_the_newest_tenth(tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_the_newest_events_are_a_share_of_all(tmp_path: Path) -> None:
 
 def test_the_newest_events_of_a_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = write_dataset(tmp_path / "v", log_of_two_times())
-    monkeypatch.setattr("mgray.data.dataset.MAX_TIMES", 20)
+    monkeypatch.setattr("mgray.data.newest.MAX_TIMES", 20)
     quantile, sizes = np.quantile, []
     monkeypatch.setattr(
         np, "quantile", lambda times, *more, **how: [sizes.append(len(times)), quantile(times, *more, **how)][1]

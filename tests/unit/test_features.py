@@ -12,7 +12,7 @@ from mgray.ingest import parse
 from mgray.ingest.clean import order_events, split_ends, user_offsets
 from mgray.ingest.hashing import merge_ids, stable_hash
 from mgray.ingest.vocabulary import build_vocabulary, order_event_types
-from mgray.schema import TRAIN, VOCABULARY_SCHEMA
+from mgray.schema import NUMBERED_SCHEMA, TRAIN
 
 DAY = 86400.0
 
@@ -264,7 +264,7 @@ def test_vocabulary_counts_the_training_part_only() -> None:
     counts = np.bincount(item[order][trains], minlength=len(item_ids))
     titles = pl.DataFrame({"item_id": ["x", "x", "v"], "title": ["X", "again", "V"]})
     found = build_vocabulary(item_ids, counts, titles)
-    assert found.warm.schema == VOCABULARY_SCHEMA
+    assert found.warm.schema == NUMBERED_SCHEMA
     # falling count, ties by id as text; v, 9 validate and t tests, so they have no number
     assert found.warm.to_pylist() == [
         {"item": 1, "item_id": "x", "num_train_events": 4, "title": "X"},
@@ -307,7 +307,7 @@ def test_known_items_keep_their_numbers() -> None:
     assert numbers == [4, 3, 1, 0, 5, 0]
     found = build_vocabulary(pa.array(["new"]), np.array([1]), titles, known=["gone"])
     assert found.warm["title"].to_pylist() == ["Gone", "New"]
-    assert found.warm.schema == VOCABULARY_SCHEMA
+    assert found.warm.schema == NUMBERED_SCHEMA
 
 
 def test_event_types_by_training_events() -> None:

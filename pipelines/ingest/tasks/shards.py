@@ -13,6 +13,7 @@ from mgray.schema import EVENT_COLUMNS, EVENT_TYPE, NUMBER_COLUMNS, OPTION_COLUM
 from pipelines.ingest.context import IngestContext
 from pipelines.ingest.results import WrittenBucket
 from pipelines.ingest.tasks.histories import Histories, Split, read_measured, read_short, split_histories
+from pipelines.ingest.tasks.newest import stage_times
 from pipelines.runtime.parquet import write_parquet
 
 ROW_GROUP_USERS = 1024  # a reader of a shard holds one row group at a time
@@ -26,12 +27,17 @@ HISTORY_ENCODING: dict[str, Any] = {
 
 
 def write_shard(context: IngestContext, bucket: int) -> WrittenBucket:
-    """Encodes one bucket's histories and writes them as shards that are named by their digests."""
+    """Encodes one bucket's histories and writes them as shards that are named by their digests.
+
+    Leaves a sample of the times for the counts of the newest events.
+    """
     measured, short = read_measured(context, bucket), read_short(context, bucket)
     nothing = np.zeros(len(short.ids), np.int32)  # no event of a short user trains, validates or tests
     unused = Split(np.full(len(short.rows), TEST, np.int8), nothing, nothing)
+    split = split_histories(context, measured)
+    stage_times(context, bucket, measured, split)
     return WrittenBucket(
-        shard=_write_histories(context, measured, split_histories(context, measured), f"part-{bucket:05d}"),
+        shard=_write_histories(context, measured, split, f"part-{bucket:05d}"),
         short_shard=_write_histories(context, short, unused, f"short-{bucket:05d}"),
         rows=len(measured.rows),
     )
