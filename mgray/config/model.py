@@ -6,11 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mgray.config import granularity
+from mgray.config import granularity, memory_kernel
 from mgray.config.base import Section
 from mgray.schema import AUTO_INPUTS, Input
 
 Granularity = Annotated[int | str, AfterValidator(granularity.checked)]
+MemoryKernel = Annotated[int | str, AfterValidator(memory_kernel.checked)]
+MemoryKind = Literal["pairs", "repeats"]
 Pooling = Literal["mean", "max", "learned", "decay"]
 
 
@@ -116,6 +118,20 @@ class ModelConfig(Section):
         "each, so that the trained model can be cut to fewer levels",
     )
 
+    memory: Literal["auto", "none"] | tuple[MemoryKind, ...] = Field(
+        "auto",
+        description="what a model that recommends looks up beside what it learns; pairs: what followed the user's "
+        "items in other histories; repeats: what the user had; how much each counts is fitted to the validation part, "
+        "and is nothing where it does not help; auto: pairs, and repeats where evaluate.remove_seen is false; none in "
+        "a random split and with train.include_valid",
+    )
+    memory_kernels: tuple[MemoryKernel, ...] = Field(
+        (2, 10, 50, 300),
+        min_length=1,
+        max_length=16,
+        description=f"granularities of memory, how much a past event weighs: {memory_kernel.OPTION_TEXT}",
+    )
+
     @model_validator(mode="after")
     def _inputs_are_distinct(self) -> "ModelConfig":
         if self.inputs != "auto" and len(set(self.inputs)) < len(self.inputs):
@@ -143,6 +159,12 @@ class ModelConfig(Section):
     def _members_recommend(self) -> "ModelConfig":
         if self.members > 1 and self.outputs != "next_item":
             raise ValueError(f"members ({self.members}) needs outputs: next_item; give 1 to a model that rates")
+        return self
+
+    @model_validator(mode="after")
+    def _memory_recommends(self) -> "ModelConfig":
+        if self.memory not in ("auto", "none") and self.memory and self.outputs == "rating":
+            raise ValueError("memory needs outputs: next_item or both; a model that only rates ranks no items")
         return self
 
     @property
@@ -185,5 +207,6 @@ class ResolvedModelConfig(ModelConfig):
     """
 
     inputs: tuple[Input, ...] = ()
+    memory: tuple[MemoryKind, ...] = ()  # models of an earlier version have none
     norm: Literal["layer", "batch"] = "layer"  # the only one there was in models that do not name it
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mgray.config import ModelConfig, ResolvedModelConfig, granularity
+from mgray.config import ModelConfig, ResolvedModelConfig, granularity, memory_kernel
 from mgray.data.manifest import Feature, Manifest
 from mgray.errors import InputError
 from mgray.record import Record
@@ -53,6 +53,8 @@ def read_columns(config: ResolvedModelConfig) -> frozenset[OptionalColumn]:
         columns.add("ratings")
     if any(granularity.parse(level).reads_times for level in config.granularities):
         columns.add("times")
+    if config.memory and any(memory_kernel.parse(kernel).reads_times for kernel in config.memory_kernels):
+        columns.add("times")
     return frozenset(columns)
 
 
@@ -72,6 +74,12 @@ def resolve_inputs(config: ModelConfig, manifest: Manifest) -> ModelConfig:
         raise InputError(
             f"model.granularities: {levels[0]} spans time, and the dataset has no times (its log was read with "
             "data.columns.timestamp none); give levels in events, such as 4 or decay:1..400"
+        )
+    kernels = [kernel for kernel in config.memory_kernels if memory_kernel.parse(kernel).reads_times]
+    if kernels and config.memory not in ("none", ()) and not manifest.has_times:
+        raise InputError(
+            f"model.memory_kernels: {kernels[0]} is a time, and the dataset has no times (its log was read with "
+            "data.columns.timestamp none); give ages in events, such as 10"
         )
     if config.inputs == "auto":
         return config.model_copy(update={"inputs": available})

@@ -16,6 +16,7 @@ from mgray.eval.rating import evaluate_ratings, rating_batches
 from mgray.eval.slices import SliceFigures
 from mgray.eval.valid_share import max_users_share
 from mgray.model.ensemble import Model
+from mgray.model.memory import Memory
 from mgray.schema import OptionalColumn
 from mgray.serve.rater import ModelRater
 from mgray.serve.scorer import ModelScorer
@@ -60,9 +61,10 @@ class PartEvaluation:
         config: EvaluateConfig,
         popularity: npt.NDArray[np.number],
         valid_users: float | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """popularity: [V + 1] what an empty history is ranked by; valid_users: share of the users that validation is
-        by, None: what evaluate.max_valid_users allows.
+        by, None: what evaluate.max_valid_users allows; memory: what is looked up beside what the model has learned.
         """
         self.with_coverage = part != "valid"
         self.config, self.item_counts, self.scale = config, dataset.item_counts, model.spec.rating_scale
@@ -76,7 +78,7 @@ class PartEvaluation:
 
         self.scorer = self.rater = None
         if model.config.outputs != "rating":
-            self.scorer = ModelScorer(model, popularity, max_length, device)
+            self.scorer = ModelScorer(model, popularity, max_length, device, memory)
             self.ranking_batches = batches(part_batches, self.scorer.columns)
         if model.config.outputs != "next_item":
             self.rater = ModelRater(model, max_length, device)

@@ -1,6 +1,7 @@
 """Cuts a trained model to its first levels, without training, and writes the result as a model folder."""
 
 import filecmp
+import shutil
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 
 from mgray.errors import InputError
 from mgray.model.ensemble import Model, num_parameters
-from mgray.serve.model_folder import WEIGHTS_FILE, load_model, save_model
+from mgray.serve.model_folder import MEMORY_FILE, WEIGHTS_FILE, load_model, save_model
 
 
 class Size(NamedTuple):
@@ -37,6 +38,8 @@ def export_cut(source: Path, num_levels: int, out: Path) -> Exported:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         draft = Path(temporary) / "model"
         save_model(draft, smaller.state_dict(), info.model_copy(update={"config": smaller.config}), vocabulary)
+        if (source / MEMORY_FILE).is_file():
+            shutil.copy2(source / MEMORY_FILE, draft / MEMORY_FILE)
         if not out.exists():
             draft.rename(out)
         elif not _are_same(draft, out):

@@ -12,21 +12,26 @@ from torch.nn import functional as F
 from mgray.data.inputs import Inputs
 from mgray.errors import InputError
 from mgray.model.ensemble import Model
+from mgray.model.memory import Memory, Recalled
 from mgray.model.mgdsc import MGDSC
 from mgray.schema import PAD
 
 
 class Explanation(NamedTuple):
-    """The parts of one score. `levels` and `rest` add up to it; `events` need not, since two events may overlap."""
+    """The parts of one score. `levels`, `recalled` and `rest` add up to it.
+
+    `events` need not, since two events may overlap.
+    """
 
     score: float
     levels: list[float]  # what each granularity adds, finest first
     rest: float  # what biases add; they belong to no level
+    recalled: list[Recalled]  # what each kernel of memory adds; empty: the model has no memory
     events: list[float]  # score less the score without the event, of the last N events, oldest first
 
 
 @torch.no_grad()
-def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Explanation:
+def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20, memory: Memory | None = None) -> Explanation:
     """Explain the score of `item` for one history, inputs [1, L].
 
     A level's part is its summand in the fusion times the item's embedding, through the output normalization with its
@@ -35,6 +40,7 @@ def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Ex
 
     An event's part is exact: the history is scored again without it, all N histories in one batch. Without its only
     event a history is empty, and has the model's score of an empty history. An ensemble's parts are its members' means.
+    Memory's part is split over its kernels by what each adds to the sum in its logarithm.
 
     Raises InputError for an item that the model does not know, or inputs that are not one history with an event.
     """
@@ -44,9 +50,15 @@ def explain(model: Model, inputs: Inputs, item: int, num_events: int = 20) -> Ex
         raise InputError("explain: one history at a time, with an event at least; give inputs of one row")
     model.eval()
     scores, parts, lost = zip(*(_explain_member(one, inputs, item, num_events) for one in model.members), strict=True)
-    score, levels = float(torch.stack(scores).mean()), torch.stack(parts).mean(0)
+    learned, levels = float(torch.stack(scores).mean()), torch.stack(parts).mean(0)
     events: list[float] = torch.stack(lost).mean(0).tolist()
-    return Explanation(score, levels.tolist(), score - float(levels.sum()), events)
+    rest, recalled, remembered = learned - float(levels.sum()), [], 0.0
+    if memory is not None:
+        recalled = memory.explain(inputs, item)
+        remembered = float(memory.scores(inputs)[0, item])
+        without = memory.scores(_leave_one_out(inputs, num_events))[:, [item]].toarray()[:, 0]
+        events = [lost_here + remembered - float(one) for lost_here, one in zip(events, without, strict=True)]
+    return Explanation(learned + remembered, levels.tolist(), rest, recalled, events)
 
 
 def _explain_member(model: MGDSC, inputs: Inputs, item: int, num_events: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """A model folder: `weights.safetensors`, `model.json` and `vocabulary.arrow`. It is all that serving needs.
 
-Nothing in it is pickled. Models of older mgrays have `vocabulary.json` in place of the Arrow file.
+A model that remembers pairs has `memory.safetensors` too. Nothing is pickled. Models of older mgrays have
+`vocabulary.json` in place of the Arrow file.
 """
 
 import json
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
 from pydantic import ValidationError
+from safetensors import numpy as numpy_safetensors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,15 +25,18 @@ from mgray.config import EvaluateConfig, ResolvedModelConfig
 from mgray.data.dataset import Dataset, IntArray
 from mgray.data.inputs import InputSpec
 from mgray.data.mapped import TextColumn, number_view, read_mapped, write_mapped
+from mgray.data.pair_table import PairTable
 from mgray.distributed import rank_and_world
 from mgray.errors import InputError
 from mgray.model.ensemble import Model, make_model
+from mgray.model.memory import Memory, MemoryNumbers
 from mgray.record import Record
 from mgray.schema import ITEM_ID
 
 WEIGHTS_FILE = "weights.safetensors"
 MODEL_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.arrow"
+MEMORY_FILE = "memory.safetensors"  # the pair table
 OLD_VOCABULARY_FILE = "vocabulary.json"  # of models of older mgrays: the fields of Vocabulary, as lists
 # By item number, from 1 on.
 MODEL_VOCABULARY_SCHEMA = pa.schema(
@@ -58,6 +63,7 @@ class ModelInfo(Record):
     inputs: InputSpec = InputSpec()
     remove_seen: bool = True  # as it was measured; the default of a request
     include_valid: bool = False  # whether it trained on the dataset's validation part too
+    memory: MemoryNumbers | None = None  # None: it looks nothing up, for it did not help or was not asked for
     exclude_seen: bool = False  # whether it never learned to rank low what the user has
     mgray_version: str = __version__
 
@@ -164,6 +170,21 @@ def save_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
 def save_model(folder: Path, weights: dict[str, Tensor], info: ModelInfo, vocabulary: Vocabulary) -> None:
     save_weights(folder, weights, info)
     save_vocabulary(folder, vocabulary)
+
+
+def save_table(folder: Path, table: PairTable) -> None:
+    """Write what a memory of pairs looks up into a model folder."""
+    numpy_safetensors.save_file(table.arrays(), folder / MEMORY_FILE)
+
+
+def load_memory(folder: str | Path, info: ModelInfo) -> Memory | None:
+    """The memory of a folder's model; None: it has none."""
+    if info.memory is None:
+        return None
+    table = None
+    if "pairs" in info.memory.kinds:
+        table = PairTable.from_arrays(numpy_safetensors.load_file(Path(folder) / MEMORY_FILE))
+    return Memory(info.memory, info.num_items, table)
 
 
 def load_info(folder: str | Path) -> ModelInfo:

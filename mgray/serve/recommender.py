@@ -22,10 +22,10 @@ from mgray.errors import InputError
 from mgray.schema import PAD, UNKNOWN
 from mgray.serve.catalogue import LeftOut
 from mgray.serve.explain import explain
-from mgray.serve.model_folder import load_model
+from mgray.serve.model_folder import load_memory, load_model
 from mgray.serve.rater import ModelRater, RatingQuery
 from mgray.serve.request import HistoryEncoder, Lists
-from mgray.serve.score_blocks import ModelScores
+from mgray.serve.score_blocks import ModelScores, RememberedScores, ScoreBlocks
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import BATCH_EVENTS, Items, best_items, rank_lists
 
@@ -39,7 +39,7 @@ class Recommendations(NamedTuple):
 class Reasons(NamedTuple):
     """Why a list's first item is there; all empty where no known event led to it. In units of the score."""
 
-    granularities: list[str]  # as the config spells them, finest first
+    granularities: list[str]  # levels as the config spells them, finest first; then of memory, `pairs: 10`
     granularity_scores: list[float]  # what each adds to the score; biases add the rest
     events: list[str]  # items of the last events, oldest first
     event_scores: list[float]  # the score less the score without the event
@@ -51,6 +51,7 @@ class UserState(NamedTuple):
     state: Any  # the model's, of a batch of one
     interest: Tensor | None  # [1, M D], after the last known event; None: there was none
     num_unknown: int  # events so far outside the vocabulary, skipped
+    recent: Columns | None = None  # the last known events that memory looks up; None: the model has none
 
 
 def _check_k(k: int) -> None:
@@ -65,7 +66,10 @@ class Recommender:
         self.device = device or torch.device("cpu")
         self.model, self.info, self.vocabulary = load_model(folder, self.device)
         self.encoder = HistoryEncoder(self.vocabulary.item_ids, self.info.config, self.info.inputs)
-        self.scorer = ModelScorer(self.model, self.vocabulary.popularity, self.info.max_length, self.device)
+        self.memory = load_memory(folder, self.info)
+        self.scorer = ModelScorer(
+            self.model, self.vocabulary.popularity, self.info.max_length, self.device, self.memory
+        )
 
     def recommend(
         self,
@@ -98,7 +102,8 @@ class Recommender:
     ) -> npt.NDArray[np.float32]:
         """The interest of each history's user, [U, M D], for an index of item vectors; zero without a known item.
 
-        The products with `item_vectors` are the scores of `recommend`. beside, errors: see there.
+        The products with `item_vectors` are the learned part of the scores of `recommend`: all of them where the model
+        has no memory. beside, errors: see there.
         """
         columns = [own for own, _ in self.encoder.encode_all(histories, beside)]
         width = self.model.config.width * self.model.config.members
@@ -166,7 +171,16 @@ class Recommender:
         # Padding would stand between the state and these events, and count as time between them.
         inputs = self._padded([columns], count).map(lambda column: column[:, -count:])
         state, interest = self.model.extend(user.state, inputs, only_last=True)
-        return UserState(state, interest[:, -1].clone(), user.num_unknown + unknown)
+        return UserState(state, interest[:, -1].clone(), user.num_unknown + unknown, self._recent(user, columns))
+
+    def _recent(self, user: UserState, columns: Columns) -> Columns | None:
+        """The events that memory looks up, after `columns` more."""
+        if self.memory is None:
+            return None
+        events = columns if user.recent is None else concatenate([user.recent, columns])
+        last = events.take(slice(-min(self.memory.num_events, self.info.max_length), None))
+        # The arrays are slices, each of which would keep all the events in memory.
+        return last.only(self.memory.columns).take(np.arange(len(last)))
 
     @torch.no_grad()
     def recommend_next(
@@ -189,13 +203,19 @@ class Recommender:
         items, values = best_items(self._scores(users), min(k, self.model.num_items), LeftOut.of(had, barred))
         return self._listed(items, values, [user.num_unknown for user in users])
 
-    def _scores(self, users: Sequence[UserState]) -> ModelScores:
+    def _scores(self, users: Sequence[UserState]) -> ScoreBlocks:
         empty = torch.tensor([row for row, user in enumerate(users) if user.interest is None], dtype=torch.int64)
         interest = torch.zeros(len(users), self.model.config.width * self.model.config.members, device=self.device)
         for row, user in enumerate(users):
             if user.interest is not None:
                 interest[row] = user.interest[0]
-        return ModelScores(self.model, interest, self.scorer.popularity, empty.to(self.device))
+        learned = ModelScores(self.model, interest, self.scorer.popularity, empty.to(self.device))
+        if self.memory is None:
+            return learned
+        nothing = Columns(np.zeros(0, np.int32), times=np.zeros(0) if self.memory.columns else None)
+        recent = [nothing if user.recent is None else user.recent for user in users]
+        events = left_pad(recent, self.info.max_length, self.memory.columns)
+        return RememberedScores(learned, self.memory.scores(events))
 
     def empty_request(self) -> dict[str, list[list[Any]]]:
         """One user without a history, in every column that the model reads."""
@@ -252,12 +272,12 @@ class Recommender:
                 found.append(Reasons([], [], [], []))
                 continue
             inputs = self._padded([columns], self.info.max_length)
-            explained = explain(self.model, inputs, self.encoder.number(items[0]))
+            explained = explain(self.model, inputs, self.encoder.number(items[0]), memory=self.memory)
             last = columns.items[len(columns) - len(explained.events) :]
             found.append(
                 Reasons(
-                    [str(granularity) for granularity in self.info.config.granularities],
-                    explained.levels,
+                    [*map(str, self.info.config.granularities), *(one.label for one in explained.recalled)],
+                    [*explained.levels, *(one.score for one in explained.recalled)],
                     self.vocabulary.item_ids.take(np.asarray(last, dtype=np.int64) - 1),
                     explained.events,
                 )

@@ -5,7 +5,9 @@ Legend: `T` histories, `V` items (1..V; 0 is padding), `n` items of a block, `D`
 
 from typing import Protocol
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from mgray.model.ensemble import Model
@@ -64,6 +66,37 @@ class ModelScores:
         self.model.score(self.interest, items, out)
         if len(self.empty_rows):
             out[self.empty_rows] = self.popularity[items]
+
+
+class RememberedScores:
+    """Scores, and what memory adds to a few items of each row."""
+
+    dtype = torch.float32
+
+    def __init__(self, learned: ScoreBlocks, added: sparse.csr_matrix) -> None:
+        """added: [T, V + 1]."""
+        self.learned, self.added = learned, added
+        self.num_rows, self.num_columns = learned.num_rows, learned.num_columns
+        self.device = learned.device
+        self._by_item: sparse.csc_matrix | None = None  # of a first block, for all of them
+
+    def rows(self, chosen: slice) -> "RememberedScores":
+        return RememberedScores(self.learned.rows(chosen), self.added[chosen])
+
+    def fill(self, out: Tensor, items: slice | Tensor) -> None:
+        self.learned.fill(out, items)
+        if isinstance(items, Tensor):
+            out += torch.from_numpy(self.added[:, items.cpu().numpy()].toarray()).to(self.device)
+            return
+        if self._by_item is None:
+            self._by_item = self.added.tocsc()
+        bounds = self._by_item.indptr[items.start : items.stop + 1]
+        first, last = bounds[[0, -1]]
+        column = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+        rows = torch.from_numpy(self._by_item.indices[first:last].astype(np.int64)).to(self.device)
+        place = (rows, torch.from_numpy(column).to(self.device))
+        # Each place once, so that the sum hangs on no order.
+        out[place] += torch.from_numpy(self._by_item.data[first:last]).to(self.device)
 
 
 def as_blocks(scores: ScoreBlocks | Tensor) -> ScoreBlocks:

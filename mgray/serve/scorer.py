@@ -16,8 +16,9 @@ from mgray.data.padding import left_pad
 from mgray.distributed import sum_over_ranks
 from mgray.model.ensemble import Model
 from mgray.model.fusion import AttentionFusion
+from mgray.model.memory import Memory
 from mgray.schema import PAD
-from mgray.serve.score_blocks import ModelScores, ScoreBlocks
+from mgray.serve.score_blocks import ModelScores, RememberedScores, ScoreBlocks
 
 HistoryList = Sequence[Columns]
 Scorer = Callable[[HistoryList], ScoreBlocks | Tensor]  # T histories -> their scores, by blocks or whole [T, V + 1]
@@ -26,8 +27,16 @@ Scorer = Callable[[HistoryList], ScoreBlocks | Tensor]  # T histories -> their s
 class ModelScorer:
     """Scores histories with a model; an empty history is ranked by popularity, [V + 1]."""
 
-    def __init__(self, model: Model, popularity: npt.NDArray[np.number], max_length: int, device: torch.device) -> None:
-        self.model, self.max_length, self.device = model, max_length, device
+    def __init__(
+        self,
+        model: Model,
+        popularity: npt.NDArray[np.number],
+        max_length: int,
+        device: torch.device,
+        memory: Memory | None = None,
+    ) -> None:
+        """memory: what is looked up beside what the model has learned; None: nothing."""
+        self.model, self.max_length, self.device, self.memory = model, max_length, device, memory
         self.columns = read_columns(model.config)
         self.popularity = popularity_row(popularity, device)
         # Allocated now, not by the first batch: a rank without a batch must join the all-reduce too.
@@ -39,13 +48,19 @@ class ModelScorer:
         self._num_shares = 0
 
     @torch.no_grad()
-    def __call__(self, histories: HistoryList) -> ModelScores:
+    def __call__(self, histories: HistoryList) -> ScoreBlocks:
         """Score T histories, which have the columns that the model reads."""
         return self.score_padded(left_pad(histories, self.max_length, self.columns))
 
     @torch.no_grad()
-    def score_padded(self, inputs: Inputs) -> ModelScores:
+    def score_padded(self, inputs: Inputs) -> ScoreBlocks:
         """Score T padded histories, [T, L]."""
+        learned = self.learned_scores(inputs)
+        return learned if self.memory is None else RememberedScores(learned, self.memory.scores(inputs))
+
+    @torch.no_grad()
+    def learned_scores(self, inputs: Inputs) -> ModelScores:
+        """Score T padded histories, [T, L], by the model alone."""
         self.model.eval()
         inputs = inputs.map(lambda tensor: tensor.to(self.device))
         interest, share = self.model.fuse(inputs, only_last=True)

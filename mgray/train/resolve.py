@@ -14,9 +14,11 @@ from mgray.config import (
     TrainConfig,
     TrainJobConfig,
 )
+from mgray.config.model import MemoryKind
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import resolve_inputs
 from mgray.data.manifest import Manifest
+from mgray.errors import InputError
 from mgray.serve.model_folder import ModelInfo
 
 DROPOUT_AT_100K = 0.5  # of 100,000 training events
@@ -25,7 +27,8 @@ DROPOUT_RANGE = (0.1, 0.5)
 # Batch normalization was worth its time on a small log of long histories in batches of 4,096; in the batches that such
 # a log has now layer normalization is ahead, and needs no reduction over the workers.
 NORM = "layer"
-FREE_TO_CHANGE = frozenset({"dropout", "level_dropout"})  # when a model is trained on: no weights depend on them
+# When a model is trained on: no weights depend on them.
+FREE_TO_CHANGE = frozenset({"dropout", "level_dropout", "memory", "memory_kernels"})
 
 # A small log wants more steps than large batches leave it: short histories of 47,000 and 157,000 events gained 4% and
 # 5% by 1,024 instead of 4,096; on a million 4,096 was as good, and faster.
@@ -44,8 +47,9 @@ def resolve_job(
     config: TrainJobConfig, manifest: Manifest, start: ResolvedModelConfig | None = None
 ) -> ResolvedTrainJobConfig:
     """Resolve both sections, `model` and `train`. Arguments and errors as of `resolve_model`."""
+    model = resolve_model(config.model, manifest, start)
     resolved = {
-        "model": resolve_model(config.model, manifest, start),
+        "model": model.model_copy(update={"memory": resolve_memory(config, manifest)}),
         "train": resolve_train(config.train, manifest),
     }
     return ResolvedTrainJobConfig(**(dict(config) | resolved))
@@ -57,7 +61,8 @@ def resolve_model(
     """Replace each `auto` by what the dataset's manifest says.
 
     start: config of the earlier model that training starts from. Its weights fit no other, so its values go first.
-    Raises InputError for an input that is asked for, or ratings to train on, that the dataset does not have.
+    `memory: auto` is none here: `resolve_job` knows what it depends on. Raises InputError for an input that is asked
+    for, or ratings to train on, that the dataset does not have.
     """
     if start is not None:
         left = {name for name in ModelConfig.model_fields if getattr(config, name) == "auto"} - FREE_TO_CHANGE
@@ -67,7 +72,28 @@ def resolve_model(
         values["dropout"] = dropout_rate(manifest.train_events)
     if config.norm == "auto":
         values["norm"] = NORM
+    if config.memory in ("auto", "none"):
+        values["memory"] = ()
     return ResolvedModelConfig(**values)
+
+
+def resolve_memory(config: TrainJobConfig, manifest: Manifest) -> tuple[MemoryKind, ...]:
+    """Replace `model.memory: auto` by the kinds that the job's ranking has a use for.
+
+    Raises InputError for kinds that are asked for where nothing can be fitted to the validation part.
+    """
+    asked = config.model.memory
+    fits = not config.train.include_valid and manifest.split.kind != "random" and manifest.valid_events > 0
+    if asked == "auto":
+        if not fits or config.model.outputs == "rating":
+            return ()
+        return ("pairs",) if config.evaluate.remove_seen else ("pairs", "repeats")
+    if asked and asked != "none" and not fits:
+        raise InputError(
+            "model.memory: its numbers are fitted to a validation part in the order of time, which "
+            "train.include_valid, a random split or an empty part does not leave; set model.memory none"
+        )
+    return () if asked == "none" else asked
 
 
 def resolve_train(config: TrainConfig, manifest: Manifest) -> ResolvedTrainConfig:

@@ -7,6 +7,7 @@ from pydantic import Field
 from mgray.eval.metrics import Metrics, Number
 from mgray.eval.slices import SliceFigures
 from mgray.eval.valid_share import ValidShare
+from mgray.model.memory import MemoryNumbers
 from mgray.record import Record
 
 
@@ -38,6 +39,8 @@ class RankResult(NamedTuple):
     device: str
     parameters: int
     valid_share: ValidShare = ValidShare(1.0, 1.0, 0.0)  # of the users, that validation was by
+    memory: MemoryNumbers | None = None  # what is looked up beside what is learned
+    memory_s: float = 0.0  # seconds that its fit took; no part of train_s
     valid_s: float = 0.0  # of train_s, in validations; of a resumed run since it went on
 
 

@@ -21,7 +21,7 @@ from mgray.data.manifest import Manifest, PredictionPart
 from mgray.errors import InputError
 from mgray.record import Record
 from mgray.schema import USER_ID
-from mgray.serve.model_folder import load_model
+from mgray.serve.model_folder import load_memory, load_model
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import prediction_table, rank_lists, translate
 from mgray.serve.translation import Translation
@@ -97,7 +97,8 @@ class PartScorer:
                 )
             device = torch.device("cuda" if job.use_gpu else "cpu")
             model, info, vocabulary = load_model(job.model, device)
-            self.scorer = ModelScorer(model, vocabulary.popularity, info.max_length, device)
+            memory = load_memory(job.model, info)
+            self.scorer = ModelScorer(model, vocabulary.popularity, info.max_length, device, memory)
             self.item_ids = vocabulary.item_ids.to_arrow()
             self.dataset = Dataset(job.dataset)
             self.translation = Translation(self.dataset, vocabulary.item_ids, info)

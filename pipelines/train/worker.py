@@ -26,11 +26,13 @@ from mgray.errors import InputError
 from mgray.eval.part_metrics import PartEvaluation
 from mgray.eval.valid_share import valid_share
 from mgray.model.ensemble import make_model, num_parameters
-from mgray.serve.model_folder import WEIGHTS_FILE, Vocabulary, load_model, save_weights
+from mgray.model.memory import Memory
+from mgray.serve.model_folder import WEIGHTS_FILE, Vocabulary, load_model, save_table, save_weights
 from mgray.train import checkpoint
 from mgray.train.checkpoint import recover_folder, replace_folder
 from mgray.train.item_init import start_items_on_rank_0_
 from mgray.train.item_table import take_out_tables_
+from mgray.train.memory_fit import fit_on_rank_0
 from mgray.train.objective import Objective
 from mgray.train.resolve import model_info
 from mgray.train.run_result import CurvePoint, RankMistake, RankResult
@@ -60,7 +62,10 @@ class Session(Protocol):
     def prepare(self, objective: nn.Module) -> nn.Module: ...
 
     def report(self, metrics: dict[str, float], save: Callable[[Path], None]) -> None:
-        """Called on every rank at every validation; `save` fills a checkpoint folder, once, for rank 0."""
+        """Called on every rank at every validation; `save` fills a checkpoint folder, once, for rank 0.
+
+        Without metrics it is no validation, but a checkpoint alone.
+        """
 
     def restore(self, load: Callable[[Path], None]) -> None:
         """Calls `load` with the latest checkpoint's folder, if there is one."""
@@ -122,7 +127,8 @@ class LocalSession:
         draft = Path(tempfile.mkdtemp(dir=self.folder.parent, prefix=".draft-"))
         save(draft)
         replace_folder(draft, self.folder)
-        self.on_report(metrics)
+        if metrics:
+            self.on_report(metrics)
 
     def restore(self, load: Callable[[Path], None]) -> None:
         if self.resumes:
@@ -143,6 +149,8 @@ class RankRun:
         self.logged: Logged | None = None
         self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)
         self.info = model_info(self.dataset, self.config)
+        self.memory: Memory | None = None  # of a model that is trained
+        self.memory_s = 0.0  # seconds that its fit took
         # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
         self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
@@ -182,6 +190,8 @@ class RankRun:
             self.trainer.tables,
         )
         save_weights(folder / checkpoint.BEST_FOLDER, self.best, self.info)
+        if self.memory is not None and self.memory.table is not None:
+            save_table(folder / checkpoint.BEST_FOLDER, self.memory.table)
 
     def _evaluation(self, part: Part) -> PartEvaluation:
         config, popularity = self.config, self.vocabulary.popularity
@@ -194,6 +204,7 @@ class RankRun:
             config.evaluate,
             popularity,
             self.valid_share.users,
+            self.memory,
         )
 
     def run(self) -> RankResult | RankMistake:
@@ -206,6 +217,8 @@ class RankRun:
             self._train()
         except InputError as error:
             return RankMistake(str(error))
+        self.model.load_state_dict(self.best)
+        self._fit_memory()
         return self._tested()
 
     def _train(self) -> None:
@@ -271,8 +284,20 @@ class RankRun:
         )
         self.board.post.remote(state)
 
+    def _fit_memory(self) -> None:
+        """Fit to the best model what is looked up beside it, and checkpoint both."""
+        if not self.info.config.memory:
+            return
+        started = time.perf_counter()
+        self.memory = fit_on_rank_0(
+            self._evaluation("valid").scorer, self.dataset, self.info.config, self.config.evaluate
+        )
+        self.memory_s = time.perf_counter() - started
+        if self.memory is not None:
+            self.info = self.info.model_copy(update={"memory": self.memory.numbers})
+            self.session.report({}, self._save)
+
     def _tested(self) -> RankResult:
-        self.model.load_state_dict(self.best)
         test, progress = self._evaluation("test"), self.trainer.progress
         metrics = test.run()
         share = None if test.scorer is None else test.scorer.attention_share()
@@ -295,6 +320,8 @@ class RankRun:
             parameters=num_parameters(self.model),
             valid_share=self.valid_share,
             valid_s=self.valid_s,
+            memory=self.info.memory,
+            memory_s=self.memory_s,
         )
 
 

@@ -46,7 +46,8 @@ class _ScoredReport(TuneReportCallback):
         self.metric = metric
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        super().after_report(run_context, [scored(metrics[0], self.metric)], None)
+        if metrics[0]:  # a checkpoint alone has no figures
+            super().after_report(run_context, [scored(metrics[0], self.metric)], None)
 
 
 def run_trial(settings: dict[str, Any]) -> None:

@@ -1,0 +1,281 @@
+"""Fit of memory: the few numbers that join what is looked up with what is learned.
+
+They maximize the likelihood of the validation part's next items, given the trained model: its score times a
+temperature, and what memory adds (mgray/model/memory.py). The pairs that are looked up are of the training part alone,
+so that no target of the fit has been counted. In the sum over the catalogue that a likelihood needs, what memory does
+not touch is drawn: NUM_NEGATIVES items, weighed up to all.
+
+Legend: `Q` queries, `G` kernels, `e` items that memory touches, over all queries, `N` negatives, `D` width.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed as dist
+from scipy import sparse
+from torch import Tensor, nn
+
+from mgray.config import EvaluateConfig, ResolvedModelConfig
+from mgray.data.dataset import Dataset, Query
+from mgray.data.padding import left_pad
+from mgray.data.pair_table import count_pairs
+from mgray.distributed import rank_and_world
+from mgray.eval.ranking import score_batches
+from mgray.model.memory import Fitted, Kind, Lookup, Memory, MemoryNumbers, kernels_of
+from mgray.schema import PAD
+from mgray.serve.scorer import ModelScorer
+
+logger = logging.getLogger(__name__)
+
+MAX_QUERIES = 4_000  # that the numbers are fitted to
+MIN_QUERIES = 200  # fewer say too little
+NUM_NEGATIVES = 2_048
+RIDGE = 1e-4  # penalty on the squared numbers, so that one that nothing hangs on stays finite
+MAX_STEPS = 60  # of L-BFGS
+PRODUCTS_AT_ONCE = 2**16
+FAR = -1e9  # a score that adds nothing to a sum of exponentials; minus infinity would make gradients NaN
+LEAST_WEIGHT = 1e-3  # of a kind in the logarithm of the odds; below it the kind is left out
+
+
+Kernels = Mapping[Kind, tuple[int | str, ...]]  # of each kind of memory
+
+
+class _Known(NamedTuple):
+    """What is known of the queries before any number is: all of it constant in the fit."""
+
+    targets: Tensor  # [Q] score of each target
+    target_memory: dict[Kind, Tensor]  # [Q, G]
+    touched: Tensor  # [e] score of each item that memory touches, targets left out
+    owner: Tensor  # [e] query of each
+    memory: dict[Kind, Tensor]  # [e, G]
+    negatives: Tensor  # [Q, N] scores; FAR where the item is counted elsewhere, or may not be recommended
+    log_weight: Tensor  # [Q] logarithm of how many items each negative stands for
+
+    def of(self, chosen: Tensor) -> "_Known":
+        """Some of the queries. chosen: [Q] bool."""
+        keep = chosen[self.owner]
+        number = torch.cumsum(chosen, 0) - 1
+        return _Known(
+            self.targets[chosen],
+            {kind: values[chosen] for kind, values in self.target_memory.items()},
+            self.touched[keep],
+            number[self.owner[keep]],
+            {kind: values[keep] for kind, values in self.memory.items()},
+            self.negatives[chosen],
+            self.log_weight[chosen],
+        )
+
+
+class _Numbers(nn.Module):
+    """The numbers in the fit, each free: logarithms of what must be positive."""
+
+    def __init__(self, kernels: Kernels) -> None:
+        super().__init__()
+        self.kinds = tuple(kernels)
+        self.log_temperature = nn.Parameter(torch.zeros(()))
+        self.weights = nn.ParameterDict({kind: nn.Parameter(torch.zeros(())) for kind in kernels})
+        self.log_scales = nn.ParameterDict({kind: nn.Parameter(torch.zeros(len(own))) for kind, own in kernels.items()})
+
+    def added(self, memory: dict[Kind, Tensor]) -> Tensor | float:
+        """What memory adds to the logarithm of the odds. memory: kind -> [..., G] -> [...]."""
+        return sum(
+            nn.functional.softplus(self.weights[kind]) * torch.log1p(memory[kind] @ self.log_scales[kind].exp())
+            for kind in self.kinds
+        )
+
+    def losses(self, known: _Known) -> Tensor:
+        """Negative log-likelihood of each target, [Q]."""
+        scale = self.log_temperature.exp()
+        target = known.targets * scale + self.added(known.target_memory)
+        touched = known.touched * scale + self.added(known.memory)
+        negatives = known.negatives * scale + known.log_weight[:, None]
+        top = torch.maximum(target, negatives.amax(1)).detach().scatter_reduce(0, known.owner, touched.detach(), "amax")
+        total = (target - top).exp() + (negatives - top[:, None]).exp().sum(1)
+        total = total.index_add(0, known.owner, (touched - top[known.owner]).exp())
+        return total.log() + top - target
+
+
+def fit_on_rank_0(
+    scorer: ModelScorer | None, dataset: Dataset, model: ResolvedModelConfig, config: EvaluateConfig
+) -> Memory | None:
+    """Count the pairs on all ranks, fit the numbers on rank 0. Collective: call it on every rank.
+
+    scorer: by the model alone. None: memory does not help.
+    """
+    assert scorer is not None, "a model with memory ranks"
+    table = count_pairs(dataset) if "pairs" in model.memory else None
+    rank, num_ranks = rank_and_world()
+    fitted: list[MemoryNumbers | None] = [None]
+    if rank == 0:
+        kernels: Kernels = {kind: kernels_of(kind, model.memory_kernels) for kind in model.memory}
+        lookup = Lookup(kernels, dataset.num_items, table)
+        fitted = [fit_memory(scorer, dataset, lookup, kernels, config)]
+    if num_ranks > 1:
+        dist.broadcast_object_list(fitted)
+    numbers = fitted[0]
+    if numbers is None:
+        return None
+    return Memory(numbers, dataset.num_items, table if "pairs" in numbers.kinds else None)
+
+
+def fit_memory(
+    scorer: ModelScorer,
+    dataset: Dataset,
+    lookup: Lookup,
+    kernels: Kernels,
+    config: EvaluateConfig,
+) -> MemoryNumbers | None:
+    """Fit the numbers on a sample of the validation part -> numbers in units of the model's score.
+
+    None: memory does not help, or there are fewer than MIN_QUERIES to tell. lookup: of the training part; scorer: by
+    the model alone. A function of dataset and model, on whichever rank it runs.
+    """
+    share = MAX_QUERIES / max(1, dataset.manifest.valid_events)
+    columns = scorer.columns | lookup.columns
+    known = _gather(scorer, list(dataset.queries("valid", columns, share=share)), lookup, tuple(kernels), config)
+    if known is None or len(known.targets) < MIN_QUERIES:
+        return None
+    halves = torch.arange(len(known.targets)) % 2 == 0
+    gain = 0.0
+    for half in (halves, ~halves):
+        told = known.of(~half)
+        plain, joined = (_fit(known.of(half), own) for own in ({}, kernels))
+        with torch.no_grad():
+            gain += float((plain.losses(told) - joined.losses(told)).sum())
+    logger.info("memory: %.4f of log-likelihood a query gained on queries of neither fit", gain / len(known.targets))
+    if gain <= 0:
+        return None
+    return _in_units(_fit(known, kernels), kernels)
+
+
+def _fit(known: _Known, kernels: Kernels) -> _Numbers:
+    """The likeliest numbers. Without kernels it is the temperature alone."""
+    numbers = _Numbers(kernels)
+    optimizer = torch.optim.LBFGS(numbers.parameters(), max_iter=MAX_STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        ridge = sum(parameter.square().sum() for parameter in numbers.parameters())
+        loss = numbers.losses(known).mean() + RIDGE * ridge
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return numbers
+
+
+@torch.no_grad()
+def _in_units(fitted: _Numbers, kernels: Kernels) -> MemoryNumbers | None:
+    """Divide by the temperature, so that the model's own scores stay as they are."""
+    scale = float(fitted.log_temperature.exp())
+    found: dict[Kind, Fitted] = {}
+    for kind, own in kernels.items():
+        weight = float(nn.functional.softplus(fitted.weights[kind]))
+        if weight >= LEAST_WEIGHT and np.isfinite(weight / scale):
+            scales = fitted.log_scales[kind].exp().tolist()
+            found[kind] = Fitted(kernels=own, weight=weight / scale, scales=tuple(scales))
+    return MemoryNumbers(kinds=found) if found else None
+
+
+@torch.no_grad()
+def _gather(
+    scorer: ModelScorer, queries: Sequence[Query], lookup: Lookup, kinds: Sequence[Kind], config: EvaluateConfig
+) -> _Known | None:
+    """Scores and memory of the queries whose target can be ranked; None: there are none."""
+    num_items = scorer.model.num_items
+    negatives = np.random.default_rng(0).permutation(num_items)[:NUM_NEGATIVES] + 1
+    found = []
+    for batch in score_batches(queries, config.batch_events, scorer.max_length):
+        usable = [query for query in batch if _is_usable(query, config.remove_seen)]
+        if usable:
+            found.append(_gather_batch(scorer, usable, lookup, kinds, config.remove_seen, negatives))
+    if not found:
+        return None
+    first = np.cumsum([0, *(len(one.targets) for one in found)])
+    return _Known(
+        torch.cat([one.targets for one in found]),
+        {kind: torch.cat([one.target_memory[kind] for one in found]) for kind in kinds},
+        torch.cat([one.touched for one in found]),
+        torch.cat([one.owner + int(begin) for one, begin in zip(found, first, strict=False)]),
+        {kind: torch.cat([one.memory[kind] for one in found]) for kind in kinds},
+        torch.cat([one.negatives for one in found]),
+        torch.cat([one.log_weight for one in found]),
+    )
+
+
+def _is_usable(query: Query, remove_seen: bool) -> bool:
+    """Whether the model can be asked, and could be right."""
+    if query.target <= PAD or not len(query.history):
+        return False
+    return not remove_seen or query.target not in query.history.items
+
+
+def _gather_batch(
+    scorer: ModelScorer,
+    queries: Sequence[Query],
+    lookup: Lookup,
+    kinds: Sequence[Kind],
+    remove_seen: bool,
+    negatives: npt.NDArray[np.int64],
+) -> _Known:
+    model = scorer.model
+    inputs = left_pad([query.history for query in queries], scorer.max_length, scorer.columns | lookup.columns)
+    interest = scorer.learned_scores(inputs).interest.float()
+    table = model.item_table()
+    targets = np.asarray([query.target for query in queries])
+    rows = np.arange(len(queries))
+    each = {kind: lookup.each(kind, inputs) for kind in kinds}
+    size = model.num_items + 1
+    lengths = [len(query.history) for query in queries]
+    had = np.concatenate([query.history.items for query in queries])
+    seen = sparse.csr_matrix((np.ones(len(had), np.float32), had, np.cumsum([0, *lengths])), (len(queries), size))
+    owner, items = _touched(each, seen if remove_seen else None, targets)
+    touched = sparse.csr_matrix((np.ones(len(items), np.float32), (owner, items)), (len(queries), size))
+    counted = touched + seen if remove_seen else touched
+    counted = counted + sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, targets)), counted.shape)
+    is_counted = torch.from_numpy(counted[:, negatives].toarray() > 0)
+    left = (~is_counted).sum(1)
+    others = size - 1 - np.diff(counted.tocsr().indptr)
+    drawn = interest @ table[torch.from_numpy(negatives).to(interest.device)].T
+    ids = torch.from_numpy(items).to(interest.device)
+    return _Known(
+        (interest * table[torch.from_numpy(targets).to(interest.device)]).sum(1).cpu(),
+        {kind: _values(own, rows, targets) for kind, own in each.items()},
+        _products(interest, table, torch.from_numpy(owner).to(interest.device), ids).cpu(),
+        torch.from_numpy(owner),
+        {kind: _values(own, owner, items) for kind, own in each.items()},
+        drawn.cpu().masked_fill(is_counted, FAR),
+        torch.log(torch.from_numpy(np.maximum(others, 1)).float() / left.clamp(min=1)),
+    )
+
+
+def _touched(
+    each: dict[Kind, list[sparse.csr_matrix]], seen: sparse.csr_matrix | None, targets: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(query, item) of what memory touches and may be recommended, targets left out, [e] each."""
+    pattern = sum(matrix for own in each.values() for matrix in own).tocsr()
+    pattern.data[:] = 1.0
+    if seen is not None:
+        pattern = pattern - pattern.multiply(seen > 0)
+    pattern = pattern.tocoo()
+    keep = (pattern.data > 0) & (pattern.col != targets[pattern.row])
+    return pattern.row[keep].astype(np.int64), pattern.col[keep].astype(np.int64)
+
+
+def _values(each: Sequence[sparse.csr_matrix], rows: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Tensor:
+    """Memory of (query, item) pairs, [e, G]."""
+    columns = [np.asarray(matrix[rows, items], np.float32).ravel() for matrix in each]
+    return torch.from_numpy(np.stack(columns, 1)) if len(rows) else torch.zeros(0, len(each))
+
+
+def _products(interest: Tensor, table: Tensor, owner: Tensor, items: Tensor) -> Tensor:
+    """Score of (query, item) pairs, [e], some at a time: nothing here is as large as [e, D]."""
+    found = torch.empty(len(items), device=interest.device)
+    for begin in range(0, len(items), PRODUCTS_AT_ONCE):
+        chosen = slice(begin, begin + PRODUCTS_AT_ONCE)
+        found[chosen] = (interest[owner[chosen]] * table[items[chosen]]).sum(1)
+    return found
