@@ -1,5 +1,8 @@
 """Rank helpers over torch.distributed. Without a process group there is one rank."""
 
+from typing import Any
+
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -14,7 +17,21 @@ def sum_over_ranks(values: Tensor) -> Tensor:
     """All-reduce (sum). Collective: call it on every rank. The result is on the device of `values`."""
     if not (dist.is_available() and dist.is_initialized()):
         return values
-    device = torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
-    total = values.to(device, copy=True)
+    total = values.to(_device(), copy=True)
     dist.all_reduce(total)
     return total.to(values.device)
+
+
+def broadcast_array(values: npt.NDArray[Any], source: int) -> None:
+    """Fill a contiguous array, in place, with that of rank `source`. Collective: call it on every rank."""
+    if not (dist.is_available() and dist.is_initialized()) or not values.size:
+        return
+    whole = torch.from_numpy(values)
+    sent = whole.to(_device())
+    dist.broadcast(sent, source)
+    whole.copy_(sent)
+
+
+def _device() -> torch.device:
+    """Where the process group's backend takes tensors from."""
+    return torch.device("cuda") if dist.get_backend() == "nccl" else torch.device("cpu")
