@@ -18,6 +18,7 @@ from mgray.train.resolve import FREE_TO_CHANGE
 
 ITEM_TABLES = ("embedding.weight", "rating_head.table.weight")
 EVENT_TYPE_TABLE = "input_encoder.encoders.event_type.weight"
+BLOCK_ROWS = 2**14  # items that are filled at once
 NEW_ITEM_NOISE = 0.1  # share of the known rows' deviation that new rows scatter by
 
 
@@ -72,8 +73,9 @@ def warm_start_(
 
 def _start_member(model: MGDSC, source: MGDSC, rows: Tensor, keep: float) -> None:
     """rows: [V] that of each item in the source's table, or UNKNOWN."""
-    # Vectors are copied whole, so only matrices are mixed with their random start.
-    mixed = [name for name, tensor in model.state_dict().items() if keep < 1 and is_matrix(name, tensor)]
+    # Vectors are copied whole, so only matrices are mixed with their random start; item tables by blocks, below.
+    is_mixed = {name: keep < 1 and is_matrix(name, tensor) for name, tensor in model.state_dict().items()}
+    mixed = [name for name, mixes in is_mixed.items() if mixes and name not in ITEM_TABLES]
     fresh_start = {name: model.state_dict()[name].clone() for name in mixed}
     by_name = (*ITEM_TABLES, EVENT_TYPE_TABLE)
     model.load_state_dict({k: tensor for k, tensor in source.state_dict().items() if k not in by_name}, strict=False)
@@ -82,17 +84,26 @@ def _start_member(model: MGDSC, source: MGDSC, rows: Tensor, keep: float) -> Non
     with torch.no_grad():
         for name in ITEM_TABLES:
             if name in model.state_dict():
-                _copy_items(model.state_dict()[name], source.state_dict()[name], rows)
+                own_keep = keep if is_mixed[name] else 1.0
+                _copy_items(model.state_dict()[name], source.state_dict()[name], rows, own_keep)
         for name, start in fresh_start.items():
             model.state_dict()[name].lerp_(start, 1 - keep)
 
 
-def _copy_items(table: Tensor, earlier: Tensor, rows: Tensor) -> None:
-    """table: [V + 1, D] to fill; earlier: the source's; rows: [V] that of each item in the source's, or UNKNOWN."""
-    known, rows = (rows != UNKNOWN).to(earlier.device), rows.clamp(min=PAD).to(earlier.device)
+def _copy_items(table: Tensor, earlier: Tensor, rows: Tensor, keep: float) -> None:
+    """Fill a table [V + 1, D] by `keep` parts of the source's rows and its own for the rest, in blocks of items.
+
+    earlier: the source's; rows: [V] that of each item in the source's, or UNKNOWN.
+    """
     scatter = NEW_ITEM_NOISE * earlier[1:].std(0, unbiased=False)  # a catalogue may be one item
-    fresh = earlier[1:].mean(0) + scatter * torch.randn(len(rows), earlier.shape[1], device=earlier.device)
-    table[1:] = torch.where(known[:, None], earlier[rows], fresh)
+    mean = earlier[1:].mean(0)
+    for begin in range(0, len(rows), BLOCK_ROWS):
+        block = rows[begin : begin + BLOCK_ROWS].to(earlier.device)
+        fresh = mean + scatter * torch.randn(len(block), earlier.shape[1], device=earlier.device)
+        known = (block != UNKNOWN)[:, None]
+        start = torch.where(known, earlier[block.clamp(min=PAD)], fresh).to(table.device)
+        own = table[1 + begin : 1 + begin + len(block)]
+        own.copy_(start.lerp_(own, 1 - keep) if keep < 1 else start)
 
 
 def _copy_event_types(model: MGDSC, source: MGDSC) -> None:

@@ -30,6 +30,7 @@ from mgray.model.memory import Memory
 from mgray.serve.model_folder import WEIGHTS_FILE, Vocabulary, load_model, save_table, save_weights
 from mgray.train import checkpoint
 from mgray.train.checkpoint import recover_folder, replace_folder
+from mgray.train.fits_memory import check_fits_memory
 from mgray.train.item_init import start_items_on_rank_0_
 from mgray.train.item_table import take_out_tables_
 from mgray.train.memory_fit import fit_on_rank_0
@@ -145,6 +146,7 @@ class RankRun:
         self.tracker = None
         if session.rank == 0 and given.uri is not None:
             self.tracker = tracking.Tracker(given.uri, given.run_id, Path(given.spool))
+        check_fits_memory(self.config, self.dataset.num_items, session.device)
         self.curve: list[CurvePoint] = []
         self.logged: Logged | None = None
         self.vocabulary = Vocabulary.of(self.dataset, self.config.train.include_valid)
@@ -250,6 +252,7 @@ class RankRun:
 
     def _on_validated(self, event: Validated) -> None:
         if event.is_best:
+            self.best = {}  # so that there are never two: an item table may be most of the memory
             self.best = self.trainer.weights()
         self.curve.append(
             CurvePoint(

@@ -316,7 +316,7 @@ def test_saved_model_comes_back(dataset: Dataset, tmp_path: Path) -> None:
     assert vocabulary.item_ids == dataset.item_ids
     for name, tensor in make_trainer(dataset).model.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name])
-    assert {path.suffix for path in (tmp_path / "m").iterdir()} == {".safetensors", ".json"}
+    assert {path.suffix for path in (tmp_path / "m").iterdir()} == {".safetensors", ".json", ".arrow"}
 
 
 def test_recommender_speaks_raw_ids(dataset: Dataset, tmp_path: Path) -> None:
