@@ -121,9 +121,7 @@ class Memory:
 class Lookup:
     """Sums over a history of kernel times memory, before any number is fitted."""
 
-    def __init__(
-        self, kernels: Mapping[Kind, Sequence[int | str]], num_items: int, table: PairTable | None
-    ) -> None:
+    def __init__(self, kernels: Mapping[Kind, Sequence[int | str]], num_items: int, table: PairTable | None) -> None:
         """kernels: of each kind that is looked up; table: what `pairs` look up, None: they are not."""
         self.kernels = {kind: [parse(kernel) for kernel in own] for kind, own in kernels.items()}
         self.size = num_items + 1
