@@ -33,9 +33,11 @@ logger = logging.getLogger(__name__)
 
 MAX_QUERIES = 4_000  # that the numbers are fitted to
 MIN_QUERIES = 200  # fewer say too little
+QUERIES_AT_ONCE = 500
+MAX_TOUCHED = 2**21  # items that memory touches, over all queries; beyond, no more queries are added
 NUM_NEGATIVES = 2_048
 RIDGE = 1e-4  # penalty on the squared numbers, so that one that nothing hangs on stays finite
-MAX_STEPS = 60  # of L-BFGS
+MAX_STEPS = 40  # of L-BFGS
 PRODUCTS_AT_ONCE = 2**16
 FAR = -1e9  # a score that adds nothing to a sum of exponentials; minus infinity would make gradients NaN
 LEAST_WEIGHT = 1e-3  # of a kind in the logarithm of the odds; below it the kind is left out
@@ -185,14 +187,18 @@ def _in_units(fitted: _Numbers, kernels: Kernels) -> MemoryNumbers | None:
 def _gather(
     scorer: ModelScorer, queries: Sequence[Query], lookup: Lookup, kinds: Sequence[Kind], config: EvaluateConfig
 ) -> _Known | None:
-    """Scores and memory of the queries whose target can be ranked; None: there are none."""
-    num_items = scorer.model.num_items
-    negatives = np.random.default_rng(0).permutation(num_items)[:NUM_NEGATIVES] + 1
-    found = []
-    for batch in score_batches(queries, config.batch_events, scorer.max_length):
-        usable = [query for query in batch if _is_usable(query, config.remove_seen)]
-        if usable:
-            found.append(_gather_batch(scorer, usable, lookup, kinds, config.remove_seen, negatives))
+    """Scores and memory of queries whose target can be ranked, as many as MAX_TOUCHED allows; None: there are none."""
+    source = np.random.default_rng(0)
+    negatives = source.permutation(scorer.model.num_items)[:NUM_NEGATIVES] + 1
+    # Drawn, since the queries stand user by user.
+    order = [query for place in source.permutation(len(queries)) if _is_usable(query := queries[place], config)]
+    found: list[_Known] = []
+    for begin in range(0, len(order), QUERIES_AT_ONCE):
+        chunk = order[begin : begin + QUERIES_AT_ONCE]
+        for batch in score_batches(chunk, config.batch_events, scorer.max_length):
+            found.append(_gather_batch(scorer, batch, lookup, kinds, config.remove_seen, negatives))
+        if sum(len(one.touched) for one in found) > MAX_TOUCHED:
+            break
     if not found:
         return None
     first = np.cumsum([0, *(len(one.targets) for one in found)])
@@ -207,11 +213,11 @@ def _gather(
     )
 
 
-def _is_usable(query: Query, remove_seen: bool) -> bool:
+def _is_usable(query: Query, config: EvaluateConfig) -> bool:
     """Whether the model can be asked, and could be right."""
     if query.target <= PAD or not len(query.history):
         return False
-    return not remove_seen or query.target not in query.history.items
+    return not config.remove_seen or query.target not in query.history.items
 
 
 def _gather_batch(
