@@ -58,6 +58,11 @@ class MemoryNumbers(Record):
 
     kinds: dict[Kind, Fitted]
 
+    @property
+    def label(self) -> str:
+        """The kinds and their kernels, for a person: `pairs (2, 10)`."""
+        return "; ".join(f"{kind} ({', '.join(map(str, fitted.kernels))})" for kind, fitted in self.kinds.items())
+
 
 class Recalled(NamedTuple):
     """What one kernel of one kind adds to the score of an item."""

@@ -86,7 +86,7 @@ def model_card(
     caution = f"- {SEEN_CAUTION}.\n" if info.exclude_seen else ""
     members = "" if config.model.members == 1 else f" ({config.model.members} models, whose scores are averaged)"
     card = f"""Next-item model MG-DSC: granularities {levels}, width {config.model.width}{members}, \
-{trained.parameters:,} parameters.
+{trained.parameters:,} parameters.{_memory(info)}
 
 ## Trained on
 {_trained_on(config, manifest)}
@@ -109,6 +109,12 @@ Ranks the catalogue for a user by what they did: raw item ids, oldest first, in;
 {caution}- Its figures hold for the period above; taste drifts, and retraining (jobs/retrain.py) says how far.
 """
     return card if len(card) <= MAX_CHARS else card.replace(slices, "By slice: see the run's report.html.")[:MAX_CHARS]
+
+
+def _memory(info: ModelInfo) -> str:
+    if info.memory is None:
+        return ""
+    return f" Beside what it has learned it looks up, under kernels of these ages: {info.memory.label}."
 
 
 def _slice_row(row: SliceFigures, metric: str) -> list[str]:

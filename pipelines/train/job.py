@@ -195,13 +195,22 @@ def train_in_run(
     try:
         fitted = train(given)
         trained = fitted.trained
-        tracker.log({"model/parameters": trained.parameters, "train/seconds": trained.train_s}, trained.steps)
+        figures = {"model/parameters": trained.parameters, "train/seconds": trained.train_s}
+        if config.model.memory:
+            figures |= {"memory/seconds": trained.memory_s} | _memory_figures(trained)
+        tracker.log(figures, trained.steps)
         if not config.train.include_valid:
             tracker.tag(VALID_USERS_TAG, f"{trained.valid_share.users:.6g}")
     finally:
         shutil.rmtree(run_folder / WARM_START_FOLDER, ignore_errors=True)
         tracker.replay()  # the workers' too
     return fitted
+
+
+def _memory_figures(trained: RankResult) -> dict[str, float]:
+    """Weight of each kind of memory, in units of the model's score; none where it does not help."""
+    kinds = {} if trained.memory is None else trained.memory.kinds
+    return {f"memory/{kind}_weight": fitted.weight for kind, fitted in kinds.items()}
 
 
 def run_training(config: TrainJobConfig) -> dict[str, Any]:

@@ -183,6 +183,7 @@ def run_facts(
         "users, items, events": f"{manifest.users:,}, {manifest.items:,}, {manifest.rows['written']:,}",
         "parameters": f"{trained.parameters:,}",
         "workers": f"{plan.label} ({trained.device})",
+        "memory": "none" if trained.memory is None else trained.memory.label,
         "epochs, steps": f"{trained.epochs:.1f}, {trained.steps:,} (best: {trained.best_epoch:.1f})",
         "positions a second": f"{trained.positions / trained.train_s:,.0f}",
         "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),

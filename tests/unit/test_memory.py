@@ -78,7 +78,9 @@ def test_kernels_longer_than_what_is_looked_up_are_left_out() -> None:
 def test_blocks_give_the_whole_rows(size: BlockSize) -> None:
     learned = torch.randn(5, NUM_ITEMS + 1, generator=torch.Generator().manual_seed(0))
     learned[:, 0] = -torch.inf
-    events = Inputs(torch.tensor([[0, 1], [3, 1], [0, 0], [5, 5], [1, 3]]), times=torch.zeros(5, 2, dtype=torch.float64))
+    events = Inputs(
+        torch.tensor([[0, 1], [3, 1], [0, 0], [5, 5], [1, 3]]), times=torch.zeros(5, 2, dtype=torch.float64)
+    )
     added = MEMORY.scores(events)
     scores = RememberedScores(WholeScores(learned), added)
     expected = learned + torch.from_numpy(added.toarray())
@@ -99,7 +101,13 @@ def test_an_explanation_adds_up_and_says_what_an_event_gave() -> None:
     assert joined.score == pytest.approx(alone.score + plain_scores(HISTORY, TIMES)[2], abs=1e-5)
     parts = sum(joined.levels) + joined.rest + sum(one.score for one in joined.recalled)
     assert parts == pytest.approx(joined.score, abs=1e-5)
-    assert [one.label for one in joined.recalled] == ["pairs: 2", "pairs: 1h", "repeats: 2", "repeats: 10", "repeats: 1h"]
+    assert [one.label for one in joined.recalled] == [
+        "pairs: 2",
+        "pairs: 1h",
+        "repeats: 2",
+        "repeats: 10",
+        "repeats: 1h",
+    ]
     assert [one.score for one in joined.recalled[2:]] == [0, 0, 0], "2 was never had"
     lost = plain_scores(HISTORY, TIMES)[2] - plain_scores(HISTORY[:-1], TIMES[:-1])[2]
     assert joined.events[-1] - alone.events[-1] == pytest.approx(lost, abs=1e-5)
