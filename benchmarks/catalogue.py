@@ -1,19 +1,28 @@
 """What a step and a ranking cost by the size of the catalogue, and that the item table by rows is dense AdamW's.
 
 python benchmarks/catalogue.py [--steps 60] [--items 5000000] [--ranked_items 1000000]
+python benchmarks/catalogue.py --parts million [--million_items 10000000 --million_events 50000000]
+python benchmarks/catalogue.py --parts large [--large_items 1000000 5000000]
 
 Both sides run in turn, a step each, in one process of one thread; a figure is the ratio of medians of CPU seconds.
 Writes results/catalogue.json: step_time_5m_vs_3k, bytes_a_step, equals_dense, and of a ranking rank_time_vs_limit (the
 ranks, as validation needs them) and top_time_vs_limit (the best 10, as prediction does), over the time of the matrix
 product alone. Some five minutes, and 4 GB at five million items.
+
+The part `million` is the whole job over a million items and 20 million events (20 minutes), or as many as asked for:
+its peak memory, and the seconds of its phases. The part `large` has memory and seconds of what a model of very many
+items is used for, each in a process of its own (10 minutes).
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
+import _large_catalogue
+import _million_items
 import numpy as np
 import torch
 from _ranking_blocks import NUM_ITEMS, measure
@@ -38,6 +47,7 @@ WIDTH = 64
 TRAIN = ResolvedTrainConfig(global_batch_events=ROWS * LENGTH, num_negatives=2048, max_time_s=None)
 WARM_UP_STEPS = 5  # not timed
 RATE = 1e-3
+PARTS = ("one", "million", "large")  # one: a step and a ranking
 EQUAL_ITEMS, EQUAL_STEPS = 400, 2000
 
 
@@ -141,12 +151,38 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each side")
     parser.add_argument("--items", type=int, default=5_000_000, help="items of the large catalogue")
     parser.add_argument("--ranked_items", type=int, default=NUM_ITEMS, help="items of the catalogue that is ranked")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["one"], help="what to measure")
+    parser.add_argument("--million_items", type=int, default=1_000_000, help="items of the whole job's log")
+    parser.add_argument("--million_events", type=int, default=20_000_000, help="its events")
+    parser.add_argument("--max_time_s", type=float, default=600, help="seconds that the whole job trains")
+    parser.add_argument("--workers", type=int, default=2, help="training workers of the whole job")
+    parser.add_argument("--large_items", type=int, nargs="+", default=[1_000_000, 5_000_000], help="of part `large`")
+    parser.add_argument("--work", type=Path, help="folder that keeps made-up logs and datasets; else a temporary one")
     options = parser.parse_args()
+    earlier = read("catalogue") or {"raw": {}, "checks": []}
+    raw, checks = dict(earlier["raw"]), list[dict[str, Any]]()
+    if "one" in options.parts:
+        found, checks = measure_steps_and_ranking(options)
+        raw |= found
+    if "million" in options.parts:
+        job = _million_items.measure(
+            options.million_items, options.million_events, options.max_time_s, options.workers, options.work
+        )
+        raw.setdefault("jobs", {})[str(options.million_items)] = job
+        checks += _million_items.checks(job)
+    if "large" in options.parts:
+        for num_items in options.large_items:
+            raw.setdefault("large", {})[str(num_items)] = _large_catalogue.measure(num_items, options.work)
+    names = {one["name"] for one in checks}
+    write("catalogue", raw=raw, checks=[*checks, *(one for one in earlier["checks"] if one["name"] not in names)])
+
+
+def measure_steps_and_ranking(options: argparse.Namespace) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(raw figures, checks) of a step, a ranking, and the equality with dense AdamW."""
     torch.set_num_threads(1)
     differences = [largest_difference(seed) for seed in range(3)]
     steps = measure_steps(options.items, options.steps)
     ranking = measure(options.ranked_items)
-    earlier = read("catalogue") or {"raw": {}, "checks": []}
     checks = [
         check("step_time_5m_vs_3k", steps["ratio"], 1.15, "<="),
         check("bytes_a_step", steps["bytes_a_step"], 2e6, "<="),
@@ -154,12 +190,7 @@ def main() -> None:
         check("rank_time_vs_limit", cast(float, ranking["rank_time_vs_limit"]), 1.5, "<="),
         check("top_time_vs_limit", cast(float, ranking["top_time_vs_limit"]), 1.5, "<="),
     ]
-    names = {one["name"] for one in checks}
-    write(
-        "catalogue",
-        raw=earlier["raw"] | {"step": steps, "equals_dense": differences, "ranking": ranking},
-        checks=[*checks, *(one for one in earlier["checks"] if one["name"] not in names)],
-    )
+    return {"step": steps, "equals_dense": differences, "ranking": ranking}, checks
 
 
 if __name__ == "__main__":
