@@ -123,7 +123,7 @@ class ModelConfig(Section):
         description="what a model that recommends looks up beside what it learns; pairs: what followed the user's "
         "items in other histories; repeats: what the user had; how much each counts is fitted to the validation part, "
         "and is nothing where it does not help; auto: pairs, and repeats where evaluate.remove_seen is false; none in "
-        "a random split and with train.include_valid",
+        "a random split",
     )
     memory_kernels: tuple[MemoryKernel, ...] = Field(
         (2, 10, 50, 300),

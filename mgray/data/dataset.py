@@ -72,9 +72,14 @@ class Histories:
             None if self.parts is None else self.parts[keep],
         )
 
-    def training(self, include_valid: bool = False) -> "Histories":
-        """The events on known items of the training part; include_valid: of the validation part too."""
+    def training(self, include_valid: bool = False, held_out: npt.NDArray[np.bool_] | None = None) -> "Histories":
+        """The events on known items of the training part; include_valid: of the validation part too.
+
+        held_out: [R] histories whose validation part does not train all the same.
+        """
         keep = (self.part_of <= (VALID if include_valid else TRAIN)) & (self.columns.items != UNKNOWN)
+        if held_out is not None:
+            keep &= (self.part_of == TRAIN) | ~np.repeat(held_out, np.diff(self.offsets))
         offsets = np.concatenate([[0], np.cumsum(keep)])[self.offsets]
         lengths = np.diff(offsets)
         return Histories(self.user_ids, offsets, self.columns.take(keep), lengths, lengths)
@@ -98,6 +103,12 @@ class Turn(NamedTuple):
 
 
 ALL_USERS = Turn()
+
+
+def is_held_out(shard: int, num_rows: int, share: float) -> npt.NDArray[np.bool_]:
+    """Which histories of a shard are in a sample of `share`, 0 to 1: [R], the same in every run."""
+    found: npt.NDArray[np.bool_] = np.random.default_rng([shard, 1]).random(num_rows) < share
+    return found
 
 
 def is_drawn(user_id: str, share: float) -> bool:
@@ -183,11 +194,14 @@ class Dataset:
         """
         return self.manifest.split.kind != "random" and self.manifest.cold_items == 0 and not include_valid
 
-    def train_lengths(self, include_valid: bool = False) -> list[IntArray]:
-        """Training events of each history, one array per shard; include_valid: of the validation part too."""
+    def train_lengths(self, include_valid: bool = False, held_out: float = 0.0) -> list[IntArray]:
+        """Training events of each history, one array per shard; include_valid: of the validation part too.
+
+        held_out: share of the histories whose validation part does not train all the same; see `is_held_out`.
+        """
         if not self._trains_on_prefixes(include_valid):
             return [
-                self.read_training(shard, include_valid=include_valid).train_end for shard in range(self.num_shards)
+                self.read_training(shard, (), include_valid, held_out).train_end for shard in range(self.num_shards)
             ]
         return [
             pq.read_table(self.folder / shard.file, columns=["train_end"], partitioning=None)["train_end"]
@@ -257,11 +271,17 @@ class Dataset:
                 assert_never(column.kind)
 
     def read_training(
-        self, shard: int, columns: Collection[OptionalColumn] = (), include_valid: bool = False
+        self,
+        shard: int,
+        columns: Collection[OptionalColumn] = (),
+        include_valid: bool = False,
+        held_out: float = 0.0,
     ) -> Histories:
-        """A shard's histories without user ids; of each, the first train_lengths(include_valid) events train."""
+        """A shard's histories without user ids; of each, the first events train, as many as `train_lengths` says."""
         histories = self.read(shard, columns, with_users=False)
-        return histories if self._trains_on_prefixes(include_valid) else histories.training(include_valid)
+        if self._trains_on_prefixes(include_valid):
+            return histories
+        return histories.training(include_valid, is_held_out(shard, len(histories.train_end), held_out))
 
     def train_events(
         self, columns: Collection[OptionalColumn] = (), include_valid: bool = False
@@ -298,14 +318,18 @@ class Dataset:
         share: float = 1.0,
         turn: Turn = ALL_USERS,
         whole: bool = False,
+        held_out: float | None = None,
     ) -> Iterator[Query]:
         """One query for each event of `part`: the event is the target, the events on known items before it the history.
 
         In a random split, whose parts are mixed, the history holds events of the training part only. columns, share,
         turn: see `read_users`. whole: see `read`; histories and targets then hold items outside the vocabulary too.
+        held_out: of the histories that `is_held_out` gives for this share alone; with neither share nor turn.
         """
         for shard in range(self.num_shards) if shards is None else shards:
             histories = self.read_users(shard, columns, share, turn, whole)
+            if held_out is not None:
+                histories = histories.of_rows(is_held_out(shard, len(histories.user_ids), held_out))
             parts, items = histories.part_of, histories.columns.items
             known = items != UNKNOWN
             if histories.parts is not None:

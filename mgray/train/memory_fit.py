@@ -19,7 +19,7 @@ import torch.distributed as dist
 from scipy import sparse
 from torch import Tensor, nn
 
-from mgray.config import EvaluateConfig, ResolvedModelConfig
+from mgray.config import EvaluateConfig, ModelConfig, ResolvedModelConfig, TrainConfig
 from mgray.data.dataset import Dataset, Query
 from mgray.data.padding import left_pad
 from mgray.data.pair_table import count_pairs
@@ -36,6 +36,9 @@ MIN_QUERIES = 200  # fewer say too little
 QUERIES_AT_ONCE = 500
 MAX_TOUCHED = 2**21  # items that memory touches, over all queries; beyond, no more queries are added
 NUM_NEGATIVES = 2_048
+# With train.include_valid: share of the histories whose validation part is held out for the fit, but for more where
+# that would be fewer than ENOUGH_QUERIES.
+HELD_OUT, ENOUGH_QUERIES = 0.1, 400
 RIDGE = 1e-4  # penalty on the squared numbers, so that one that nothing hangs on stays finite
 MAX_STEPS = 40  # of L-BFGS
 PRODUCTS_AT_ONCE = 2**16
@@ -101,12 +104,28 @@ class _Numbers(nn.Module):
         return total.log() + top - target
 
 
+def held_out_share(train: TrainConfig, model: ModelConfig, dataset: Dataset) -> float:
+    """Share of the histories whose validation part is held out of the training for the fit, 0 to 0.5.
+
+    It is none without train.include_valid, where no validation event trains, and without memory.
+    """
+    if not train.include_valid or model.memory in ("auto", "none", ()):
+        return 0.0
+    count = dataset.manifest.valid_events
+    return min(0.5, min(MAX_QUERIES, max(ENOUGH_QUERIES, HELD_OUT * count)) / max(1, count))
+
+
 def fit_on_rank_0(
-    scorer: ModelScorer | None, dataset: Dataset, model: ResolvedModelConfig, config: EvaluateConfig
+    scorer: ModelScorer | None,
+    dataset: Dataset,
+    model: ResolvedModelConfig,
+    config: EvaluateConfig,
+    held_out: float = 0.0,
 ) -> Memory | None:
     """Count the pairs on all ranks, fit the numbers on rank 0. Collective: call it on every rank.
 
-    scorer: by the model alone. None: memory does not help.
+    scorer: by the model alone; held_out: by `held_out_share`, above 0 where the rest of the validation part has
+    trained: its pairs are counted too, once the numbers are fitted. None: memory does not help.
     """
     assert scorer is not None, "a model with memory ranks"
     table = count_pairs(dataset) if "pairs" in model.memory else None
@@ -115,13 +134,17 @@ def fit_on_rank_0(
     if rank == 0:
         kernels: Kernels = {kind: kernels_of(kind, model.memory_kernels) for kind in model.memory}
         lookup = Lookup(kernels, dataset.num_items, table)
-        fitted = [fit_memory(scorer, dataset, lookup, kernels, config)]
+        fitted = [fit_memory(scorer, dataset, lookup, kernels, config, held_out)]
     if num_ranks > 1:
         dist.broadcast_object_list(fitted)
     numbers = fitted[0]
     if numbers is None:
         return None
-    return Memory(numbers, dataset.num_items, table if "pairs" in numbers.kinds else None)
+    if "pairs" not in numbers.kinds:
+        table = None
+    elif held_out:
+        table = count_pairs(dataset, include_valid=True)
+    return Memory(numbers, dataset.num_items, table)
 
 
 def fit_memory(
@@ -130,15 +153,19 @@ def fit_memory(
     lookup: Lookup,
     kernels: Kernels,
     config: EvaluateConfig,
+    held_out: float = 0.0,
 ) -> MemoryNumbers | None:
     """Fit the numbers on a sample of the validation part -> numbers in units of the model's score.
 
     None: memory does not help, or there are fewer than MIN_QUERIES to tell. lookup: of the training part; scorer: by
-    the model alone. A function of dataset and model, on whichever rank it runs.
+    the model alone; held_out: as of `fit_on_rank_0`. A function of dataset and model, on whichever rank it runs.
     """
-    share = MAX_QUERIES / max(1, dataset.manifest.valid_events)
     columns = scorer.columns | lookup.columns
-    known = _gather(scorer, list(dataset.queries("valid", columns, share=share)), lookup, tuple(kernels), config)
+    if held_out:
+        queries = dataset.queries("valid", columns, held_out=held_out)
+    else:
+        queries = dataset.queries("valid", columns, share=MAX_QUERIES / max(1, dataset.manifest.valid_events))
+    known = _gather(scorer, list(queries), lookup, tuple(kernels), config)
     if known is None or len(known.targets) < MIN_QUERIES:
         return None
     halves = torch.arange(len(known.targets)) % 2 == 0

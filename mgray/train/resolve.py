@@ -83,15 +83,15 @@ def resolve_memory(config: TrainJobConfig, manifest: Manifest) -> tuple[MemoryKi
     Raises InputError for kinds that are asked for where nothing can be fitted to the validation part.
     """
     asked = config.model.memory
-    fits = not config.train.include_valid and manifest.split.kind != "random" and manifest.valid_events > 0
+    fits = manifest.split.kind != "random" and manifest.valid_events > 0
     if asked == "auto":
         if not fits or config.model.outputs == "rating":
             return ()
         return ("pairs",) if config.evaluate.remove_seen else ("pairs", "repeats")
     if asked and asked != "none" and not fits:
         raise InputError(
-            "model.memory: its numbers are fitted to a validation part in the order of time, which "
-            "train.include_valid, a random split or an empty part does not leave; set model.memory none"
+            "model.memory: its numbers are fitted to a validation part in the order of time, which a random split or "
+            "an empty part does not leave; set model.memory none"
         )
     return () if asked == "none" else asked
 

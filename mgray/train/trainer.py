@@ -26,6 +26,7 @@ from mgray.model.ensemble import Model
 from mgray.schema import PAD
 from mgray.train.augment import augment, is_augmented
 from mgray.train.item_table import ItemTables
+from mgray.train.memory_fit import held_out_share
 from mgray.train.negatives import StepNegatives
 from mgray.train.objective import autocast, resolve_precision
 from mgray.train.optim import WeightAverage, learning_rate, make_optimizer
@@ -99,8 +100,11 @@ class Trainer:
         self._started = time.perf_counter()
         self.rank, self.world_size = rank_and_world()
         self.columns = read_columns(model.config)
-        self._read = partial(dataset.read_training, columns=self.columns, include_valid=config.include_valid)
-        self._lengths = dataset.train_lengths(config.include_valid)
+        held_out = held_out_share(config, model.config, dataset)
+        self._read = partial(
+            dataset.read_training, columns=self.columns, include_valid=config.include_valid, held_out=held_out
+        )
+        self._lengths = dataset.train_lengths(config.include_valid, held_out)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._dense_bytes = self.gradient_bytes = sum(
             parameter.numel() * parameter.element_size() for parameter in trained

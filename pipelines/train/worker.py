@@ -33,7 +33,7 @@ from mgray.train.checkpoint import recover_folder, replace_folder
 from mgray.train.fits_memory import check_fits_memory
 from mgray.train.item_init import start_items_on_rank_0_
 from mgray.train.item_table import take_out_tables_
-from mgray.train.memory_fit import fit_on_rank_0
+from mgray.train.memory_fit import fit_on_rank_0, held_out_share
 from mgray.train.objective import Objective
 from mgray.train.resolve import model_info
 from mgray.train.run_result import CurvePoint, RankMistake, RankResult
@@ -292,9 +292,10 @@ class RankRun:
         if not self.info.config.memory:
             return
         started = time.perf_counter()
-        self.memory = fit_on_rank_0(
-            self._evaluation("valid").scorer, self.dataset, self.info.config, self.config.evaluate
-        )
+        model = self.info.config
+        held_out = held_out_share(self.config.train, model, self.dataset)
+        scorer = self._evaluation("valid").scorer
+        self.memory = fit_on_rank_0(scorer, self.dataset, model, self.config.evaluate, held_out)
         self.memory_s = time.perf_counter() - started
         if self.memory is not None:
             self.info = self.info.model_copy(update={"memory": self.memory.numbers})

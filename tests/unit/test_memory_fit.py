@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import torch
 
-from mgray.config import EvaluateConfig, TrainJobConfig
+from mgray.config import EvaluateConfig, TrainConfig, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.data.manifest import Manifest
 from mgray.data.pair_table import count_pairs
@@ -16,7 +16,7 @@ from mgray.eval.part_metrics import PartEvaluation
 from mgray.model.memory import Memory
 from mgray.model.mgdsc import MGDSC
 from mgray.serve.scorer import ModelScorer
-from mgray.train.memory_fit import fit_on_rank_0
+from mgray.train.memory_fit import fit_on_rank_0, held_out_share
 from mgray.train.resolve import resolve_job
 from tests.datasets import write_dataset
 from tests.models import model_config
@@ -88,6 +88,39 @@ def test_repeats_are_found_where_what_is_had_is_had_again(tmp_path: Path) -> Non
     assert memory is not None
     assert memory.table is None, "pairs were not asked for"
     assert ndcg(dataset, scorer, config, memory) > 0.4 > ndcg(dataset, scorer, config, None)
+
+
+def test_held_out_validation_events_do_not_train_and_are_fitted_to(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d", made_log(follows=True))
+    train, config = TrainConfig(include_valid=True), EvaluateConfig(remove_seen=False)
+    settings = model_config(width=8, heads=2, granularities=(1,), memory=("pairs",))
+    share = held_out_share(train, settings, dataset)
+    assert share == 0.5, "400 of 300 are wanted, and half is the most"
+    assert held_out_share(TrainConfig(), settings, dataset) == 0
+    assert held_out_share(train, settings.model_copy(update={"memory": ()}), dataset) == 0
+    queries = list(dataset.queries("valid", held_out=share))
+    held = {query.user_id for query in queries}
+    assert 100 < len(held) < 200, "about half of 300"
+    for shard, lengths in enumerate(dataset.train_lengths(True, share)):
+        users = dataset.read(shard).user_ids
+        expected = [LENGTH - 2 if user in held else LENGTH - 1 for user in users]
+        assert lengths.tolist() == expected == dataset.read_training(shard, (), True, share).train_end.tolist()
+    torch.manual_seed(0)
+    scorer = ModelScorer(MGDSC(settings, dataset.num_items), dataset.item_counts, 50, CPU)
+    assert fit_on_rank_0(scorer, dataset, settings, config, share) is None, "fewer than 200 queries"
+
+
+def test_the_newest_pairs_are_counted_once_the_numbers_are_fitted(tmp_path: Path) -> None:
+    log = pl.concat([made_log(follows=True), made_log(follows=True).with_columns(pl.col("user_id") + "b")])
+    dataset, config = write_dataset(tmp_path / "d", log), EvaluateConfig(remove_seen=False)
+    settings = model_config(width=8, heads=2, granularities=(1,), memory=("pairs",))
+    torch.manual_seed(0)
+    scorer = ModelScorer(MGDSC(settings, dataset.num_items), dataset.item_counts, 50, CPU)
+    share = held_out_share(TrainConfig(include_valid=True), settings, dataset)
+    memory = fit_on_rank_0(scorer, dataset, settings, config, share)
+    assert memory is not None
+    expected = count_pairs(dataset, include_valid=True).csr() != memory.table.csr()
+    assert expected.nnz == 0
 
 
 def resolved(manifest: Manifest, **sections: dict) -> tuple[str, ...]:
