@@ -124,10 +124,11 @@ def measure(num_items: int, num_events: int, max_time_s: float, workers: int, wo
         say("predicting")
         model = f"models:/{trained['model']['name']}/{trained['model']['version']}"
         predicted = run_job(["jobs/predict.py", "--model", model, "--data.source", str(sample)], home)
-    seconds = {name: value for name, value in trained["seconds"].items() if name not in ("train", "training")}
+    no_phases = ("total", "train", "training")
+    seconds = {name: value for name, value in trained["seconds"].items() if name not in no_phases}
     # The training phase holds the workers' start and the test too.
     seconds["start and test"] = trained["seconds"]["train"] - trained["seconds"]["training"]
-    seconds |= {f"predict: {name}": value for name, value in predicted["seconds"].items()}
+    seconds |= {f"predict: {name}": value for name, value in predicted["seconds"].items() if name != "total"}
     peaks = {"train": trained["peak_gb"], "predict": predicted["peak_gb"]}
     for name, value in seconds.items():
         say(f"{name}: {value:.1f} s")

@@ -26,7 +26,7 @@ import _million_items
 import numpy as np
 import torch
 from _ranking_blocks import NUM_ITEMS, measure
-from _results import check, read, write
+from _results import check, environment, read, write
 from torch import Tensor, nn
 
 from mgray.config import ResolvedModelConfig, ResolvedTrainConfig
@@ -168,11 +168,12 @@ def main() -> None:
         job = _million_items.measure(
             options.million_items, options.million_events, options.max_time_s, options.workers, options.work
         )
-        raw.setdefault("jobs", {})[str(options.million_items)] = job
+        raw.setdefault("jobs", {})[str(options.million_items)] = job | environment()
         checks += _million_items.checks(job)
     if "large" in options.parts:
         for num_items in options.large_items:
-            raw.setdefault("large", {})[str(num_items)] = _large_catalogue.measure(num_items, options.work)
+            found = _large_catalogue.measure(num_items, options.work)
+            raw.setdefault("large", {})[str(num_items)] = found | environment()
     names = {one["name"] for one in checks}
     write("catalogue", raw=raw, checks=[*checks, *(one for one in earlier["checks"] if one["name"] not in names)])
 

@@ -84,8 +84,9 @@ def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
         except ArpackNoConvergence as stopped:
             values, vectors = stopped.eigenvalues, stopped.eigenvectors  # those found so far do
     vectors *= np.sqrt(np.maximum(values, 0))
+    found: FloatArray = vectors
     if len(values) == rank:
-        return vectors
+        return found
     found = np.zeros((size, rank))
     found[:, : len(values)] = vectors
     return found

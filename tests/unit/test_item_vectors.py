@@ -154,3 +154,12 @@ def test_pairs_are_the_same_however_they_are_merged(dataset: Dataset, monkeypatc
     whole = pair_counts(dataset, item_init.WEIGHTS)
     monkeypatch.setattr(cooccurrence, "MERGED_PAIRS", 1)
     assert abs(whole - pair_counts(dataset, item_init.WEIGHTS)).max() < 1e-9
+
+
+def test_pairs_of_chosen_items_are_those_of_all(dataset: Dataset) -> None:
+    """Bit for bit: the weights of distances are eighths, whose sums are exact."""
+    chosen = np.array([7, 2, 11])
+    whole = pair_counts(dataset, item_init.WEIGHTS).toarray()
+    found = pair_counts(dataset, item_init.WEIGHTS, chosen=chosen).toarray()
+    assert found.any()
+    np.testing.assert_array_equal(found, whole[chosen][:, chosen])
