@@ -25,7 +25,6 @@ from mgray.errors import InputError
 from mgray.serve.model_folder import Vocabulary
 from mgray.serve.recommender import Recommender
 from mgray.testing.synthetic import make_log
-from mgray.train.resolve import resolve_job
 from pipelines.tracking import param_text
 from tests.jobs.processes import environment
 from tests.train_runs import CLIENT, EPOCHS, ITEMS, NAME, USERS, Runs, kill_a_worker_after_a_checkpoint, settings
@@ -260,56 +259,6 @@ def test_an_outage_costs_seconds_and_no_figure(runs: Runs, tmp_path: Path, monke
     assert list(spool.parent.iterdir()) == []
     (metric,) = runs.client.get_metric_history(run_id, "during_at_outage")
     assert (metric.value, metric.step) == (0.5, 7)
-
-
-def test_the_model_is_there_whatever_becomes_of_the_baselines(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from mgray.eval import baselines
-    from pipelines.train import baselines as stage
-    from pipelines.train.job import run_training
-
-    asked = settings(runs.home, num_workers=1).model_dump(exclude_unset=True)
-    asked["train"] |= {"epochs": 1}
-    asked["tracking"] |= {"model_name": "published-first"}
-    config = TrainJobConfig.model_validate(asked)
-    monkeypatch.setattr(baselines, "TAUS", ())  # co-occurrence has no setting to choose from
-    result = run_training(config)
-    assert set(result["baselines"]) == BASELINES - {"cooccurrence"}
-    assert result["model"] == {"name": "published-first", "version": "1"}
-    assert "baseline cooccurrence: no figures, for it failed" in Path(result["report"]).read_text()
-
-    def killed(*given: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(stage, "_measure", killed)
-    capfd.readouterr()
-    with pytest.raises(KeyboardInterrupt):
-        run_training(config)
-    told = capfd.readouterr().err
-    assert "registered: published-first version 2; the baselines follow" in told
-    version = runs.client.get_model_version_by_alias("published-first", "challenger")
-    assert (version.version, "test/ndcg_at_10" in version.tags) == ("2", True)
-    assert "mg-dsc" in version.description
-    (report,) = [file for file in runs.client.list_artifacts(version.run_id) if file.path == "report.html"]
-    assert report.file_size
-
-
-def test_large_logs_baselines_are_measured_by_the_ranks(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipelines.runtime import cluster
-    from pipelines.train import baselines as stage
-    from pipelines.train.job import _Trainer
-
-    monkeypatch.setattr(stage, "RANKS_FROM_EVENTS", 0)
-    config = resolve_job(settings(runs.home), Dataset(runs.two_workers["dataset"]["path"]).manifest)
-    plan = cluster.plan_workers(config.scale)
-    assert plan.num_workers == 2
-    dataset = Dataset(runs.two_workers["dataset"]["path"])
-    measured = stage.measure_baselines(dataset, config, plan, _Trainer, runs.home / "runs", "by-ranks")
-    assert measured.failures == {}
-    assert measured.num_targets == USERS
-    for name, figures in runs.two_workers["baselines"].items():
-        assert measured.metrics[name] == pytest.approx(figures), name
 
 
 def test_a_registry_that_fails_costs_the_version_alone(
