@@ -20,7 +20,7 @@ from mgray.report import report_data
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
 from mgray.schema import UNKNOWN, OptionalColumn
-from mgray.serve.model_folder import ModelInfo
+from mgray.serve.model_folder import ModelInfo, load_info
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
 from mgray.train.run_result import RankResult
@@ -163,8 +163,7 @@ def _write_report(run: FinishedRun, published: Published) -> None:
 
 
 def _with_baselines(registration: Registration, run: FinishedRun) -> Registration:
-    info = Recommender(run.model_folder).info
-    card = model_card(run.config, info, run.dataset.manifest, run.trained, run.figures)
+    card = model_card(run.config, load_info(run.model_folder), run.dataset.manifest, run.trained, run.figures)
     return registration.model_copy(update={"card": card})
 
 
@@ -190,6 +189,7 @@ def _report_data(run: FinishedRun, version: str | None, example: report_data.Exa
             "run": run.run_id,
             "model": f"{config.tracking.model_name} version {version}" if version else "not registered",
             **run_facts(run.dataset, trained, run.plan, run.seconds),
+            **baseline_facts(run.baselines),
         },
         k=config.evaluate.k,
         metrics=trained.metrics,
@@ -226,6 +226,12 @@ def run_facts(
         "positions a second": f"{trained.positions / trained.train_s:,.0f}",
         "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
     }
+
+
+def baseline_facts(measured: MeasuredBaselines | None) -> dict[str, str]:
+    """The baselines' settings for the report, by label."""
+    settings = measured.settings if measured else {}
+    return {f"{name}, chosen by the validation part": text for name, text in settings.items()}
 
 
 def slice_rows(slices_by_system: dict[str, dict[str, list[SliceFigures]]]) -> dict[str, list[report_data.SliceRow]]:
