@@ -40,11 +40,11 @@ from mgray.config import Outputs, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.errors import InputError
 from mgray.eval.baselines import make_baselines
+from mgray.eval.measured_baselines import evaluate_baselines
 from mgray.eval.ranking import evaluate, part_queries
 from mgray.model.ensemble import num_parameters
 from mgray.serve.scorer import ModelScorer, Scorer
 from mgray.testing.synthetic import DenseHabits, OracleScorer, SparseShop
-from pipelines.evaluate.job import evaluate_baselines
 
 RECENT = "popularity_recent"
 ML1M_MINUTES, ML1M_BUDGET_MINUTES, ABLATION_MINUTES = 180.0, 30.0, 10.0
@@ -90,8 +90,7 @@ def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
 
 
 def measure_baselines(dataset: Dataset, outputs: Outputs = "next_item") -> dict[str, dict[str, float]]:
-    found = evaluate_baselines(dataset, "test", TrainJobConfig().evaluate, outputs)
-    return {name: metrics.compute() for name, metrics in found.items()}
+    return evaluate_baselines(dataset, "test", TrainJobConfig().evaluate, outputs).metrics
 
 
 def summarized(results: list[dict[str, Any]], dataset: Dataset, **more: Any) -> dict[str, Any]:

@@ -1,4 +1,15 @@
-"""Baselines: rankings that need no training, which a model must beat. Each is a scorer."""
+"""Baselines: rankings that need no training, which a model must beat. Each is a scorer.
+
+`cooccurrence` and `repeats` look up and add: an item's score is what the user's events bring it, each by its age. Their
+few settings are chosen by the validation part, among a stated grid, on a sample of its users.
+
+Legend: `T` histories, `V` items (1..V; 0 is padding).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -6,13 +17,33 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from mgray.data.cooccurrence import pair_counts
-from mgray.data.dataset import Dataset
-from mgray.schema import PAD
+from mgray.config import EvaluateConfig
+from mgray.data.dataset import Dataset, Part, Query
+from mgray.data.pair_table import count_pairs
+from mgray.distributed import sum_over_ranks
+from mgray.eval.metrics import query_metrics
+from mgray.eval.ranking import part_batches
+from mgray.schema import PAD, UNKNOWN
+from mgray.serve.catalogue import MISS
 from mgray.serve.model_folder import Vocabulary
 from mgray.serve.scorer import HistoryList, Scorer, popularity_row
 
-DISTANCE_WEIGHTS = (1.0, 1 / 2, 1 / 3)  # of an item that follows at distance 1, 2, 3
+LAST_EVENTS = 50  # of a history that co-occurrence reads; 0.8 ** 50 is 1e-5
+DECAYS = (0.6, 0.8)  # of an event's weight with each event since; the first of a grid is taken where nothing chooses
+TAUS = (11_000.0, 3_000.0, 1_000.0, 40_000.0)
+REPEAT_DECAYS = (0.9, 0.5, 0.8, 0.95, 0.98, 0.995)
+MAX_CHOOSING = 5_000  # queries of the validation part to choose by
+TIE_BREAK = 1e-6  # score of the most popular item, so that popularity orders what has the same score
+
+IntArray = npt.NDArray[np.int64]
+Setting = tuple[float, ...]
+
+
+class Baseline(NamedTuple):
+    """A scorer, and the settings that the validation part chose, as text; empty: it has none."""
+
+    scorer: Scorer
+    settings: str = ""
 
 
 class PopularityScorer:
@@ -27,43 +58,179 @@ class PopularityScorer:
 
 
 class CooccurrenceScorer:
-    """Items that followed the user's last one in other histories, nearer followers weighing more.
+    """Sum over the last events h of decay ** age * log(1 + C[h, item] V / tau); C: weights of a pair table.
 
     Ties (most of the catalogue never followed an item) are broken by popularity, which is what its users would do.
     """
 
-    def __init__(self, counts: sparse.csr_matrix, popularity: npt.NDArray[np.int64]) -> None:
-        self.counts = counts  # [V + 1, V + 1]: weight of column's item following row's
-        self.tie_break = popularity / (popularity.max() + 1) * 0.1  # below the smallest weight, 1/3
-        self.tie_break[PAD] = -np.inf
+    def __init__(
+        self,
+        counts: sparse.csr_matrix,
+        popularity: npt.NDArray[np.int64],
+        decay: float = DECAYS[0],
+        tau: float = TAUS[0],
+    ) -> None:
+        """counts: [V + 1, V + 1] weight of column's item following row's."""
+        weights = np.log1p(counts.data * (np.float32(counts.shape[0] - 1) / np.float32(tau)), dtype=np.float32)
+        self.followers = sparse.csr_matrix((weights, counts.indices, counts.indptr), shape=counts.shape)
+        self.decay, self.tie_break = decay, tie_break_row(popularity)
 
-    def __call__(self, histories: HistoryList) -> "CooccurrenceScores":
-        last = [int(history.items[-1]) if len(history) else PAD for history in histories]
-        return CooccurrenceScores(self.counts[last], self.tie_break)
+    def __call__(self, histories: HistoryList) -> "SparseScores":
+        recent = weigh_events(histories, self.decay, len(self.tie_break), LAST_EVENTS)
+        return SparseScores((recent @ self.followers).tocsr(), self.tie_break)
 
 
-class CooccurrenceScores:
-    """Counts of T last items, sparse, and what breaks their ties: ScoreBlocks."""
+class RepeatScorer:
+    """Items that the user had, each by decay ** age, added up; ties, and what the user never had, by popularity."""
+
+    def __init__(self, popularity: npt.NDArray[np.int64], decay: float = REPEAT_DECAYS[0]) -> None:
+        self.decay, self.tie_break = decay, tie_break_row(popularity)
+
+    def __call__(self, histories: HistoryList) -> "SparseScores":
+        return SparseScores(weigh_events(histories, self.decay, len(self.tie_break)), self.tie_break)
+
+
+def tie_break_row(popularity: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """[V + 1] scores below TIE_BREAK, by popularity; padding scores minus infinity."""
+    row: npt.NDArray[np.float32] = (popularity / (popularity.max() + 1) * TIE_BREAK).astype(np.float32)
+    row[PAD] = -np.inf
+    return row
+
+
+def weigh_events(histories: HistoryList, decay: float, num_columns: int, last: int | None = None) -> sparse.csr_matrix:
+    """[T, V + 1]: decay ** age summed over each item's events, the age of the last event being 0.
+
+    last: events of a history that are read; None: all.
+    """
+    items = [history.items[-last if last else 0 :] for history in histories]
+    lengths = np.array([len(own) for own in items], dtype=np.int64)
+    ends = np.cumsum(lengths)
+    ages = np.repeat(ends, lengths) - np.arange(lengths.sum()) - 1
+    flat = np.concatenate([np.zeros(0, np.int32), *items])
+    offsets = np.concatenate([[0], ends])
+    weights = np.power(decay, ages).astype(np.float32)
+    found = sparse.csr_matrix((weights, flat, offsets), shape=(len(items), num_columns))
+    found.sum_duplicates()
+    return found
+
+
+class SparseScores:
+    """Scores of T histories, of which most are zero, and what breaks the ties: ScoreBlocks."""
 
     dtype, device = torch.float32, torch.device("cpu")
 
-    def __init__(self, counts: sparse.csr_matrix, tie_break: npt.NDArray[np.float64]) -> None:
-        """counts: [T, V + 1], tie_break: [V + 1]."""
-        self.counts, self.tie_break = counts, tie_break
-        self.num_rows, self.num_columns = counts.shape
+    def __init__(self, scores: sparse.csr_matrix, tie_break: npt.NDArray[np.float32]) -> None:
+        """scores: [T, V + 1], tie_break: [V + 1]."""
+        self.scores, self.tie_break = scores, tie_break
+        self.num_rows, self.num_columns = scores.shape
 
-    def rows(self, chosen: slice) -> "CooccurrenceScores":
-        return CooccurrenceScores(self.counts[chosen], self.tie_break)
+    @cached_property
+    def _by_item(self) -> sparse.csc_matrix:
+        return self.scores.tocsc()  # a block of items is cut from it without a look at the others
+
+    def rows(self, chosen: slice) -> "SparseScores":
+        return SparseScores(self.scores[chosen], self.tie_break)
 
     def fill(self, out: Tensor, items: slice | Tensor) -> None:
         columns = items if isinstance(items, slice) else items.numpy()
-        out.copy_(torch.from_numpy(self.counts[:, columns].toarray() + self.tie_break[columns]))
+        out.copy_(torch.from_numpy(self._by_item[:, columns].toarray() + self.tie_break[columns]))
 
 
-def make_baselines(dataset: Dataset) -> dict[str, Scorer]:
-    """Name -> scorer, each from the training part alone; popularity_recent is what a model of it falls back on."""
-    return {
-        "popularity": PopularityScorer(dataset.item_counts),
-        "popularity_recent": PopularityScorer(Vocabulary.of(dataset).popularity),
-        "cooccurrence": CooccurrenceScorer(pair_counts(dataset, DISTANCE_WEIGHTS), dataset.item_counts),
+def sparse_ranks(scores: sparse.csr_matrix, batch: Sequence[Query], remove_seen: bool) -> IntArray:
+    """Rank of each target among the items with a score [T], ties against it; MISS where it has none.
+
+    It does not grow with the catalogue: a figure to choose settings by, and no other.
+    """
+    scores.sort_indices()
+    ranks = np.full(len(batch), MISS, np.int64)
+    for row, query in enumerate(batch):
+        own = slice(scores.indptr[row], scores.indptr[row + 1])
+        items, values = scores.indices[own], scores.data[own]
+        if remove_seen:
+            is_candidate = ~np.isin(items, query.history.items)
+            items, values = items[is_candidate], values[is_candidate]
+        place = np.searchsorted(items, query.target)
+        if place < len(items) and items[place] == query.target:
+            ranks[row] = np.count_nonzero(values >= values[place])
+    return ranks
+
+
+class Chooser:
+    """Chooses settings by the validation part. Collective: every rank, the same calls."""
+
+    def __init__(self, dataset: Dataset, part: Part, config: EvaluateConfig) -> None:
+        """part: what the figures will be of; for those of the validation part nothing is chosen, as that would leak."""
+        self.config, self.batches = config, []
+        if part != "valid" and dataset.manifest.valid_events:
+            share = min(1.0, MAX_CHOOSING / dataset.manifest.valid_events)
+            self.batches = [
+                [query for query in batch if query.target != UNKNOWN]
+                for batch in part_batches(dataset, "valid", (), config, LAST_EVENTS, share)
+            ]
+
+    def best(self, grid: Sequence[Setting], make: Callable[[Setting], "CooccurrenceScorer | RepeatScorer"]) -> Setting:
+        """The setting with the largest ndcg@k; the first where none is better."""
+        sums = np.array([self._ndcg(make(setting)) for setting in grid])
+        sums = sum_over_ranks(torch.from_numpy(sums)).numpy()
+        return grid[int(np.argmax(sums))]
+
+    def _ndcg(self, scorer: "CooccurrenceScorer | RepeatScorer") -> float:
+        """Sum of ndcg@k over this rank's queries."""
+        total = 0.0
+        for batch in self.batches:
+            if batch:
+                scores = scorer([query.history for query in batch]).scores
+                ranks = sparse_ranks(scores, batch, self.config.remove_seen)
+                total += float(query_metrics(ranks, self.config.k)[:, 1].sum())
+        return total
+
+
+def make_cooccurrence(dataset: Dataset, chooser: Chooser) -> Baseline:
+    """Pair counts of the training part, with the settings that rank the validation part best. Collective."""
+    counts, popularity = count_pairs(dataset).csr(), dataset.item_counts
+
+    def make(setting: Setting) -> CooccurrenceScorer:
+        return CooccurrenceScorer(counts, popularity, *setting)
+
+    decay, tau = chooser.best(list(product(DECAYS, TAUS)), make)
+    return Baseline(make((decay, tau)), f"decay {decay:g} an event, tau {tau:,.0f}")
+
+
+def make_repeats(dataset: Dataset, chooser: Chooser) -> Baseline:
+    """What the user had, by the decay that ranks the validation part best. Collective."""
+
+    def make(setting: Setting) -> RepeatScorer:
+        return RepeatScorer(dataset.item_counts, *setting)
+
+    (decay,) = chooser.best([(decay,) for decay in REPEAT_DECAYS], make)
+    return Baseline(make((decay,)), f"decay {decay:g} an event")
+
+
+def baseline_makers(dataset: Dataset, part: Part, config: EvaluateConfig) -> dict[str, Callable[[], Baseline]]:
+    """Name -> what makes the baseline, collectively, from the training part alone.
+
+    popularity_recent is what a model of it falls back on.
+    """
+    chooser: list[Chooser] = []
+
+    def the_chooser() -> Chooser:
+        if not chooser:
+            chooser.append(Chooser(dataset, part, config))
+        return chooser[0]
+
+    found: dict[str, Callable[[], Baseline]] = {
+        "popularity": lambda: Baseline(PopularityScorer(dataset.item_counts)),
+        "popularity_recent": lambda: Baseline(PopularityScorer(Vocabulary.of(dataset).popularity)),
+        "cooccurrence": lambda: make_cooccurrence(dataset, the_chooser()),
     }
+    if not config.remove_seen:
+        found["repeats"] = lambda: make_repeats(dataset, the_chooser())
+    return found
+
+
+def make_baselines(dataset: Dataset, config: EvaluateConfig | None = None) -> dict[str, Scorer]:
+    """Name -> scorer, for figures of the test part."""
+    makers: Iterable[tuple[str, Callable[[], Baseline]]] = baseline_makers(
+        dataset, "test", config or EvaluateConfig()
+    ).items()
+    return {name: make().scorer for name, make in makers}

@@ -75,7 +75,12 @@ def rating_batches(
 def evaluate_ratings(rater: Rater, batches: Iterable[Sequence[RatingQuery]], scale: Sequence[float]) -> RatingMetrics:
     """The error of this rank's ratings; the result is over all ranks, each of which must call it."""
     metrics = RatingMetrics(scale)
-    for batch in batches:
-        metrics.update(rater(batch), torch.from_numpy(np.concatenate([query.ratings for query in batch])))
+    update_ratings(metrics, rater, batches)
     metrics.all_reduce()
     return metrics
+
+
+def update_ratings(metrics: RatingMetrics, rater: Rater, batches: Iterable[Sequence[RatingQuery]]) -> None:
+    """Add this rank's errors to `metrics`."""
+    for batch in batches:
+        metrics.update(rater(batch), torch.from_numpy(np.concatenate([query.ratings for query in batch])))

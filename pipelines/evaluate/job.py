@@ -1,22 +1,21 @@
 """Figures of a model and of the baselines on a part of a dataset, and the eval job."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
 
-from mgray.config import EvalJobConfig, EvaluateConfig, Outputs
+from mgray.config import EvalJobConfig, EvaluateConfig
 from mgray.data.dataset import Dataset, IntArray, Part, Query, Turn
 from mgray.data.item_numbers import number_map
 from mgray.errors import InputError
-from mgray.eval.baselines import make_baselines
+from mgray.eval.measured_baselines import MeasuredBaselines, evaluate_baselines
 from mgray.eval.part_metrics import PartMetrics
-from mgray.eval.ranking import evaluate_batches, evaluate_each, own_batches, part_batches
-from mgray.eval.rating import evaluate_ratings, rating_batches, rating_queries
-from mgray.eval.rating_baselines import make_rating_baselines
+from mgray.eval.ranking import evaluate_batches, own_batches
+from mgray.eval.rating import evaluate_ratings, rating_queries
 from mgray.report import report_data
 from mgray.report.terminal import example_table, metrics_table
 from mgray.schema import PAD, UNKNOWN
@@ -32,23 +31,6 @@ from pipelines.runtime.result import DatasetLabel, JobResult, VersionLabel
 from pipelines.tracking.registry import Registry, own_data
 
 MIN_REPEAT_SHARE = 0.01  # of the targets, to be worth a note
-
-
-def evaluate_baselines(
-    dataset: Dataset, part: Part, config: EvaluateConfig, outputs: Outputs = "next_item"
-) -> dict[str, PartMetrics]:
-    """Baseline name -> its metrics on the same queries as those of a model of these outputs."""
-    found: dict[str, PartMetrics] = {}
-    if outputs != "rating":
-        batches = part_batches(dataset, part, (), config)
-        ranked = evaluate_each(make_baselines(dataset), batches, dataset.item_counts, config)
-        found |= {name: PartMetrics(one, None) for name, one in ranked.items()}
-    if outputs != "next_item":
-        scale = dataset.rating_scale()
-        for name, rater in make_rating_baselines(dataset).items():
-            asked = rating_batches(dataset, part, (), config)
-            found[name] = PartMetrics(None, evaluate_ratings(rater, asked, scale))
-    return found
 
 
 def print_result(
@@ -67,12 +49,12 @@ def print_result(
         out.print(f"[yellow]{note}[/]", soft_wrap=True)
 
 
-def repeat_notes(baselines: Mapping[str, PartMetrics]) -> list[str]:
-    """Note for a part whose targets are often items that the user has. baselines: the first to rank knows all items."""
-    ranking = next((baseline.ranking for baseline in baselines.values() if baseline.ranking is not None), None)
-    if ranking is None or ranking.num_removed < max(1, MIN_REPEAT_SHARE * ranking.num_targets):
+def repeat_notes(baselines: MeasuredBaselines) -> list[str]:
+    """Note for a part whose targets are often items that the user has, which a baseline tells: it knows all items."""
+    count = baselines.num_targets
+    if baselines.num_repeats < max(1, MIN_REPEAT_SHARE * count):
         return []
-    share, count = ranking.num_removed / ranking.num_targets, ranking.num_targets
+    share = baselines.num_repeats / count
     return [
         f"{share:.1%} of the {count:,} targets are items that the user has by then, which the ranking leaves out: "
         "misses of every system; where what is done again matters, --evaluate.remove_seen false"
@@ -199,6 +181,7 @@ class EvaluationResult(JobResult):
     dataset: DatasetLabel
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    baselines_share: float  # of the part's users, that the baselines were measured on
     slices: dict[str, list[dict[str, float | str]]]  # slice kind -> its buckets, as SliceFigures.as_json has them
     rows: QueryCounts
 
@@ -234,16 +217,16 @@ def evaluate_registered(config: EvalJobConfig) -> EvaluationResult:
     check_items_known(dataset, recommender.vocabulary.item_ids, f"--model {config.model}")
     metrics, asked = evaluate_foreign(recommender, dataset, config.split, evaluation)
     measured = evaluate_baselines(dataset, config.split, evaluation, recommender.info.config.outputs)
-    baselines = {baseline: figures.compute() for baseline, figures in measured.items()}
     notes = [*repeat_notes(measured), *asked.notes(metrics.num_targets), *_baseline_notes(dataset, recommender)]
-    print_result(out, metrics.compute(), baselines, notes)
+    print_result(out, metrics.compute(), measured.metrics, notes + measured.notes())
     return EvaluationResult(
         model=VersionLabel(name=name, version=version),
         tracking_uri=shown_uri(uri),
         split=config.split,
         dataset=DatasetLabel(path=str(found.path), fingerprint=found.manifest.fingerprint),
         metrics=metrics.compute(),
-        baselines=baselines,
+        baselines=measured.metrics,
+        baselines_share=measured.share,
         slices={kind: [row.as_json() for row in rows] for kind, rows in metrics.slices().items()},
         rows=QueryCounts(queries=metrics.num_targets, **asked._asdict()),
     )

@@ -31,6 +31,7 @@ from pipelines.tracking.metric_log import (
 from pipelines.tracking.models import (
     CHALLENGER,
     CHAMPION,
+    describe_version,
     fetch_info,
     fetch_model,
     find_version,
@@ -50,6 +51,7 @@ __all__ = [
     "Tracker",
     "aim",
     "bound_waiting",
+    "describe_version",
     "fetch_info",
     "fetch_model",
     "find_version",

@@ -84,6 +84,11 @@ def register(
     return str(version)
 
 
+def describe_version(config: TrackingConfig, version: str, card: str) -> None:
+    """Put `card`, markdown, in place of a registered version's description."""
+    MlflowClient().update_model_version(config.model_name, version, description=card)
+
+
 def _serving_versions() -> dict[str, str]:
     """Packages that the pyfunc imports, at the versions that trained it; no Ray."""
     names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic")

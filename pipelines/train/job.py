@@ -1,4 +1,4 @@
-"""The main job: log -> dataset -> DDP training on Ray Train -> test figures beside baselines -> MLflow's registry."""
+"""The main job: log -> dataset -> DDP training on Ray Train -> test figures -> MLflow's registry -> baselines."""
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,19 +13,19 @@ from mgray.config import ResolvedTrainJobConfig, TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.data.inputs import named_inputs
 from mgray.errors import InputError
-from mgray.eval.part_metrics import PartMetrics
+from mgray.eval.measured_baselines import MeasuredBaselines
 from mgray.serve.model_folder import ModelInfo, Vocabulary, load_info, save_vocabulary
 from mgray.train import checkpoint
 from mgray.train.resolve import resolve_job
 from mgray.train.run_result import RankMistake, RankResult
 from mgray.train.warm_start import check_fits
 from pipelines import tracking
-from pipelines.evaluate.job import evaluate_baselines
 from pipelines.ingest.job import obtain_dataset
 from pipelines.runtime import cluster
 from pipelines.runtime.console import Timer, console, training_progress
 from pipelines.runtime.result import DatasetLabel
-from pipelines.train.publish import REPORT_FILE, FinishedRun, TrainResult, publish
+from pipelines.train.baselines import STAGE_SUFFIX, measure_baselines
+from pipelines.train.publish import REPORT_FILE, FinishedRun, TrainResult, finish, publish
 from pipelines.train.worker import LocalSession, RankInput, RankRun, train_worker
 
 MODEL_FOLDER = "model"  # in a run's folder: the best one
@@ -250,26 +250,21 @@ def train_model(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = No
                 fitted = train_in_run(config, dataset.folder, run.info.run_id, uri, home, train, board)
             state = str(fitted.model_folder.parent / STATE_FOLDER)
             tracking.try_to_log("the checkpoint", lambda: mlflow.log_artifacts(state, "checkpoint"))
-            with timer.phase("baselines"):
-                baselines = _measure_baselines(dataset, config, tracker, fitted.trained.steps)
+            run_id, trained = run.info.run_id, fitted.trained
+            finished = FinishedRun(config, dataset, trained, fitted.model_folder, run_id, uri, plan, timer.seconds)
             with timer.phase("publish"):
-                finished = FinishedRun(
-                    config,
-                    dataset,
-                    fitted.trained,
-                    baselines,
-                    fitted.model_folder,
-                    run.info.run_id,
-                    uri,
-                    plan,
-                    timer.seconds,
-                )
-                result = publish(finished, out)
+                published = publish(finished, out)
+            with timer.phase("baselines"):
+                measured = measure_baselines(dataset, config, plan, _Trainer, home / "runs", run_id)
+                _log_baselines(measured, tracker, trained.steps)
+            with timer.phase("publish"):
+                result = finish(finished._replace(baselines=measured), published, out)
         finally:
             unsent = tracker.replay()
             if unsent:
                 out.print(f"[yellow]{unsent} metrics could not be sent to MLflow and are kept in {spool}[/]")
     drop_all_but((MODEL_FOLDER, STATE_FOLDER, REPORT_FILE), fitted.model_folder.parent)
+    shutil.rmtree(home / "runs" / (run_id + STAGE_SUFFIX), ignore_errors=True)
     return result.more(
         dataset=DatasetLabel(path=str(dataset.folder), fingerprint=manifest.fingerprint, reused=reused),
         rows=manifest.result_rows(),
@@ -278,14 +273,9 @@ def train_model(asked: TrainJobConfig, extra_tags: Mapping[str, str] | None = No
     )
 
 
-def _measure_baselines(
-    dataset: Dataset, config: ResolvedTrainJobConfig, tracker: tracking.Tracker, step: int
-) -> dict[str, PartMetrics]:
-    """Baseline name -> its metrics on the test part, logged at `step`."""
-    baselines = evaluate_baselines(dataset, "test", config.evaluate, config.model.outputs)
-    for name, baseline in baselines.items():
-        tracker.log({f"baseline/{name}/{metric}": value for metric, value in baseline.compute().items()}, step)
-    return baselines
+def _log_baselines(measured: MeasuredBaselines, tracker: tracking.Tracker, step: int) -> None:
+    for name, metrics in measured.metrics.items():
+        tracker.log({f"baseline/{name}/{metric}": value for metric, value in metrics.items()}, step)
 
 
 def run_name(config: TrainJobConfig) -> str:

@@ -13,14 +13,14 @@ from rich.console import Console
 from mgray.config import ResolvedTrainJobConfig, TrainConfig, TrainJobConfig
 from mgray.data.dataset import Dataset, Query
 from mgray.data.manifest import MANIFEST_FILE, Manifest, short_key
-from mgray.eval.part_metrics import PartMetrics
+from mgray.eval.measured_baselines import MeasuredBaselines
 from mgray.eval.slices import SliceFigures
 from mgray.eval.valid_share import MAX_COST, max_users_share
 from mgray.report import report_data
 from mgray.report.model_card import model_card
 from mgray.report.run_report import render_html
 from mgray.schema import UNKNOWN, OptionalColumn
-from mgray.serve.model_folder import ModelInfo
+from mgray.serve.model_folder import ModelInfo, load_info
 from mgray.serve.recommender import Reasons, Recommender
 from mgray.serve.request import raw_lists
 from mgray.train.run_result import RankResult
@@ -44,12 +44,12 @@ class FinishedRun(NamedTuple):
     config: ResolvedTrainJobConfig
     dataset: Dataset
     trained: RankResult  # rank 0's
-    baselines: dict[str, PartMetrics]
     model_folder: Path
     run_id: str
     uri: str
     plan: cluster.WorkerPlan
     seconds: dict[str, float]  # by phase
+    baselines: MeasuredBaselines | None = None  # None: not measured yet
 
     @property
     def ranks(self) -> bool:
@@ -59,13 +59,25 @@ class FinishedRun(NamedTuple):
     @property
     def figures(self) -> dict[str, dict[str, float]]:
         """Baseline -> its metrics."""
-        return {name: baseline.compute() for name, baseline in self.baselines.items()}
+        return self.baselines.metrics if self.baselines else {}
 
     @property
     def notes(self) -> list[str]:
         """Notes that a person must read beside the figures."""
         notes = time_notes(self.config.train, self.trained.epochs) + valid_notes(self.trained)
-        return notes + repeat_notes(self.baselines)
+        if self.baselines is None:
+            return [*notes, "The baselines are not measured yet; they follow here"]
+        return notes + repeat_notes(self.baselines) + self.baselines.notes()
+
+
+class Published(NamedTuple):
+    """What is with MLflow before the baselines are measured."""
+
+    version: str | None  # None: not registered
+    registration: Registration | None  # None: a model that only rates
+    example: report_data.Example | None
+    report: Path
+    failure: Exception | None = None  # of the registration
 
 
 class TrainResult(JobResult):
@@ -76,6 +88,7 @@ class TrainResult(JobResult):
     model: VersionLabel | None  # None: not registered
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
+    baselines_share: float  # of the users, that the baselines were measured on
     report: str
     checkpoint: str  # the model folder
     workers: str
@@ -86,12 +99,12 @@ class TrainResult(JobResult):
     unsent_metrics: int = 0
 
 
-def publish(run: FinishedRun, out: Console) -> TrainResult:
-    """Bring report and model to MLflow, and print the tables on stderr."""
+def publish(run: FinishedRun, out: Console) -> Published:
+    """Bring the model and its report to MLflow. Nothing of it waits for the baselines."""
     recommender = Recommender(run.model_folder)
     query = example_query(run.dataset, recommender.scorer.columns) if run.ranks else None
     example = make_example(run.dataset, query, recommender) if query is not None else None
-    version = failure = None
+    version = failure = registration = None
     if run.ranks:
         registration = _registration(run, recommender.info, example_request(run.dataset, query, recommender))
         try:
@@ -101,32 +114,57 @@ def publish(run: FinishedRun, out: Console) -> TrainResult:
         except Exception as error:  # of MLflow, its store or the network; told at the end: hours of training come first
             failure = error
             registration.keep(run.model_folder.parent)
-    path = run.model_folder.parent / REPORT_FILE
-    path.write_text(render_html(_report_data(run, version, example)), encoding="utf-8")
-    tracking.try_to_log("report and manifest", partial(_log_files, run.dataset, path))
-    print_result(out, run.trained.metrics, run.figures, run.notes, example)
-    say(out, f"report: {path}")
+    published = Published(version, registration, example, run.model_folder.parent / REPORT_FILE, failure)
+    _write_report(run, published)
+    if version is not None:
+        say(out, f"registered: {run.config.tracking.model_name} version {version}; the baselines follow")
+    return published
+
+
+def finish(run: FinishedRun, published: Published, out: Console) -> TrainResult:
+    """Add the baselines to what was published, and print the tables on stderr."""
+    settings = run.config.tracking
+    if published.registration is not None:
+        registration = _with_baselines(published.registration, run)
+        if published.version is not None:
+            version = published.version
+            tracking.try_to_log("the card", lambda: tracking.describe_version(settings, version, registration.card))
+        elif published.failure is not None:
+            registration.keep(run.model_folder.parent)
+    _write_report(run, published)
+    print_result(out, run.trained.metrics, run.figures, run.notes, published.example)
+    say(out, f"report: {published.report}")
     say(out, f"MLflow UI: {tracking.ui_command(run.uri)}")
     out.print(f"  then the runs: {tracking.runs_link(run.uri)}", highlight=False, soft_wrap=True)
-    settings = run.config.tracking
-    if failure is not None:
+    if published.failure is not None:
         where = f"the registry at {shown_uri(run.uri)}" if settings.register_model else "MLflow's run"
         mend = f", and this registers it: {register_command(run.config, run.model_folder)}"
         raise RuntimeError(
-            f"the model is not in {where}: {failure}; it lies in {run.model_folder}"
+            f"the model is not in {where}: {published.failure}; it lies in {run.model_folder}"
             f"{mend if settings.register_model else ''}"
-        ) from failure
+        ) from published.failure
     return TrainResult(
         run_id=run.run_id,
         tracking_uri=shown_uri(run.uri),
-        model=VersionLabel(name=settings.model_name, version=version) if version else None,
+        model=VersionLabel(name=settings.model_name, version=published.version) if published.version else None,
         metrics=run.trained.metrics,
         baselines=run.figures,
-        report=str(path),
+        baselines_share=run.baselines.share if run.baselines else 1.0,
+        report=str(published.report),
         checkpoint=str(run.model_folder),
         workers=run.plan.label,
         positions_s=round(run.trained.positions / run.trained.train_s),
     )
+
+
+def _write_report(run: FinishedRun, published: Published) -> None:
+    published.report.write_text(render_html(_report_data(run, published.version, published.example)), encoding="utf-8")
+    tracking.try_to_log("report and manifest", partial(_log_files, run.dataset, published.report))
+
+
+def _with_baselines(registration: Registration, run: FinishedRun) -> Registration:
+    card = model_card(run.config, load_info(run.model_folder), run.dataset.manifest, run.trained, run.figures)
+    return registration.model_copy(update={"card": card})
 
 
 def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[list[Any]]]) -> Registration:
@@ -142,7 +180,7 @@ def _registration(run: FinishedRun, info: ModelInfo, request: dict[str, list[lis
 def _report_data(run: FinishedRun, version: str | None, example: report_data.Example | None) -> report_data.ReportData:
     config, trained, manifest = run.config, run.trained, run.dataset.manifest
     members = "" if config.model.members == 1 else f" ({config.model.members} members)"
-    slices = {name: one.slices() for name, one in run.baselines.items() if one.ranking is not None}
+    slices = run.baselines.slices if run.baselines else {}
     return report_data.ReportData(
         title=f"mgray: {', '.join(str(g) for g in config.model.granularities)}{members}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -151,6 +189,7 @@ def _report_data(run: FinishedRun, version: str | None, example: report_data.Exa
             "run": run.run_id,
             "model": f"{config.tracking.model_name} version {version}" if version else "not registered",
             **run_facts(run.dataset, trained, run.plan, run.seconds),
+            **baseline_facts(run.baselines),
         },
         k=config.evaluate.k,
         metrics=trained.metrics,
@@ -188,6 +227,12 @@ def run_facts(
         "positions a second": f"{trained.positions / trained.train_s:,.0f}",
         "seconds": ", ".join(f"{name} {value:.0f}" for name, value in seconds.items()),
     }
+
+
+def baseline_facts(measured: MeasuredBaselines | None) -> dict[str, str]:
+    """The baselines' settings for the report, by label."""
+    settings = measured.settings if measured else {}
+    return {f"{name}, chosen by the validation part": text for name, text in settings.items()}
 
 
 def slice_rows(slices_by_system: dict[str, dict[str, list[SliceFigures]]]) -> dict[str, list[report_data.SliceRow]]:

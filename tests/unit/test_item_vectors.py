@@ -12,7 +12,6 @@ from mgray.config import TrainConfig
 from mgray.data import cooccurrence
 from mgray.data.cooccurrence import pair_counts
 from mgray.data.dataset import Dataset
-from mgray.eval.baselines import DISTANCE_WEIGHTS
 from mgray.model.mgdsc import MGDSC
 from mgray.train import item_init
 from mgray.train.item_init import factors, positive_pmi, start_items_
@@ -30,7 +29,7 @@ def test_pairs_by_hand(tmp_path: Path) -> None:
     log = pl.DataFrame({"user_id": ["u"] * 6, "item_id": items, "timestamp": np.arange(6.0), "rating": [1.0] * 6})
     dataset = write_dataset(tmp_path / "v", log, num_shards=1)
     number = {item: i for i, item in enumerate(dataset.item_ids, start=1)}
-    counts = pair_counts(dataset, DISTANCE_WEIGHTS).toarray()
+    counts = pair_counts(dataset, (1, 1 / 2, 1 / 3)).toarray()
     pairs = {(a, b): counts[number[a], number[b]] for a in "abc" for b in "abc"}
     expected = {("a", "b"): 1, ("a", "a"): 1 / 2, ("b", "a"): 1, ("a", "c"): 4 / 3, ("b", "c"): 1 / 2}
     assert pairs == pytest.approx({pair: expected.get(pair, 0) for pair in pairs})
