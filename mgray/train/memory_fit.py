@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mgray.config import EvaluateConfig, ModelConfig, ResolvedModelConfig, TrainConfig
 from mgray.data.dataset import Dataset, Query
 from mgray.data.padding import left_pad
-from mgray.data.pair_table import count_pairs
+from mgray.data.pair_table import Limits, count_pairs
 from mgray.distributed import rank_and_world
 from mgray.eval.ranking import score_batches
 from mgray.model.memory import Fitted, Kind, Lookup, Memory, MemoryNumbers, kernels_of
@@ -36,6 +36,8 @@ MIN_QUERIES = 200  # fewer say too little
 QUERIES_AT_ONCE = 500
 MAX_TOUCHED = 2**21  # items that memory touches, over all queries; beyond, no more queries are added
 NUM_NEGATIVES = 2_048
+# A model folder holds the table, 8 bytes a pair: 256 MB at most.
+TABLE_LIMITS = Limits(successors=256, pairs=2**25)
 # With train.include_valid: share of the histories whose validation part is held out for the fit, but for more where
 # that would be fewer than ENOUGH_QUERIES.
 HELD_OUT, ENOUGH_QUERIES = 0.1, 400
@@ -128,7 +130,7 @@ def fit_on_rank_0(
     trained: its pairs are counted too, once the numbers are fitted. None: memory does not help.
     """
     assert scorer is not None, "a model with memory ranks"
-    table = count_pairs(dataset) if "pairs" in model.memory else None
+    table = count_pairs(dataset, limits=TABLE_LIMITS) if "pairs" in model.memory else None
     rank, num_ranks = rank_and_world()
     fitted: list[MemoryNumbers | None] = [None]
     if rank == 0:
@@ -143,7 +145,7 @@ def fit_on_rank_0(
     if "pairs" not in numbers.kinds:
         table = None
     elif held_out:
-        table = count_pairs(dataset, include_valid=True)
+        table = count_pairs(dataset, include_valid=True, limits=TABLE_LIMITS)
     return Memory(numbers, dataset.num_items, table)
 
 
