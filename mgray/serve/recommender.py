@@ -6,6 +6,7 @@ Legend: `U` users, `V` items, `D` width of a model, `M` members of an ensemble, 
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -139,9 +140,10 @@ class Recommender:
 
     def _listed(self, items: Items, scores: npt.NDArray[np.float32], num_unknown: list[int]) -> Recommendations:
         """items, scores: [U, k], PAD where a list is shorter."""
-        ids, lengths = self.vocabulary.item_ids, (items != PAD).sum(1).tolist()
+        lengths = (items != PAD).sum(1).tolist()
+        ids = iter(self.vocabulary.item_ids.take(items[items != PAD].astype(np.int64) - 1))  # of all rows at once
         return Recommendations(
-            [ids.take(row[:length] - 1) for row, length in zip(items, lengths, strict=True)],
+            [list(islice(ids, length)) for length in lengths],
             [row[:length] for row, length in zip(scores.tolist(), lengths, strict=True)],
             num_unknown,
         )
