@@ -27,7 +27,7 @@ def worker(rank: int, folder: Path, out: Path) -> None:
     try:
         whole = measure(folder)
         if rank:
-            baselines.REPEAT_DECAYS = ("none",)  # what cannot be computed with, on this rank alone
+            baselines.REPEAT_DECAYS = ("none",)  # type: ignore[assignment]  # what cannot be computed with, on this rank alone
         torch.save([whole, measure(folder)], out / f"{rank}.pt")
     finally:
         dist.destroy_process_group()
