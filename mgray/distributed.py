@@ -1,5 +1,7 @@
 """Rank helpers over torch.distributed. Without a process group there is one rank."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy.typing as npt
@@ -30,6 +32,21 @@ def broadcast_array(values: npt.NDArray[Any], source: int) -> None:
     sent = whole.to(_device())
     dist.broadcast(sent, source)
     whole.copy_(sent)
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """Work without collectives, which raises on every rank if it does on any. Collective: enter it on every rank."""
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    num_failed = int(sum_over_ranks(torch.tensor([0.0 if failure is None else 1.0])))
+    if failure is not None:
+        raise failure
+    if num_failed:
+        raise RuntimeError(f"failed on {num_failed} other ranks")
 
 
 def _device() -> torch.device:

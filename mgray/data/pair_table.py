@@ -22,7 +22,7 @@ import torch
 from scipy import sparse
 
 from mgray.data.dataset import Dataset, Histories, IntArray
-from mgray.distributed import broadcast_array, rank_and_world, sum_over_ranks
+from mgray.distributed import broadcast_array, failing_together, rank_and_world, sum_over_ranks
 
 MAX_DISTANCE = 10  # events from an item to its successor
 DISTANCE_WEIGHTS = np.arange(1, MAX_DISTANCE + 1) ** -0.5
@@ -125,31 +125,41 @@ def count_pairs(dataset: Dataset, include_valid: bool = False, limits: Limits | 
     include_valid: the validation part's events too.
     """
     limits = limits or Limits()
-    share = min(1.0, limits.counted / max(1, _num_pairs(dataset, include_valid)))
-    drawn = _Drawn.of(dataset, include_valid, share)
     rank, world_size = rank_and_world()
-    totals = np.zeros(dataset.num_items + 1, np.float64)  # pairs that each item begins
-    for items, following in drawn.read(range(rank, drawn.num_shards, world_size)):
-        totals += np.bincount(items, following, len(totals))
+    with failing_together():
+        share = min(1.0, limits.counted / max(1, _num_pairs(dataset, include_valid)))
+        drawn = _Drawn.of(dataset, include_valid, share)
+        totals = np.zeros(dataset.num_items + 1, np.float64)  # pairs that each item begins
+        for items, following in drawn.read(range(rank, drawn.num_shards, world_size)):
+            totals += np.bincount(items, following, len(totals))
     totals = sum_over_ranks(torch.from_numpy(totals)).numpy()
     edges = _edges(totals.astype(np.int64), limits.in_memory)
-    found = np.zeros(dataset.num_items + 1, np.int64)  # different successors of each item
-    kept: dict[int, _Range] = {}
+    with failing_together():
+        found, kept = _count_own(drawn, totals, edges, limits)
+    found = sum_over_ranks(torch.from_numpy(found)).numpy()
+    most = _successors(found, limits)
+    with failing_together():
+        kept = {place: _cut(one, most) for place, one in kept.items()}
+    table = _gather(kept, np.minimum(found, most), edges)
+    return table._replace(share=share, max_successors=most, num_found=int(found.sum()))
+
+
+def _count_own(
+    drawn: _Drawn, totals: npt.NDArray[np.float64], edges: list[int], limits: Limits
+) -> tuple[IntArray, dict[int, _Range]]:
+    """Count this rank's ranges: different successors of each item, [V + 1], and the ranges by number."""
+    found, kept = np.zeros(len(totals), np.int64), dict[int, _Range]()
+    rank, world_size = rank_and_world()
     for number in range(rank, len(edges) - 1, world_size):
         begin, end = edges[number : number + 2]
         counted = _count_range(drawn, begin, end, int(totals[begin:end].sum()), limits.in_memory)
         found[begin:end] = counted.lengths
-        kept[number] = counted
         # No item will keep more than this: what other ranges hold can only lower it.
         most = _successors(found, limits)
+        kept[number] = _cut(counted, most)
         if sum(len(one.items) for one in kept.values()) > limits.pairs:
             kept = {place: _cut(one, most) for place, one in kept.items()}
-        else:
-            kept[number] = _cut(counted, most)
-    found = sum_over_ranks(torch.from_numpy(found)).numpy()
-    most = _successors(found, limits)
-    table = _gather({place: _cut(one, most) for place, one in kept.items()}, np.minimum(found, most), edges)
-    return table._replace(share=share, max_successors=most, num_found=int(found.sum()))
+    return found, kept
 
 
 def _num_pairs(dataset: Dataset, include_valid: bool) -> int:
@@ -243,8 +253,9 @@ def _cut(counted: _Range, most: int) -> _Range:
 
 def _gather(kept: Mapping[int, _Range], lengths: IntArray, edges: list[int]) -> PairTable:
     """Put the ranges of all ranks together, on every rank. lengths: [V + 1] successors that each item keeps."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    items, weights = np.zeros(offsets[-1], np.int32), np.zeros(offsets[-1], np.float32)
+    with failing_together():
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        items, weights = np.zeros(offsets[-1], np.int32), np.zeros(offsets[-1], np.float32)
     world_size = rank_and_world()[1]
     for number, (begin, end) in enumerate(pairwise(edges)):
         own = slice(int(offsets[begin]), int(offsets[end]))

@@ -20,7 +20,7 @@ from torch import Tensor
 from mgray.config import EvaluateConfig
 from mgray.data.dataset import Dataset, Part, Query
 from mgray.data.pair_table import count_pairs
-from mgray.distributed import sum_over_ranks
+from mgray.distributed import failing_together, sum_over_ranks
 from mgray.eval.metrics import query_metrics
 from mgray.eval.ranking import part_batches
 from mgray.schema import PAD, UNKNOWN
@@ -28,9 +28,13 @@ from mgray.serve.catalogue import MISS
 from mgray.serve.model_folder import Vocabulary
 from mgray.serve.scorer import HistoryList, Scorer, popularity_row
 
-LAST_EVENTS = 50  # of a history that co-occurrence reads; 0.8 ** 50 is 1e-5
-DECAYS = (0.6, 0.8)  # of an event's weight with each event since; the first of a grid is taken where nothing chooses
-TAUS = (11_000.0, 3_000.0, 1_000.0, 40_000.0)
+LAST_EVENTS = 50  # of a history that co-occurrence reads; 0.9 ** 50 is 0.005
+DECAYS = (
+    0.6,
+    0.8,
+    0.9,
+)  # of an event's weight with each event since; the first of a grid is taken where nothing chooses
+TAUS = (11_000.0, 3_000.0, 1_000.0, 300.0, 40_000.0)
 REPEAT_DECAYS = (0.9, 0.5, 0.8, 0.95, 0.98, 0.995)
 MAX_CHOOSING = 5_000  # queries of the validation part to choose by
 TIE_BREAK = 1e-6  # score of the most popular item, so that popularity orders what has the same score
@@ -163,14 +167,16 @@ class Chooser:
         self.config, self.batches = config, []
         if part != "valid" and dataset.manifest.valid_events:
             share = min(1.0, MAX_CHOOSING / dataset.manifest.valid_events)
-            self.batches = [
-                [query for query in batch if query.target != UNKNOWN]
-                for batch in part_batches(dataset, "valid", (), config, LAST_EVENTS, share)
-            ]
+            with failing_together():
+                self.batches = [
+                    [query for query in batch if query.target != UNKNOWN]
+                    for batch in part_batches(dataset, "valid", (), config, LAST_EVENTS, share)
+                ]
 
     def best(self, grid: Sequence[Setting], make: Callable[[Setting], "CooccurrenceScorer | RepeatScorer"]) -> Setting:
         """The setting with the largest ndcg@k; the first where none is better."""
-        sums = np.array([self._ndcg(make(setting)) for setting in grid])
+        with failing_together():
+            sums = np.array([self._ndcg(make(setting)) for setting in grid])
         sums = sum_over_ranks(torch.from_numpy(sums)).numpy()
         return grid[int(np.argmax(sums))]
 
