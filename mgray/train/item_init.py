@@ -95,8 +95,8 @@ def factors(matrix: sparse.csr_matrix, rank: int) -> FloatArray:
 def item_vectors(dataset: Dataset, width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
     """Items that have neighbours, M of the MAX_ITEMS at most [M], and their vectors [M, D].
 
-    Memory: less than a gigabyte at a width of 64, whatever the log and the catalogue, and some 30 bytes an item. Half of
-    it are Lanczos' vectors, which double at 128.
+    Memory: less than a gigabyte at a width of 64, whatever the log and the catalogue, and some 30 bytes an item. Half
+    of it are Lanczos' vectors, which double at 128.
     """
     pairs = dataset.manifest.train_events * WINDOW
     items = np.argsort(-dataset.item_counts[1:], kind="stable")[:MAX_ITEMS] + 1
