@@ -176,7 +176,7 @@ def test_nothing_of_the_model_is_pickled(runs: Runs, tmp_path: Path) -> None:
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion", dst_path=str(tmp_path)))
     files = [path for path in folder.rglob("*") if path.is_file()]
     weights = {path.suffix for path in files if "artifacts" in path.relative_to(folder).parts}
-    assert weights == {".safetensors", ".json"}
+    assert weights == {".safetensors", ".json", ".arrow"}
     assert not [path for path in files if path.suffix in {".pkl", ".pickle", ".cloudpickle", ".pt", ".pth", ".bin"}]
     code = {path.suffix for path in files if "artifacts" not in path.relative_to(folder).parts}
     text = {".py", ".typed", ".css", ".j2", ".json", ".txt", ".yaml", ".yml", ""}
