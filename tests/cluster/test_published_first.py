@@ -50,7 +50,7 @@ def test_the_model_is_there_whatever_becomes_of_the_baselines(
     told = capfd.readouterr().err
     assert "registered: published-first version 2; the baselines follow" in told
     version = client.get_model_version_by_alias("published-first", "challenger")
-    assert (version.version, "test/ndcg_at_10" in version.tags) == ("2", True)
+    assert (str(version.version), "test/ndcg_at_10" in version.tags) == ("2", True)
     assert "mg-dsc" in version.description
     (report,) = [file for file in client.list_artifacts(version.run_id) if file.path == "report.html"]
     assert report.file_size
