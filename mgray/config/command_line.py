@@ -29,7 +29,8 @@ def job_words(name: str) -> list[str]:
 
 
 def _is_installed() -> bool:
-    return Path(sys.argv[0]).stem in ("mgray", "__main__")
+    program = Path(sys.argv[0])  # of `python -m jobs` the package's own file, as of every `python -m`
+    return program.stem == "mgray" or program.parts[-2:] == ("jobs", "__main__.py")
 
 
 def flatten(config: BaseModel) -> dict[str, Any]:
