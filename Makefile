@@ -29,9 +29,10 @@ train: install  ## the whole road on MovieLens-100K; options by ARGS='--model.wi
 	$(BIN)/python jobs/train.py $(ARGS)
 
 # Two files at a time, a thread each: most of the suite waits for processes to start, but with three at a time Ray's nodes
-# time out as they start. In one process: ARGS='-n 0'.
+# time out as they start. In the order of tests/conftest.py, where xdist would begin with the files of most tests. In one
+# process: ARGS='-n 0'.
 test: install  ## the whole test suite; a part by ARGS='tests/unit'
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: install  ## ruff and mypy
 	$(BIN)/ruff check .

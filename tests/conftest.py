@@ -10,6 +10,41 @@ import pytest
 from mgray.config import DataConfig
 from mgray.data.dataset import Dataset
 
+# Train's controller takes one report a poll, and polls every 2 s: more than an epoch takes here. Ray Train hands the
+# variable on to its controller and workers; tests/jobs/processes.py to the jobs that run in processes of their own.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+
+# The files that take longest, those first: with one of them begun last, the other CPU would have no work at the end.
+LONGEST = (
+    "cluster/test_tune.py",
+    "cluster/test_train.py",
+    "test_docs.py",
+    "jobs/test_interrupts.py",
+    "jobs/test_tracking_store.py",
+    "cluster/test_retrain.py",
+    "cluster/test_ingest_restart.py",
+    "infra/test_postgres.py",
+    "jobs/test_submit.py",
+    "cluster/test_predict.py",
+    "jobs/test_bad_input.py",
+    "jobs/test_serving.py",
+    "infra/test_schedules.py",
+    "jobs/test_package.py",
+    "ui/test_mlflow_ui.py",
+    "cluster/test_predict_other_logs.py",
+    "cluster/test_append.py",
+    "cluster/test_ingest.py",
+    "cluster/test_ingest_rules.py",
+    "cluster/test_privacy.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the files: those of LONGEST, then all others as they were."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
 
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:

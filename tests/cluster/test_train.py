@@ -41,8 +41,6 @@ def runs(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPathF
     make_log(USERS, ITEMS).write_csv(home.parent / "log.csv")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "1")
-        # Train's controller takes one report a poll, and polls every 2 s: more than an epoch takes here.
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         two_workers = run_training(settings(home))
         one_worker = run_training(settings(home, num_workers=1))
     assert mlflow.active_run() is None
@@ -103,7 +101,7 @@ def test_one_worker_and_two_give_the_same_figures(runs: Runs) -> None:
 def test_the_run_has_params_and_tags(runs: Runs) -> None:
     run = runs.run(runs.two_workers)
     assert run.info.status == "FINISHED"
-    config = flatten(settings(runs.home)) | {"model.norm": "layer"}  # what `auto` came to
+    config = flatten(settings(runs.home)) | {"model.norm": "layer", "model.memory": ("pairs",)}  # what `auto` came to
     uri = runs.two_workers["tracking_uri"]
     assert run.data.params == {key: param_text(value) for key, value in config.items()} | {"tracking.uri": uri}
     tags = run.data.tags

@@ -20,10 +20,10 @@ from mgray.config import TrainJobConfig, TuneJobConfig
 from mgray.config.command_line import parse_args
 from mgray.errors import InputError
 from mgray.testing.synthetic import make_log
+from tests.jobs.processes import ROOT, environment
 from tests.models import model_config, write_model
 
 pytestmark = pytest.mark.timeout(900)  # minutes on an idle machine, far more beside others
-ROOT = Path(__file__).parent.parent.parent
 GOOD_RATE, BAD_RATE = 1e-2, 1e-7
 # Items start at random: from their neighbours, a model that learns nothing may be the best of so small a log.
 TINY: dict[str, Any] = {
@@ -185,11 +185,10 @@ def test_when_all_fail_the_job_fails_with_the_first_reason(here: None, tmp_path:
 
 
 def job(home: Path, *argv: str) -> subprocess.Popen[str]:
-    variables = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "MGRAY_", "RAY_"))}
     return subprocess.Popen(
         [sys.executable, "jobs/tune.py", "--home", str(home), *argv],
         cwd=ROOT,
-        env=variables,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+KEPT = ("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S",)  # aims at nothing: tests/conftest.py says what it is for
 PROGRESS = re.compile(r"^(\w+ \d+/\d+( .*)?|reusing the dataset already ingested at .*)$")
 
 
@@ -21,7 +22,8 @@ class Done(NamedTuple):
 
 def environment(**extra: str) -> dict[str, str]:
     """This process's, less what aims Ray, MLflow or mgray at anything; the interpreter's folder leads PATH."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_", "MGRAY_"))}
+    aims = ("RAY_", "MLFLOW_", "MGRAY_")
+    kept = {key: value for key, value in os.environ.items() if key in KEPT or not key.startswith(aims)}
     return kept | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"} | extra
 
 
