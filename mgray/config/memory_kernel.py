@@ -27,7 +27,9 @@ class Elapsed:
 Kernel = Age | Elapsed
 
 # The spellings that `parse` reads, for the option `model.memory_kernels`.
-OPTION_TEXT = "an age in events (10) or, of the log's timestamps, a time (6h, 15d), after which an event weighs 1 / e"
+OPTION_TEXT = (
+    "an age after which an event weighs 1 / e: events (10), or a time (6h, 15d), for which requests need timestamps"
+)
 
 
 def parse(value: int | str) -> Kernel:

@@ -120,16 +120,16 @@ class ModelConfig(Section):
 
     memory: Literal["auto", "none"] | tuple[MemoryKind, ...] = Field(
         "auto",
-        description="what a model that recommends looks up beside what it learns; pairs: what followed the user's "
-        "items in other histories; repeats: what the user had; how much each counts is fitted to the validation part, "
-        "and is nothing where it does not help; auto: pairs, and repeats where evaluate.remove_seen is false; none in "
-        "a random split",
+        description="what a model looks up beside what it learns, as a part of its scores; pairs: what followed the "
+        "user's items in other histories; repeats: what the user had; how much each adds is fitted to the validation "
+        "part, and memory is off where it does not help; auto: pairs, and repeats where evaluate.remove_seen is "
+        "false, but none in a random split and in a model that only rates",
     )
     memory_kernels: tuple[MemoryKernel, ...] = Field(
         (2, 10, 50, 300),
         min_length=1,
         max_length=16,
-        description=f"granularities of memory, how much a past event weighs: {memory_kernel.OPTION_TEXT}",
+        description=f"granularities of memory, each {memory_kernel.OPTION_TEXT}",
     )
 
     @model_validator(mode="after")

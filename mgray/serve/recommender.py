@@ -124,6 +124,20 @@ class Recommender:
         """[V, M D], in the order of `vocabulary.item_ids`: inner product with an interest is the score."""
         return self.model.item_table()[1:].cpu().numpy().copy()  # not the model's own memory
 
+    @torch.no_grad()
+    def remembered(self, histories: Sequence[Sequence[str]], beside: Lists = MappingProxyType({})) -> list[list[str]]:
+        """The items whose scores memory raises, of each history, for `candidates` beside an index's; in no order.
+
+        Empty where the model has no memory. beside, errors: as of `recommend`.
+        """
+        if self.memory is None:
+            return [[] for _ in histories]
+        found: list[list[str]] = []
+        for columns, _ in self.encoder.encode_all(histories, beside):
+            added = self.memory.scores(left_pad([columns], self.info.max_length, self.scorer.columns))
+            found.append(list(self.vocabulary.item_ids.take(added.indices[added.data > 0].astype(np.int64) - 1)))
+        return found
+
     def _barred(self, candidates: Sequence[str] | None, blocked: Sequence[str]) -> npt.NDArray[np.int64] | None:
         """Numbers of the items that may not be recommended; None: all may."""
         if candidates is None and not len(blocked):
@@ -156,7 +170,7 @@ class Recommender:
     def extend(
         self, user: UserState, events: Sequence[str], beside: Mapping[str, Sequence[Any]] = MappingProxyType({})
     ) -> UserState:
-        """A user after more events, raw item ids, oldest first: no earlier one is read again, or kept.
+        """A user after more events, raw item ids, oldest first. Only what memory looks up is kept of earlier ones.
 
         Equals reading the whole history, of any length (`recommend` reads its last `info.max_length` events). beside:
         `encoder.names` -> a value for each event. Raises InputError as `recommend` does, and where a time is before the

@@ -90,8 +90,8 @@ def resolve_memory(config: TrainJobConfig, manifest: Manifest) -> tuple[MemoryKi
         return ("pairs",) if config.evaluate.remove_seen else ("pairs", "repeats")
     if asked and asked != "none" and not fits:
         raise InputError(
-            "model.memory: its numbers are fitted to a validation part in the order of time, which a random split or "
-            "an empty part does not leave; set model.memory none"
+            "model.memory: its numbers are fitted to a validation part that follows the training part in time, and "
+            "the dataset has none (a random split, or an empty validation part); set model.memory none"
         )
     return () if asked == "none" else asked
 

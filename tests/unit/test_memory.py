@@ -136,6 +136,21 @@ def test_a_saved_model_remembers(tmp_path: Path) -> None:
         recommender.recommend([history], 6)
 
 
+def test_an_index_with_the_remembered_items_gives_the_list_of_the_whole_catalogue(tmp_path: Path) -> None:
+    recommender = recommender_of(tmp_path)
+    history, times = [IDS[item - 1] for item in HISTORY], {"timestamps": [TIMES]}
+    (remembered,) = recommender.remembered([history], times)
+    assert sorted(remembered) == ["a", "b", "c", "d", "e"], "had a, c and e; b and d followed"
+    assert recommender.remembered([[]], {"timestamps": [[]]}) == [[]]
+    learned = recommender.interests([history], times) @ recommender.item_vectors().T
+    for k in (1, 2, 6):
+        index = [IDS[number] for number in np.argsort(-learned[0])[:k]]
+        found = recommender.recommend([history], k, beside=times, candidates=[*index, *remembered])
+        assert found == recommender.recommend([history], k, beside=times)
+    recommender.memory = None
+    assert recommender.remembered([history], times) == [[]]
+
+
 def test_one_event_at_a_time_is_the_whole_history(tmp_path: Path) -> None:
     recommender = recommender_of(tmp_path)
     source = np.random.default_rng(0)
