@@ -3,6 +3,8 @@
 python benchmarks/catalogue.py [--steps 60] [--items 5000000] [--ranked_items 1000000]
 python benchmarks/catalogue.py --parts million [--million_items 10000000 --million_events 50000000]
 python benchmarks/catalogue.py --parts large [--large_items 1000000 5000000]
+python benchmarks/catalogue.py --parts positions [--positions_time_s 120 --rounds 2]
+python benchmarks/catalogue.py --parts peer --log LOG.parquet [--minutes 5]
 
 Both sides run in turn, a step each, in one process of one thread; a figure is the ratio of medians of CPU seconds.
 Writes results/catalogue.json: step_time_5m_vs_3k, bytes_a_step, equals_dense, and of a ranking rank_time_vs_limit (the
@@ -12,6 +14,11 @@ product alone. Some five minutes, and 4 GB at five million items.
 The part `million` is the whole job over a million items and 20 million events (20 minutes), or as many as asked for:
 its peak memory, and the seconds of its phases. The part `large` has memory and seconds of what a model of very many
 items is used for, each in a process of its own (10 minutes).
+
+The part `positions` is positions_s_54k_vs_1k7: positions a second of a whole training by two workers, validations
+included, over a made-up sparse log of 54,542 items and over one of 1,682 (12 minutes). The part `peer` trains on a
+given log with mgray's item table, torch.optim.AdamW's dense one and torch.optim.SparseAdam's, for equal minutes of one
+thread: time a step and quality on the validation part, without a target (17 minutes).
 """
 
 import argparse
@@ -21,6 +28,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import _catalogue_peer
+import _catalogue_positions
 import _large_catalogue
 import _million_items
 import numpy as np
@@ -47,7 +56,7 @@ WIDTH = 64
 TRAIN = ResolvedTrainConfig(global_batch_events=ROWS * LENGTH, num_negatives=2048, max_time_s=None)
 WARM_UP_STEPS = 5  # not timed
 RATE = 1e-3
-PARTS = ("one", "million", "large")  # one: a step and a ranking
+PARTS = ("one", "million", "large", "positions", "peer")  # one: a step and a ranking
 EQUAL_ITEMS, EQUAL_STEPS = 400, 2000
 
 
@@ -157,8 +166,17 @@ def main() -> None:
     parser.add_argument("--max_time_s", type=float, default=600, help="seconds that the whole job trains")
     parser.add_argument("--workers", type=int, default=2, help="training workers of the whole job")
     parser.add_argument("--large_items", type=int, nargs="+", default=[1_000_000, 5_000_000], help="of part `large`")
+    positions = _catalogue_positions.ASKED_ITEMS
+    parser.add_argument("--positions_items", type=int, nargs=2, default=positions, help="small and large catalogue")
+    parser.add_argument("--positions_users", type=int, default=40_000, help="users of part `positions`, of 8.8 events")
+    parser.add_argument("--positions_time_s", type=float, default=120, help="seconds of each of its trainings")
+    parser.add_argument("--rounds", type=int, default=2, help="its trainings of each catalogue")
+    parser.add_argument("--log", type=Path, help="log of part `peer`")
+    parser.add_argument("--minutes", type=float, default=5, help="of each of its trainings")
     parser.add_argument("--work", type=Path, help="folder that keeps made-up logs and datasets; else a temporary one")
     options = parser.parse_args()
+    if "peer" in options.parts and (options.log is None or not options.log.exists()):
+        parser.error("--parts peer: give a log that exists by --log")
     earlier = read("catalogue") or {"raw": {}, "checks": []}
     raw, checks = dict(earlier["raw"]), list[dict[str, Any]]()
     if "one" in options.parts:
@@ -174,6 +192,14 @@ def main() -> None:
         for num_items in options.large_items:
             found = _large_catalogue.measure(num_items, options.work)
             raw.setdefault("large", {})[str(num_items)] = found | environment()
+    if "positions" in options.parts:
+        found = _catalogue_positions.measure(
+            options.positions_users, options.positions_items, options.positions_time_s, options.rounds
+        )
+        raw["positions"] = found | environment()
+        checks += _catalogue_positions.checks(found)
+    if "peer" in options.parts:
+        raw["peer"] = _catalogue_peer.measure(options.log, options.minutes) | environment()
     names = {one["name"] for one in checks}
     write("catalogue", raw=raw, checks=[*checks, *(one for one in earlier["checks"] if one["name"] not in names)])
 
