@@ -64,7 +64,7 @@ def measure(num_users: int, catalogues: list[int], max_time_s: float, rounds: in
         work = Path(temporary)
         datasets = [_ingest(work, num_users, num_items) for num_items in catalogues]
         for turn in range(rounds):
-            for dataset in datasets:
+            for dataset in datasets if turn % 2 == 0 else datasets[::-1]:  # no side is always the first
                 say(f"training over {dataset.num_items:,} items, round {turn + 1} of {rounds}")
                 config = TrainJobConfig(train=TrainConfig(max_time_s=max_time_s))
                 folder = run_folder(work, f"round{turn}", dataset, config, WORKERS)
