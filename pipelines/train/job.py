@@ -1,5 +1,6 @@
 """The main job: log -> dataset -> DDP training on Ray Train -> test figures -> MLflow's registry -> baselines."""
 
+import os
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ from pipelines.train.worker import LocalSession, RankInput, RankRun, train_worke
 MODEL_FOLDER = "model"  # in a run's folder: the best one
 SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not take
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
+# Ray Train's controller takes one report of the workers a poll, and they wait for it: by its default, 2 s a validation.
+POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
 VALID_USERS_TAG = "valid_users_share"  # of MLflow's run: share of the users that validation was by
 WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
 
@@ -57,6 +60,7 @@ def fit(
     callbacks: Sequence[UserCallback] = (),
 ) -> Fitted:
     """Train by DDP on the cluster's workers; the run's storage is `runs`/run_id."""
+    os.environ.setdefault(POLL_VARIABLE, POLL_S)
     trainer = _Trainer(
         train_worker,
         train_loop_config=given._asdict(),
