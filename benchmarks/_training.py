@@ -141,7 +141,7 @@ def _train_rank(
     run = Run(dataset, config, folder, use_gpu)
     trained = check_trained(run.run())
     # It has the best weights now, which were tested.
-    scorer = ModelScorer(run.model, run.vocabulary.popularity, config.train.max_length, run.session.device)
+    scorer = ModelScorer(run.model, run.vocabulary.popularity, config.train.max_length, run.session.device, run.memory)
     settings = {
         "model": run.info.config.model_dump(mode="json"),
         "train": config.train.model_dump(mode="json"),

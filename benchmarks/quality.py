@@ -81,7 +81,9 @@ def cut_models(scorer: ModelScorer, dataset: Dataset, config: TrainJobConfig) ->
     found = {}
     for num_levels in range(1, len(scorer.model.config.granularities)):
         model = scorer.model.cut(num_levels)
-        smaller = ModelScorer(model, scorer.popularity.cpu().numpy(), config.train.max_length, scorer.device)
+        smaller = ModelScorer(
+            model, scorer.popularity.cpu().numpy(), config.train.max_length, scorer.device, scorer.memory
+        )
         found[num_levels] = {
             "parameters": num_parameters(model),
             "test": evaluate(smaller, queries, dataset.item_counts, config.evaluate).compute(),

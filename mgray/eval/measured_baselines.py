@@ -76,9 +76,10 @@ def _measure_rankings(
     found: MeasuredBaselines, dataset: Dataset, part: Part, config: EvaluateConfig
 ) -> MeasuredBaselines:
     batches = list(part_batches(dataset, part, (), config, share=found.share))
-    k = min(config.k, dataset.num_items)
+    # Fewer lists cover fewer items: coverage of a sample is no match for the model's.
+    k = min(config.k, dataset.num_items) if found.share >= 1 else None
     for name, make in baseline_makers(dataset, part, config).items():
-        metrics = RankingMetrics(config.k, dataset.item_counts)
+        metrics = RankingMetrics(config.k, dataset.item_counts, with_coverage=k is not None)
 
         def measure(make: Callable[[], Baseline] = make, metrics: RankingMetrics = metrics) -> str:
             baseline = make()
@@ -97,7 +98,7 @@ def _measure_rankings(
     return found
 
 
-def _rank(baseline: Baseline, batch: list[Query], remove_seen: bool, k: int, metrics: RankingMetrics) -> None:
+def _rank(baseline: Baseline, batch: list[Query], remove_seen: bool, k: int | None, metrics: RankingMetrics) -> None:
     targets, ranks, recommended = rank_batch(baseline.scorer, batch, remove_seen, k)
     metrics.update(ranks, recommended, [len(query.history) for query in batch], targets)
 

@@ -16,26 +16,28 @@ Legend: `T` histories, `L` positions, `V` items (1..V; 0 is padding), `G` kernel
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, assert_never
+from typing import NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from mgray.config.memory_kernel import Age, Elapsed, Kernel, parse
+from mgray.config.model import MemoryKind
 from mgray.data.inputs import Inputs
 from mgray.data.pair_table import PairTable
 from mgray.record import Record
 from mgray.schema import PAD, OptionalColumn
 
-Kind = Literal["pairs", "repeats"]
-
 PAIR_SCALE = 5_000.0  # between 1,000 and 20,000 the fit made up for any
-LAST_EVENTS: dict[Kind, int] = {"pairs": 50, "repeats": 500}  # that are looked up; an older one weighs next to nothing
+LAST_EVENTS: dict[MemoryKind, int] = {
+    "pairs": 50,
+    "repeats": 500,
+}  # that are looked up; an older one weighs next to nothing
 LEAST_WEIGHT = 1e-30  # of an event, so that products stay above the smallest float32
 
 
-def kernels_of(kind: Kind, asked: Sequence[int | str]) -> tuple[int | str, ...]:
+def kernels_of(kind: MemoryKind, asked: Sequence[int | str]) -> tuple[int | str, ...]:
     """The kernels that a kind of memory has a use for: ages well within the events that it looks up."""
     found = [(kernel, parse(kernel)) for kernel in asked]
     fits = [given for given, kernel in found if not isinstance(kernel, Age) or kernel.events < LAST_EVENTS[kind]]
@@ -45,7 +47,7 @@ def kernels_of(kind: Kind, asked: Sequence[int | str]) -> tuple[int | str, ...]:
 FloatArray = npt.NDArray[np.float32]
 
 
-class Fitted(Record):
+class KindNumbers(Record):
     """Numbers of one kind of memory."""
 
     kernels: tuple[int | str, ...]  # [G] as the config spells them
@@ -56,7 +58,7 @@ class Fitted(Record):
 class MemoryNumbers(Record):
     """Numbers of a memory, as a model folder keeps them, in units of the model's score."""
 
-    kinds: dict[Kind, Fitted]
+    kinds: dict[MemoryKind, KindNumbers]
 
     @property
     def label(self) -> str:
@@ -67,7 +69,7 @@ class MemoryNumbers(Record):
 class Recalled(NamedTuple):
     """What one kernel of one kind adds to the score of an item."""
 
-    kind: Kind
+    kind: MemoryKind
     kernel: int | str
     score: float
 
@@ -126,7 +128,9 @@ class Memory:
 class Lookup:
     """Sums over a history of kernel times memory, before any number is fitted."""
 
-    def __init__(self, kernels: Mapping[Kind, Sequence[int | str]], num_items: int, table: PairTable | None) -> None:
+    def __init__(
+        self, kernels: Mapping[MemoryKind, Sequence[int | str]], num_items: int, table: PairTable | None
+    ) -> None:
         """kernels: of each kind that is looked up; table: what `pairs` look up, None: they are not."""
         self.kernels = {kind: [parse(kernel) for kernel in own] for kind, own in kernels.items()}
         self.size = num_items + 1
@@ -140,23 +144,23 @@ class Lookup:
         reads_times = any(kernel.reads_times for own in self.kernels.values() for kernel in own)
         return frozenset({"times"} if reads_times else ())
 
-    def each(self, kind: Kind, inputs: Inputs) -> list[sparse.csr_matrix]:
+    def each(self, kind: MemoryKind, inputs: Inputs) -> list[sparse.csr_matrix]:
         """Sum over each history of kernel times memory, one matrix [T, V + 1] a kernel. inputs: [T, L]."""
         return [self._product(kind, inputs, weights) for weights in self._weights(kind, inputs)]
 
-    def weighed(self, kind: Kind, inputs: Inputs, scales: Sequence[float]) -> sparse.csr_matrix:
+    def weighed(self, kind: MemoryKind, inputs: Inputs, scales: Sequence[float]) -> sparse.csr_matrix:
         """The sum of `each`, weighed by the kernels' scales, [T, V + 1]: one product, however many kernels."""
         weights = self._weights(kind, inputs)
         return self._product(kind, inputs, np.einsum("g,gtn->tn", np.asarray(scales, np.float32), weights))
 
-    def _weights(self, kind: Kind, inputs: Inputs) -> FloatArray:
+    def _weights(self, kind: MemoryKind, inputs: Inputs) -> FloatArray:
         """[G, T, n], 0 at padding."""
         last = LAST_EVENTS[kind]
         items = inputs.items[:, -last:].cpu().numpy()
         times = None if inputs.times is None else inputs.times[:, -last:].cpu().numpy()
         return np.stack([kernel_weights(kernel, items, times) for kernel in self.kernels[kind]])
 
-    def _product(self, kind: Kind, inputs: Inputs, weights: FloatArray) -> sparse.csr_matrix:
+    def _product(self, kind: MemoryKind, inputs: Inputs, weights: FloatArray) -> sparse.csr_matrix:
         """weights: [T, n] -> [T, V + 1]."""
         items = inputs.items[:, -weights.shape[1] :].cpu().numpy()
         real = items != PAD

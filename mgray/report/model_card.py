@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from mgray.config import ResolvedTrainJobConfig, granularity
+from mgray.config import ResolvedTrainJobConfig
+from mgray.data.inputs import COLUMN_OF, read_columns
 from mgray.data.manifest import Manifest, short_key
 from mgray.data.newest import POPULAR_SHARE
 from mgray.eval.slices import HISTORY_LENGTH, ITEM_POPULARITY, SliceFigures
@@ -56,7 +57,7 @@ def _trained_on(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
 def _reads(config: ResolvedTrainJobConfig, manifest: Manifest) -> str:
     given = {"time_gap": "time since the event before", "features": ", ".join(one.name for one in manifest.features)}
     named = [given.get(name, name.replace("_", " ")) for name in config.model.inputs]
-    if any(granularity.parse(level).reads_times for level in config.model.granularities):
+    if "times" in read_columns(config.model) - {COLUMN_OF[name] for name in config.model.inputs}:
         named.append("times of the events")
     if config.model.outputs != "next_item" and "rating" not in config.model.inputs:
         named.append("rating")

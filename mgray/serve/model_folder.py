@@ -178,11 +178,13 @@ def save_table(folder: Path, table: PairTable) -> None:
 
 
 def load_memory(folder: str | Path, info: ModelInfo) -> Memory | None:
-    """The memory of a folder's model; None: it has none."""
+    """The memory of a folder's model; None: it has none. Raises InputError where its table is missing."""
     if info.memory is None:
         return None
     table = None
     if "pairs" in info.memory.kinds:
+        if not (Path(folder) / MEMORY_FILE).is_file():
+            raise InputError(f"{folder}: no {MEMORY_FILE}, which its {MODEL_FILE} names; give the whole folder")
         table = PairTable.from_arrays(numpy_safetensors.load_file(Path(folder) / MEMORY_FILE))
     return Memory(info.memory, info.num_items, table)
 

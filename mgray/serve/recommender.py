@@ -121,7 +121,7 @@ class Recommender:
 
     @torch.no_grad()
     def item_vectors(self) -> npt.NDArray[np.float32]:
-        """[V, M D], in the order of `vocabulary.item_ids`: inner product with an interest is the score."""
+        """[V, M D], in the order of `vocabulary.item_ids`: inner product with an interest is the learned score."""
         return self.model.item_table()[1:].cpu().numpy().copy()  # not the model's own memory
 
     @torch.no_grad()

@@ -10,14 +10,12 @@ have the events to find them from random numbers.
 Legend: `V` items (1..V; 0 is padding), `D` width.
 """
 
-from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from scipy import sparse
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
@@ -25,7 +23,7 @@ from torch import Tensor
 from mgray.config import TrainConfig
 from mgray.data.cooccurrence import pair_counts
 from mgray.data.dataset import Dataset
-from mgray.distributed import rank_and_world
+from mgray.distributed import on_rank_0
 from mgray.model.ensemble import Model
 
 WINDOW = 8  # events to either side
@@ -38,7 +36,6 @@ MAX_PAIRS = 2**23  # counted; beyond, a share of the histories is drawn
 MAX_ITEMS = 2**18  # with the most training events; the others start at random
 MAX_RANK = 128  # channels that tell; a wider model's others start at random
 MAX_RESTARTS = 100  # of Lanczos' method, which takes some ten
-START_TIMEOUT = timedelta(hours=2)  # of the ranks that wait; rank 0's death ends their wait at once
 TOLERANCE = 1e-2  # of an eigenvalue, relative: a start wants no more, and takes two thirds of the time of 1e-4
 
 FloatArray = npt.NDArray[np.float64]
@@ -121,18 +118,9 @@ def _start_vectors(folder: Path, fingerprint: str, width: int) -> tuple[Tensor, 
 def start_items_on_rank_0_(model: Model, dataset: Dataset, config: TrainConfig) -> None:
     """`start_items_` of rank 0's model; DDP then gives it to the others. Collective: call it on every rank.
 
-    The others wait in a group of their own: a minute of work is nothing that a collective should have the patience for,
-    which `scale.collective_timeout_s` says.
+    It may take longer than a collective may wait, which `scale.collective_timeout_s` says.
     """
-    rank, num_ranks = rank_and_world()
-    if num_ranks == 1:
-        return start_items_(model, dataset, config)
-    waiting = dist.new_group(backend="gloo", timeout=START_TIMEOUT)
-    if rank == 0:
-        start_items_(model, dataset, config)
-    dist.barrier(waiting)
-    dist.destroy_process_group(waiting)
-    return None
+    on_rank_0(lambda: start_items_(model, dataset, config))
 
 
 def start_items_(model: Model, dataset: Dataset, config: TrainConfig) -> None:

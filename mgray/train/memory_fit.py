@@ -15,17 +15,17 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.distributed as dist
 from scipy import sparse
 from torch import Tensor, nn
 
-from mgray.config import EvaluateConfig, ModelConfig, ResolvedModelConfig, TrainConfig
+from mgray.config import EvaluateConfig, ResolvedModelConfig, TrainConfig
+from mgray.config.model import MemoryKind
 from mgray.data.dataset import Dataset, Query
 from mgray.data.padding import left_pad
 from mgray.data.pair_table import Limits, count_pairs
-from mgray.distributed import rank_and_world
+from mgray.distributed import on_rank_0
 from mgray.eval.ranking import score_batches
-from mgray.model.memory import Fitted, Kind, Lookup, Memory, MemoryNumbers, kernels_of
+from mgray.model.memory import KindNumbers, Lookup, Memory, MemoryNumbers, kernels_of
 from mgray.schema import PAD
 from mgray.serve.scorer import ModelScorer
 
@@ -48,17 +48,17 @@ FAR = -1e9  # a score that adds nothing to a sum of exponentials; minus infinity
 LEAST_WEIGHT = 1e-3  # of a kind in the logarithm of the odds; below it the kind is left out
 
 
-Kernels = Mapping[Kind, tuple[int | str, ...]]  # of each kind of memory
+Kernels = Mapping[MemoryKind, tuple[int | str, ...]]  # of each kind of memory
 
 
 class _Known(NamedTuple):
     """What is known of the queries before any number is: all of it constant in the fit."""
 
     targets: Tensor  # [Q] score of each target
-    target_memory: dict[Kind, Tensor]  # [Q, G]
+    target_memory: dict[MemoryKind, Tensor]  # [Q, G]
     touched: Tensor  # [e] score of each item that memory touches, targets left out
     owner: Tensor  # [e] query of each
-    memory: dict[Kind, Tensor]  # [e, G]
+    memory: dict[MemoryKind, Tensor]  # [e, G]
     negatives: Tensor  # [Q, N] scores; FAR where the item is counted elsewhere, or may not be recommended
     log_weight: Tensor  # [Q] logarithm of how many items each negative stands for
 
@@ -87,7 +87,7 @@ class _Numbers(nn.Module):
         self.weights = nn.ParameterDict({kind: nn.Parameter(torch.zeros(())) for kind in kernels})
         self.log_scales = nn.ParameterDict({kind: nn.Parameter(torch.zeros(len(own))) for kind, own in kernels.items()})
 
-    def added(self, memory: dict[Kind, Tensor]) -> Tensor | float:
+    def added(self, memory: dict[MemoryKind, Tensor]) -> Tensor | float:
         """What memory adds to the logarithm of the odds. memory: kind -> [..., G] -> [...]."""
         return sum(
             nn.functional.softplus(self.weights[kind]) * torch.log1p(memory[kind] @ self.log_scales[kind].exp())
@@ -106,15 +106,17 @@ class _Numbers(nn.Module):
         return total.log() + top - target
 
 
-def held_out_share(train: TrainConfig, model: ModelConfig, dataset: Dataset) -> float:
+def held_out_share(train: TrainConfig, model: ResolvedModelConfig, dataset: Dataset) -> float:
     """Share of the histories whose validation part is held out of the training for the fit, 0 to 0.5.
 
-    It is none without train.include_valid, where no validation event trains, and without memory.
+    It is none without train.include_valid, where no validation event trains, without memory, and where too few queries
+    would be held out to fit to.
     """
-    if not train.include_valid or model.memory in ("auto", "none", ()):
+    if not train.include_valid or not model.memory:
         return 0.0
     count = dataset.manifest.valid_events
-    return min(0.5, min(MAX_QUERIES, max(ENOUGH_QUERIES, HELD_OUT * count)) / max(1, count))
+    share = min(0.5, min(MAX_QUERIES, max(ENOUGH_QUERIES, HELD_OUT * count)) / max(1, count))
+    return share if count * share > MIN_QUERIES else 0.0
 
 
 def fit_on_rank_0(
@@ -131,15 +133,9 @@ def fit_on_rank_0(
     """
     assert scorer is not None, "a model with memory ranks"
     table = count_pairs(dataset, limits=TABLE_LIMITS) if "pairs" in model.memory else None
-    rank, num_ranks = rank_and_world()
-    fitted: list[MemoryNumbers | None] = [None]
-    if rank == 0:
-        kernels: Kernels = {kind: kernels_of(kind, model.memory_kernels) for kind in model.memory}
-        lookup = Lookup(kernels, dataset.num_items, table)
-        fitted = [fit_memory(scorer, dataset, lookup, kernels, config, held_out)]
-    if num_ranks > 1:
-        dist.broadcast_object_list(fitted)
-    numbers = fitted[0]
+    kernels: Kernels = {kind: kernels_of(kind, model.memory_kernels) for kind in model.memory}
+    lookup = Lookup(kernels, dataset.num_items, table)
+    numbers = on_rank_0(lambda: fit_memory(scorer, dataset, lookup, kernels, config, held_out))
     if numbers is None:
         return None
     if "pairs" not in numbers.kinds:
@@ -170,6 +166,8 @@ def fit_memory(
     known = _gather(scorer, list(queries), lookup, tuple(kernels), config)
     if known is None or len(known.targets) < MIN_QUERIES:
         return None
+    # A kind that never brings a target to mind cannot help, and nothing would hold its numbers.
+    kernels = {kind: own for kind, own in kernels.items() if bool(known.target_memory[kind].any())}
     halves = torch.arange(len(known.targets)) % 2 == 0
     gain = 0.0
     for half in (halves, ~halves):
@@ -178,7 +176,7 @@ def fit_memory(
         with torch.no_grad():
             gain += float((plain.losses(told) - joined.losses(told)).sum())
     logger.info("memory: %.4f of log-likelihood a query gained on queries of neither fit", gain / len(known.targets))
-    if gain <= 0:
+    if not gain > 0:  # NaN of a fit that diverged is no gain
         return None
     return _in_units(_fit(known, kernels), kernels)
 
@@ -203,18 +201,18 @@ def _fit(known: _Known, kernels: Kernels) -> _Numbers:
 def _in_units(fitted: _Numbers, kernels: Kernels) -> MemoryNumbers | None:
     """Divide by the temperature, so that the model's own scores stay as they are."""
     scale = float(fitted.log_temperature.exp())
-    found: dict[Kind, Fitted] = {}
+    found: dict[MemoryKind, KindNumbers] = {}
     for kind, own in kernels.items():
         weight = float(nn.functional.softplus(fitted.weights[kind]))
         if weight >= LEAST_WEIGHT and np.isfinite(weight / scale):
             scales = fitted.log_scales[kind].exp().tolist()
-            found[kind] = Fitted(kernels=own, weight=weight / scale, scales=tuple(scales))
+            found[kind] = KindNumbers(kernels=own, weight=weight / scale, scales=tuple(scales))
     return MemoryNumbers(kinds=found) if found else None
 
 
 @torch.no_grad()
 def _gather(
-    scorer: ModelScorer, queries: Sequence[Query], lookup: Lookup, kinds: Sequence[Kind], config: EvaluateConfig
+    scorer: ModelScorer, queries: Sequence[Query], lookup: Lookup, kinds: Sequence[MemoryKind], config: EvaluateConfig
 ) -> _Known | None:
     """Scores and memory of queries whose target can be ranked, as many as MAX_TOUCHED allows; None: there are none."""
     source = np.random.default_rng(0)
@@ -253,7 +251,7 @@ def _gather_batch(
     scorer: ModelScorer,
     queries: Sequence[Query],
     lookup: Lookup,
-    kinds: Sequence[Kind],
+    kinds: Sequence[MemoryKind],
     remove_seen: bool,
     negatives: npt.NDArray[np.int64],
 ) -> _Known:
@@ -289,7 +287,7 @@ def _gather_batch(
 
 
 def _touched(
-    each: dict[Kind, list[sparse.csr_matrix]], seen: sparse.csr_matrix | None, targets: npt.NDArray[np.int64]
+    each: dict[MemoryKind, list[sparse.csr_matrix]], seen: sparse.csr_matrix | None, targets: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(query, item) of what memory touches and may be recommended, targets left out, [e] each."""
     pattern = sum(matrix for own in each.values() for matrix in own).tocsr()
@@ -303,6 +301,8 @@ def _touched(
 
 def _values(each: Sequence[sparse.csr_matrix], rows: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> Tensor:
     """Memory of (query, item) pairs, [e, G]."""
+    for matrix in each:
+        matrix.sort_indices()  # else each pair is a scan of its row
     columns = [np.asarray(matrix[rows, items], np.float32).ravel() for matrix in each]
     return torch.from_numpy(np.stack(columns, 1)) if len(rows) else torch.zeros(0, len(each))
 

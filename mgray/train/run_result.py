@@ -41,6 +41,7 @@ class RankResult(NamedTuple):
     valid_share: ValidShare = ValidShare(1.0, 1.0, 0.0)  # of the users, that validation was by
     memory: MemoryNumbers | None = None  # what is looked up beside what is learned
     memory_s: float = 0.0  # seconds that its fit took; no part of train_s
+    memory_failure: str = ""  # why it was not fitted; empty: it was, or was not asked for
     valid_s: float = 0.0  # of train_s, in validations; of a resumed run since it went on
 
 

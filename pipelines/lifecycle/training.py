@@ -61,7 +61,9 @@ def _model_to_go_on_with(asked: ModelConfig, champion: ResolvedModelConfig) -> M
                 f"model.{name}: {wanted}, but champion, from which training starts, has {has}; "
                 "leave it out, or set --retrain.start scratch"
             )
-    return ModelConfig(**(dict(champion) | {name: getattr(asked, name) for name in given & FREE_TO_CHANGE}))
+    # What memory is used is decided anew: champion may be from before there was any, or of a ranking of another kind.
+    anew = {"memory": asked.memory, "memory_kernels": asked.memory_kernels}
+    return ModelConfig(**(dict(champion) | anew | {name: getattr(asked, name) for name in given & FREE_TO_CHANGE}))
 
 
 def warm_training(train: ResolvedTrainConfig, retrain: RetrainConfig) -> ResolvedTrainConfig:

@@ -91,7 +91,7 @@ def describe_version(config: TrackingConfig, version: str, card: str) -> None:
 
 def _serving_versions() -> dict[str, str]:
     """Packages that the pyfunc imports, at the versions that trained it; no Ray."""
-    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic")
+    names = ("mlflow", "torch", "safetensors", "numpy", "pandas", "pyarrow", "pydantic", "scipy")
     return {name: installed_version(name).split("+")[0] for name in names}
 
 

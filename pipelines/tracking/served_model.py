@@ -48,9 +48,9 @@ class InterestModel(PythonModel):
     not. These hold text alone, as MLflow wants it; columns `candidates` and `blocked` take numbers too, a list a row: a
     row's own candidates stand in place of the params', its own blocked items beside them.
     `explain` [false]: say why the first item of each list is there, in four more columns, all in units of the score and
-    empty where the list is the popular items: `granularities`, finest first, and `granularity_scores`, what each adds
-    to the score (biases add the rest); `events`, the items of the last events (20 at most), oldest first, and
-    `event_scores`, by how much the score would fall without that event.
+    empty where the list is the popular items: `granularities`, finest first, then those of memory (`pairs: 2`), and
+    `granularity_scores`, what each adds to the score (biases add the rest); `events`, the items of the last events (20
+    at most), oldest first, and `event_scores`, by how much the score would fall without that event.
 
     Raises RequestError, in one line, for what is none of this.
     """

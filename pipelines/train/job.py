@@ -34,6 +34,7 @@ SPOOL_FILE = "unsent_metrics.jsonl"  # in a run's folder: what MLflow did not ta
 STATE_FOLDER = "state"  # in a run's folder: weights, optimizer state and progress of the latest step
 # Ray Train's controller takes one report of the workers a poll, and they wait for it: by its default, 2 s a validation.
 POLL_VARIABLE, POLL_S = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
+MEMORY_TAG = "memory"  # of MLflow's run: what the model looks up
 VALID_USERS_TAG = "valid_users_share"  # of MLflow's run: share of the users that validation was by
 WARM_START_FOLDER = "warm_start"  # in a run's folder while it trains: the model that it starts from
 
@@ -203,6 +204,7 @@ def train_in_run(
         if config.model.memory:
             figures |= {"memory/seconds": trained.memory_s} | _memory_figures(trained)
         tracker.log(figures, trained.steps)
+        tracker.tag(MEMORY_TAG, "none" if trained.memory is None else trained.memory.label)
         if not config.train.include_valid:
             tracker.tag(VALID_USERS_TAG, f"{trained.valid_share.users:.6g}")
     finally:

@@ -65,6 +65,8 @@ class FinishedRun(NamedTuple):
     def notes(self) -> list[str]:
         """Notes that a person must read beside the figures."""
         notes = time_notes(self.config.train, self.trained.epochs) + valid_notes(self.trained)
+        if self.trained.memory_failure:
+            notes.append(f"the model has no memory (model.memory), for its fit failed: {self.trained.memory_failure}")
         if self.baselines is None:
             return [*notes, "The baselines are not measured yet; they follow here"]
         return notes + repeat_notes(self.baselines) + self.baselines.notes()
@@ -303,6 +305,7 @@ def report_notes(config: TrainJobConfig, manifest: Manifest) -> list[str]:
         notes.append(
             "The model trained on the validation part too (train.include_valid), the baselines on the training part "
             "alone; the model saved is the last one, chosen by no figure."
+            + (" Of about a tenth of the users it did not, for the fit of memory." if config.model.memory else "")
         )
     elif share < 1:
         notes.append(

@@ -4,9 +4,11 @@ What a rank needs of its surroundings is a `Session`: Ray Train's, or that of a 
 nested Train run would cost 13-20 s, or inside a benchmark.
 """
 
+import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,6 +43,8 @@ from mgray.train.trainer import Logged, Trainer, Validated
 from mgray.train.warm_start import warm_start_
 from pipelines import tracking
 from pipelines.runtime.console import TrainingState
+
+logger = logging.getLogger(__name__)
 
 
 class RankInput(NamedTuple):
@@ -153,6 +157,7 @@ class RankRun:
         self.info = model_info(self.dataset, self.config)
         self.memory: Memory | None = None  # of a model that is trained
         self.memory_s = 0.0  # seconds that its fit took
+        self.memory_failure = ""
         # Drawn alike on every rank, and the same by one process.
         torch.manual_seed(self.config.train.seed)
         self.model = make_model(self.info.config, self.info.num_items, self.info.inputs)
@@ -219,8 +224,8 @@ class RankRun:
             self._train()
         except InputError as error:
             return RankMistake(str(error))
-        self.model.load_state_dict(self.best)
         self._fit_memory()
+        self.model.load_state_dict(self.best)
         return self._tested()
 
     def _train(self) -> None:
@@ -289,17 +294,36 @@ class RankRun:
 
     def _fit_memory(self) -> None:
         """Fit to the best model what is looked up beside it, and checkpoint both."""
-        if not self.info.config.memory:
+        model, train = self.info.config, self.config.train
+        held_out = held_out_share(train, model, self.dataset)
+        if not model.memory or (train.include_valid and not held_out):  # nothing to fit, or nothing to fit to
             return
         started = time.perf_counter()
-        model = self.info.config
-        held_out = held_out_share(self.config.train, model, self.dataset)
         scorer = self._evaluation("valid").scorer
-        self.memory = fit_on_rank_0(scorer, self.dataset, model, self.config.evaluate, held_out)
+        with self._best_weights():
+            try:
+                self.memory = fit_on_rank_0(scorer, self.dataset, model, self.config.evaluate, held_out)
+            except Exception as error:  # on every rank; hours of training come first
+                logger.warning("memory was not fitted", exc_info=True)
+                self.memory_failure = f"{type(error).__name__}: {error}"
         self.memory_s = time.perf_counter() - started
         if self.memory is not None:
             self.info = self.info.model_copy(update={"memory": self.memory.numbers})
             self.session.report({}, self._save)
+
+    @contextmanager
+    def _best_weights(self) -> Iterator[None]:
+        """Give the model the best weights for the while; a checkpoint's state is of the last ones."""
+        self._swap_weights()
+        yield
+        self._swap_weights()
+
+    @torch.no_grad()
+    def _swap_weights(self) -> None:
+        for name, tensor in self.model.state_dict().items():  # one tensor is held twice at a time
+            held = tensor.clone()
+            tensor.copy_(self.best[name])
+            self.best[name].copy_(held)
 
     def _tested(self) -> RankResult:
         test, progress = self._evaluation("test"), self.trainer.progress
@@ -326,6 +350,7 @@ class RankRun:
             valid_s=self.valid_s,
             memory=self.info.memory,
             memory_s=self.memory_s,
+            memory_failure=self.memory_failure,
         )
 
 

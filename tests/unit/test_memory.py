@@ -11,7 +11,7 @@ from mgray.config import EvaluateConfig, ModelConfig, TrainJobConfig
 from mgray.data.inputs import Inputs
 from mgray.data.pair_table import PairTable
 from mgray.errors import InputError
-from mgray.model.memory import PAIR_SCALE, Fitted, Memory, MemoryNumbers, kernels_of
+from mgray.model.memory import PAIR_SCALE, KindNumbers, Memory, MemoryNumbers, kernels_of
 from mgray.serve.catalogue import BlockSize, top_k
 from mgray.serve.explain import explain
 from mgray.serve.model_folder import load_info, save_table
@@ -25,8 +25,8 @@ NUM_ITEMS = 6
 TABLE = PairTable(
     np.asarray([0, 0, 2, 2, 3, 3, 3, 3]), np.asarray([2, 4, 2], np.int32), np.asarray([3.0, 1.0, 0.5], np.float32)
 )
-PAIRS = Fitted(kernels=(2, "1h"), weight=1.5, scales=(0.7, 20.0))
-REPEATS = Fitted(kernels=(2, 10, "1h"), weight=0.5, scales=(2.0, 0.0, 1.0))
+PAIRS = KindNumbers(kernels=(2, "1h"), weight=1.5, scales=(0.7, 20.0))
+REPEATS = KindNumbers(kernels=(2, 10, "1h"), weight=0.5, scales=(2.0, 0.0, 1.0))
 MEMORY = Memory(MemoryNumbers(kinds={"pairs": PAIRS, "repeats": REPEATS}), NUM_ITEMS, TABLE)
 HISTORY, TIMES = [3, 1, 5, 1], [0.0, 1800.0, 3600.0, 3600.0]
 IDS = ["a", "b", "c", "d", "e", "f"]

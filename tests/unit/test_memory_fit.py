@@ -90,29 +90,34 @@ def test_repeats_are_found_where_what_is_had_is_had_again(tmp_path: Path) -> Non
     assert ndcg(dataset, scorer, config, memory) > 0.4 > ndcg(dataset, scorer, config, None)
 
 
-def test_held_out_validation_events_do_not_train_and_are_fitted_to(tmp_path: Path) -> None:
-    dataset = write_dataset(tmp_path / "d", made_log(follows=True))
-    train, config = TrainConfig(include_valid=True), EvaluateConfig(remove_seen=False)
+def doubled() -> pl.DataFrame:
+    """Twice as many users."""
+    return pl.concat([made_log(follows=True), made_log(follows=True).with_columns(pl.col("user_id") + "b")])
+
+
+def test_held_out_validation_events_do_not_train(tmp_path: Path) -> None:
+    dataset, train = write_dataset(tmp_path / "d", doubled()), TrainConfig(include_valid=True)
     settings = model_config(width=8, heads=2, granularities=(1,), memory=("pairs",))
     share = held_out_share(train, settings, dataset)
-    assert share == 0.5, "400 of 300 are wanted, and half is the most"
+    assert share == 0.5, "400 of 600 are wanted, and half is the most"
     assert held_out_share(TrainConfig(), settings, dataset) == 0
     assert held_out_share(train, settings.model_copy(update={"memory": ()}), dataset) == 0
-    queries = list(dataset.queries("valid", held_out=share))
-    held = {query.user_id for query in queries}
-    assert 100 < len(held) < 200, "about half of 300"
+    held = {query.user_id for query in dataset.queries("valid", held_out=share)}
+    assert 250 < len(held) < 350, "about half of 600"
     for shard, lengths in enumerate(dataset.train_lengths(True, share)):
         users = dataset.read(shard).user_ids
         expected = [LENGTH - 2 if user in held else LENGTH - 1 for user in users]
         assert lengths.tolist() == expected == dataset.read_training(shard, (), True, share).train_end.tolist()
-    torch.manual_seed(0)
-    scorer = ModelScorer(MGDSC(settings, dataset.num_items), dataset.item_counts, 50, CPU)
-    assert fit_on_rank_0(scorer, dataset, settings, config, share) is None, "fewer than 200 queries"
+
+
+def test_few_validation_events_all_train(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "d", made_log(follows=True))
+    settings = model_config(width=8, heads=2, granularities=(1,), memory=("pairs",))
+    assert held_out_share(TrainConfig(include_valid=True), settings, dataset) == 0, "half of 300 are too few to fit to"
 
 
 def test_the_newest_pairs_are_counted_once_the_numbers_are_fitted(tmp_path: Path) -> None:
-    log = pl.concat([made_log(follows=True), made_log(follows=True).with_columns(pl.col("user_id") + "b")])
-    dataset, config = write_dataset(tmp_path / "d", log), EvaluateConfig(remove_seen=False)
+    dataset, config = write_dataset(tmp_path / "d", doubled()), EvaluateConfig(remove_seen=False)
     settings = model_config(width=8, heads=2, granularities=(1,), memory=("pairs",))
     torch.manual_seed(0)
     scorer = ModelScorer(MGDSC(settings, dataset.num_items), dataset.item_counts, 50, CPU)
