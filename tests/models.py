@@ -9,6 +9,7 @@ from mgray.config import ResolvedModelConfig, TrackingConfig
 from mgray.data.dataset import Dataset
 from mgray.model.mgdsc import MGDSC
 from mgray.serve.model_folder import ModelInfo, Vocabulary, save_model
+from tests.stores import give_store
 
 MAX_LENGTH = 50
 
@@ -47,6 +48,7 @@ def register_model(home: Path, dataset: Dataset) -> Path:
 
     folder = write_model(home / "model", dataset.item_ids, dataset.item_counts[1:].tolist())
     config = TrackingConfig(uri=sqlite_uri(home / "mlflow.db"), system_metrics=False)
+    give_store(home)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
         mlflow.log_dict(dataset.manifest.model_dump(mode="json"), "manifest.json")

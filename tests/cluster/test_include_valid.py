@@ -13,6 +13,7 @@ from pipelines import tracking
 from pipelines.train.job import Fitted, fit_here
 from pipelines.train.worker import RankInput
 from tests.datasets import write_dataset
+from tests.stores import give_store
 
 
 class KilledError(Exception):
@@ -38,6 +39,7 @@ def rank(tmp_path: Path, mlflow_apart: None) -> RankInput:
             "tracking": {"system_metrics": False},
         }
     )
+    give_store(tmp_path)
     uri = tracking.open_tracking(config.tracking, tmp_path)
     with tracking.start_run(config.tracking, {}, {}, "include-valid") as run:
         run_id = run.info.run_id

@@ -19,6 +19,7 @@ from pipelines.ingest.job import IngestResult
 from pipelines.predict import job as predict
 from tests.models import write_model
 from tests.plain_ingest import Event, plain_clean
+from tests.stores import give_store
 
 ITEMS = [f"i{number}" for number in range(40)]
 HEADER = "user_id,item_id,timestamp\n"
@@ -50,6 +51,7 @@ def home(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     folder = write_model(home / "model", ITEMS, list(range(80, 40, -1)))
     config = TrackingConfig(uri=f"sqlite:///{home / 'mlflow.db'}", system_metrics=False)
+    give_store(home)
     tracking.open_tracking(config, home)
     with tracking.start_run(config, {}, {}, "test"):
         tracking.register(config, folder, {"history": [ITEMS[:2]]}, {})

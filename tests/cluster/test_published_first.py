@@ -10,6 +10,7 @@ from mgray.config import TrainJobConfig
 from mgray.data.dataset import Dataset
 from mgray.testing.synthetic import make_log
 from mgray.train.resolve import resolve_job
+from tests.stores import give_store
 from tests.train_runs import ITEMS, USERS, settings
 
 BASELINES = {"popularity", "popularity_recent", "cooccurrence"}
@@ -18,6 +19,7 @@ BASELINES = {"popularity", "popularity_recent", "cooccurrence"}
 @pytest.fixture(scope="module")
 def home(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("published") / "home"
+    give_store(home)
     make_log(USERS, ITEMS).write_csv(home.parent / "log.csv")
     return home
 

@@ -21,6 +21,7 @@ from pipelines.lifecycle.promote import run_promote, run_rollback
 from pipelines.runtime.job import run_job
 from pipelines.runtime.lock import LOCK_FILE, retrain_lock
 from pipelines.tracking.registry import Registry
+from tests.stores import give_store
 
 NAME = "mgray-interest"
 TINY = {
@@ -50,6 +51,7 @@ class Shop:
 
     def __init__(self, folder: Path) -> None:
         self.home, self.logs = folder / "home", folder / "logs"
+        give_store(self.home)
         self.logs.mkdir()
         log = make_log(num_users=60, num_items=30, mean_events=20).sort("timestamp", maintain_order=True)
         cuts = [0, 600, 800, 1000, log.height]
@@ -253,8 +255,10 @@ def test_8_promotion_by_version_goes_through_the_gate(shop: Shop, capsys: pytest
 
 @pytest.fixture(scope="module")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A HOME with a database, which takes seconds to make."""
-    return tmp_path_factory.mktemp("home")
+    """A HOME with a database."""
+    home = tmp_path_factory.mktemp("home")
+    give_store(home)
+    return home
 
 
 def make_versions(home: Path, name: str, count: int) -> Registry:

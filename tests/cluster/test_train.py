@@ -27,6 +27,7 @@ from mgray.serve.recommender import Recommender
 from mgray.testing.synthetic import make_log
 from pipelines.tracking import param_text
 from tests.jobs.processes import environment
+from tests.stores import give_store
 from tests.train_runs import CLIENT, EPOCHS, ITEMS, NAME, USERS, Runs, kill_a_worker_after_a_checkpoint, settings
 
 METRICS = {"hr@10", "ndcg@10", "mrr@10", "coverage@10"}
@@ -271,6 +272,7 @@ def test_a_registry_that_fails_costs_the_version_alone(
     asked["train"] |= {"epochs": 1}
     asked["tracking"] |= {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}"}
     config = TrainJobConfig.model_validate(asked)
+    give_store(tmp_path)
     tracking.open_tracking(config.tracking, runs.home)
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
         # It can be read, as it is before the training, and takes no version.
@@ -358,6 +360,7 @@ def test_a_killed_worker_does_not_change_the_run(runs: Runs) -> None:
     from pipelines.train.job import run_training
 
     home = runs.home.with_name("home_of_the_killed")
+    give_store(home)
     killed: list[int] = []
     killer = threading.Thread(target=kill_a_worker_after_a_checkpoint, args=(home / "runs", killed), daemon=True)
     killer.start()

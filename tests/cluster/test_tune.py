@@ -22,6 +22,7 @@ from mgray.errors import InputError
 from mgray.testing.synthetic import make_log
 from tests.jobs.processes import ROOT, environment
 from tests.models import model_config, write_model
+from tests.stores import give_store
 
 pytestmark = pytest.mark.timeout(900)  # minutes on an idle machine, far more beside others
 GOOD_RATE, BAD_RATE = 1e-2, 1e-7
@@ -58,7 +59,7 @@ def here(ray_local: None, mlflow_apart: None) -> Iterator[None]:
 
 
 def settings(home: Path, log: Path, space: dict[str, Any], **search: Any) -> dict[str, Any]:
-    home.mkdir(parents=True, exist_ok=True)
+    give_store(home)
     (home / "space.yaml").write_text(yaml.safe_dump(space))
     given = {"train_best": False, "grace_epochs": 1, "space": str(home / "space.yaml"), **search}
     tracking = {**TINY["tracking"], "uri": f"sqlite:///{home / 'mlflow.db'}"}

@@ -21,6 +21,7 @@ from mgray.testing.synthetic import make_log
 from mgray.train.resolve import model_info, resolve_job
 from tests.jobs.processes import Done, error_of, run_job_process
 from tests.models import model_config
+from tests.stores import give_store
 
 HEADER = "user_id,item_id,timestamp,rating\n"
 GOOD = "".join(f"u{user},i{event},{event},4\n" for event in range(4) for user in range(5))
@@ -67,6 +68,7 @@ def place(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPath
     info = model_info(dataset, resolve_job(TrainJobConfig(model=config), dataset.manifest))
     torch.manual_seed(0)
     save_model(folder / "model", MGDSC(config, dataset.num_items).state_dict(), info, Vocabulary.of(dataset))
+    give_store(place.home)
     tracking.open_tracking(TrackingConfig(), place.home)
     with tracking.start_run(TrackingConfig(system_metrics=False), {}, {}, "earlier"):
         assert tracking.register(TrackingConfig(), folder / "model", {"history": [dataset.item_ids[:3]]}, {}) == "1"

@@ -14,6 +14,7 @@ from pipelines.tracking import fetch_model
 from tests.conftest import Champion
 from tests.datasets import write_dataset
 from tests.models import model_config, write_model
+from tests.stores import give_store
 
 
 def test_a_registered_model_is_cut(champion: Champion, mlflow_apart: None, tmp_path: Path) -> None:
@@ -75,6 +76,7 @@ def test_a_folder_is_registered(levels: int | None, mlflow_apart: None, tmp_path
     from pipelines.lifecycle.export import run_export
     from pipelines.tracking.registry import Registry, own_data
 
+    give_store(tmp_path)
     dataset = write_dataset(tmp_path / "datasets" / "test", make_log(20, 12))
     folder = write_model(
         tmp_path / "given" / "it",

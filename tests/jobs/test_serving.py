@@ -24,6 +24,7 @@ from mgray.serve.recommender import Recommendations, Recommender
 from tests import models
 from tests.heads import free_ports
 from tests.jobs.processes import ROOT, environment
+from tests.stores import give_store
 from tests.unit.test_served_model import write_model
 
 START_TIMEOUT_S, STOP_TIMEOUT_S, REQUEST_TIMEOUT_S = 120, 10, 30
@@ -340,6 +341,7 @@ def test_the_documented_command_lines(tmp_path: Path, mlflow_apart: None) -> Non
     ids = ["50", "181", "172", "7", "8", "9", "10"]
     folder = models.write_model(tmp_path / "model", ids, [7, 6, 5, 4, 3, 2, 1])
     config = TrackingConfig(system_metrics=False)
+    give_store(tmp_path / "var")
     tracking.open_tracking(config, tmp_path / "var")
     with tracking.start_run(config, {}, {}, "test"):
         assert tracking.register(config, folder, {"history": [["50"]]}, {}) == "1"

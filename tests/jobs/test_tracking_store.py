@@ -27,6 +27,7 @@ from tests.datasets import write_dataset
 from tests.jobs.open_homes import Opener, openers
 from tests.jobs.processes import ROOT, Done, environment, error_of
 from tests.models import register_model
+from tests.stores import give_store
 
 QUIET = TrackingConfig(system_metrics=False)
 
@@ -93,6 +94,7 @@ def test_a_home_of_any_name_holds_its_own_store(name: str, tmp_path: Path, monke
     uri = tracking.resolve_uri(QUIET, home)
     assert sqlite_file(uri) == home / "mlflow.db"
     dataset = write_dataset(home / "datasets" / "test", make_log(20, 12))
+    assert tracking.open_tracking(QUIET, home) == uri
     register_model(home, dataset)
     assert (home / "mlflow.db").read_bytes()[:6] == b"SQLite"
     registry = Registry(uri, "mgray-interest")
@@ -163,6 +165,7 @@ def test_a_deleted_experiment_is_told_before_the_log_is_looked_at(
 ) -> None:
     from pipelines.train.job import run_training
 
+    give_store(tmp_path)
     uri = tracking.open_tracking(QUIET, tmp_path)
     client = MlflowClient(uri)
     number = client.get_experiment_by_name("mgray").experiment_id
@@ -181,6 +184,7 @@ def test_a_deleted_experiment_is_told_before_the_log_is_looked_at(
 def test_a_run_of_the_environment_stays_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    give_store(tmp_path)
     uri = tracking.open_tracking(QUIET, tmp_path)
     with tracking.start_run(QUIET, {"a": 1}, {}, "older") as older:
         pass
@@ -208,6 +212,7 @@ def test_a_run_of_the_environment_stays_as_it_was(
 
 
 def test_a_run_that_is_active_in_the_process_is_not_mixed_up(tmp_path: Path) -> None:
+    give_store(tmp_path)
     tracking.open_tracking(QUIET, tmp_path)
     with tracking.start_run(QUIET, {}, {}, "notebook") as run:
         with pytest.raises(InputError, match=f"run {run.info.run_id} is active in this process"):
@@ -216,6 +221,7 @@ def test_a_run_that_is_active_in_the_process_is_not_mixed_up(tmp_path: Path) -> 
 
 
 def test_a_registry_that_cannot_be_read_is_told_at_the_start(tmp_path: Path) -> None:
+    give_store(tmp_path)
     tracking.open_tracking(QUIET, tmp_path)
     shutil.copy(tmp_path / "mlflow.db", tmp_path / "half.db")
     with closing(sqlite3.connect(tmp_path / "half.db")) as database:

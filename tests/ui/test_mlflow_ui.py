@@ -27,6 +27,7 @@ from mgray.config import TrainJobConfig
 from mgray.testing.synthetic import make_log
 from tests.datasets import write_dataset
 from tests.heads import BIN, clean_environment, free_ports
+from tests.stores import give_store
 
 WAIT_S = 60
 FLAGS = (
@@ -55,6 +56,7 @@ def results(ray_local: None, mlflow_apart: None, tmp_path_factory: pytest.TempPa
     from pipelines.train import job as train
 
     home = tmp_path_factory.mktemp("home")
+    give_store(home)
     dataset = write_dataset(home / "dataset", make_log(120, 40))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "fit", lambda given, _, __, runs: train.fit_here(given, runs, lambda _: None))

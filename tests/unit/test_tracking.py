@@ -13,6 +13,7 @@ from mgray.config import TrackingConfig, TrainJobConfig
 from pipelines.runtime.redact import command_line, shown_uri
 from pipelines.tracking import metric_key, open_tracking, param_text, run_params, start_run
 from pipelines.tune.trial_runs import TrialRuns
+from tests.stores import give_store
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_no_password_in_params_or_command(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.usefixtures("mlflow_apart")
 def test_a_trial_keeps_its_run_where_mlflow_takes_half_of_it(tmp_path: Path) -> None:
     config = TrackingConfig()
+    give_store(tmp_path)
     uri = open_tracking(config, tmp_path)
     client = MlflowClient(uri)
     parent = client.create_run(client.get_experiment_by_name(config.experiment).experiment_id).info.run_id
@@ -65,6 +67,7 @@ def test_a_trial_keeps_its_run_where_mlflow_takes_half_of_it(tmp_path: Path) -> 
 def test_a_run_whose_end_mlflow_does_not_take_is_done_all_the_same(tmp_path: Path) -> None:
     database = tmp_path / "mlflow.db"
     config = TrackingConfig(uri=f"sqlite:///{database}", system_metrics=False)
+    give_store(tmp_path)
     open_tracking(config, tmp_path)
     with (
         pytest.warns(UserWarning, match="MLflow did not take the run's end"),
