@@ -1,6 +1,7 @@
 """Fixtures of more than one test module."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,12 @@ from mgray.data.dataset import Dataset
 # variable on to its controller and workers; tests/jobs/processes.py to the jobs that run in processes of their own.
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 
+
+# Under nohup, or in a shell's background, a signal is ignored, and so by every process that a test starts and signals.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files that take longest, those first: with one of them begun last, the other CPU would have no work at the end.
 LONGEST = (
