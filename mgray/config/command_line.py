@@ -29,7 +29,7 @@ def job_words(name: str) -> list[str]:
 
 
 def _is_installed() -> bool:
-    program = Path(sys.argv[0])  # of `python -m jobs` the package's own file, as of every `python -m`
+    program = Path(sys.argv[0])  # under `python -m jobs`, the package's own file
     return program.stem == "mgray" or program.parts[-2:] == ("jobs", "__main__.py")
 
 

@@ -167,9 +167,9 @@ class Dataset:
     def newest_counts(self, share: float = POPULAR_SHARE, include_valid: bool = False) -> IntArray:
         """Event count per item within the newest `share` of training events, ties at the cut included: [V + 1].
 
-        Those of the default share are in the vocabulary, by the ingest; another share, or a version of an older mgray,
-        reads the shards' times twice. The share is of events, not of the log's duration, so that a few wrong times
-        change little. Of more than MAX_TIMES events the cut is the quantile of a sample. share: 0 to 1. Index 0
+        The default share's counts are read from the vocabulary; another share, or a version of an older mgray, reads
+        the shards' times twice. The share is of events, not of the log's duration, so that a few wrong times change
+        little. Of more than MAX_TIMES events the cut is the quantile of a sample. share: 0 to 1. Index 0
         (padding) is 0.
         """
         column = NEWEST_COLUMNS[include_valid]

@@ -16,7 +16,7 @@ Times = npt.NDArray[np.float64]
 
 
 def sample_step(train_events: int) -> int:
-    """Of a shard's times every how manieth is in the sample, for a training part of so many events."""
+    """Step between the times of a shard that are sampled, for a training part of `train_events` events."""
     return 1 + train_events // MAX_TIMES
 
 

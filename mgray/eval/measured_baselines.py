@@ -1,8 +1,8 @@
 """Figures of the baselines on a part: within bounds of time and memory, and each on its own.
 
 What fails costs its own row. Scores are worked out by blocks of items; the pair table is bounded (see
-mgray/data/pair_table.py). Of a long part, users are drawn by a hash of their ids: as many as ask MAX_QUERIES and have
-MAX_SCORES scores worked out, and MIN_QUERIES whatever the catalogue.
+mgray/data/pair_table.py). Of a long part, users are drawn by a hash of their ids: so many that queries are at most
+MAX_QUERIES and scores at most MAX_SCORES, and MIN_QUERIES whatever the catalogue. Baselines of ratings are not sampled.
 """
 
 import logging

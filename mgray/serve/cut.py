@@ -27,8 +27,9 @@ class Exported(NamedTuple):
 def export_cut(source: Path, num_levels: int, out: Path) -> Exported:
     """Write the model of folder `source`, cut to its first `num_levels` levels, to folder `out`.
 
-    `out` is made in one step. An `out` that holds the same files stays as it is. Raises InputError where it holds
-    anything else, where the model has fewer levels, or where `source` is no model.
+    Memory keeps the numbers that were fitted beside all levels. `out` is made in one step. An `out` that holds the same
+    files stays as it is. Raises InputError where it holds anything else, where the model has fewer levels, or where
+    `source` is no model.
     """
     model, info, vocabulary = load_model(source, torch.device("cpu"))
     try:

@@ -66,7 +66,7 @@ class IngestContext(NamedTuple):
     pieces_key: str = ""  # digest of what the pieces are made from: another run's codes are not these
     partition_starts: tuple[int, ...] = ()  # code of each item partition's first item
     num_items: int = 0
-    time_step: int = 1  # of a bucket's times every how manieth is in the sample that finds the newest events
+    time_step: int = 1  # between the times of a bucket that are sampled to find the newest events
     event_types: tuple[tuple[int, ...], ...] = ()  # a piece's own number of an event type -> the log's code
     event_type_numbers: tuple[int, ...] = ()  # the log's code of an event type -> the version's number
     times: tuple[float, float] = (0.0, 0.0)  # first and last of the log

@@ -29,7 +29,7 @@ def _trained(context: IngestContext, users: Histories, split: Split) -> Iterator
 
 
 def stage_times(context: IngestContext, bucket: int, users: Histories, split: Split) -> None:
-    """Leave every so manieth time of the events that train, for `newest_cuts`."""
+    """Write a sample of the times of the events that train, for `newest_cuts`."""
     time = users.column("time")
     batches = [
         pa.record_batch({"time": time[chosen][:: context.time_step]}, schema=SAMPLE_SCHEMA)
