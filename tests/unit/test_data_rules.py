@@ -80,8 +80,11 @@ def test_a_start_from_champion_keeps_its_model_but_for_what_is_free_to_change(tm
         assert trained.train.warm_start == start.uri
         return trained.model
 
-    assert model() == model(norm="auto", inputs="auto", width=32) == champion
-    assert model(dropout=0.3) == champion.model_copy(update={"dropout": 0.3})
+    # What is looked up is decided anew: champion, of before there was memory, has none.
+    kept = champion.model_copy(update={"memory": ("pairs",)})
+    assert model() == model(norm="auto", inputs="auto", width=32) == kept
+    assert model(memory="none") == champion
+    assert model(dropout=0.3) == kept.model_copy(update={"dropout": 0.3})
     assert model(dropout="auto").dropout == dropout_rate(dataset.manifest.train_events)
     with pytest.raises(InputError, match=r"model\.width: 64, but champion, from which training starts, has 32"):
         model(width=64)
