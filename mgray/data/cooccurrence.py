@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from mgray.data.dataset import Dataset, Histories, IntArray
+from mgray.data.dataset import Dataset, Histories, IntArray, drawn_rows
 
 MERGED_PAIRS = 2**24  # pairs in memory before equal ones are merged
 
@@ -35,8 +35,7 @@ def pair_counts(
 def _training(dataset: Dataset, shard: int, share: float) -> Histories:
     histories = dataset.read(shard, with_users=False)
     if share < 1:
-        drawn = np.random.default_rng(shard).random(len(histories.train_end)) < share
-        histories = histories.of_rows(drawn)
+        histories = histories.of_rows(drawn_rows(shard, len(histories.train_end), share))
     return histories.training()
 
 

@@ -1,7 +1,7 @@
 """Reads a committed dataset version: vocabulary and shards of histories, as flat numpy arrays."""
 
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -105,10 +105,15 @@ class Turn(NamedTuple):
 ALL_USERS = Turn()
 
 
-def is_held_out(shard: int, num_rows: int, share: float) -> npt.NDArray[np.bool_]:
-    """Which histories of a shard are in a sample of `share`, 0 to 1: [R], the same in every run."""
-    found: npt.NDArray[np.bool_] = np.random.default_rng([shard, 1]).random(num_rows) < share
+def drawn_rows(seed: int | Sequence[int], num_rows: int, share: float) -> npt.NDArray[np.bool_]:
+    """Sample of `share`, 0 to 1, of the rows of a shard: [R], the same in every run."""
+    found: npt.NDArray[np.bool_] = np.random.default_rng(seed).random(num_rows) < share
     return found
+
+
+def is_held_out(shard: int, num_rows: int, share: float) -> npt.NDArray[np.bool_]:
+    """Which histories of a shard are held out, where a `share` of all is: [R]."""
+    return drawn_rows([shard, 1], num_rows, share)
 
 
 def is_drawn(user_id: str, share: float) -> bool:
@@ -281,7 +286,8 @@ class Dataset:
         histories = self.read(shard, columns, with_users=False)
         if self._trains_on_prefixes(include_valid):
             return histories
-        return histories.training(include_valid, is_held_out(shard, len(histories.train_end), held_out))
+        left = is_held_out(shard, len(histories.train_end), held_out) if held_out else None
+        return histories.training(include_valid, left)
 
     def train_events(
         self, columns: Collection[OptionalColumn] = (), include_valid: bool = False

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from scipy import sparse
 
-from mgray.data.dataset import Dataset, Histories, IntArray
+from mgray.data.dataset import Dataset, Histories, IntArray, drawn_rows
 from mgray.distributed import broadcast_array, failing_together, rank_and_world, sum_over_ranks
 
 MAX_DISTANCE = 10  # events from an item to its successor
@@ -79,6 +79,13 @@ class PairTable(NamedTuple):
         )
 
 
+def log_ratios(counts: sparse.csr_matrix, tau: float) -> sparse.csr_matrix:
+    """log(1 + C V / tau) of the weights C of pairs, [V + 1, V + 1] float32, on the same indices."""
+    num_items = counts.shape[0] - 1
+    data = np.log1p(counts.data * (np.float32(num_items) / np.float32(tau)), dtype=np.float32)
+    return sparse.csr_matrix((data, counts.indices, counts.indptr), shape=counts.shape, copy=False)
+
+
 class _Range(NamedTuple):
     """Successors of the items from `begin` on."""
 
@@ -109,8 +116,7 @@ class _Drawn(NamedTuple):
         for shard in shards:
             histories = self.dataset.read(shard, with_users=False)
             if self.row_share < 1:
-                drawn = np.random.default_rng(shard).random(len(histories.train_end)) < self.row_share
-                histories = histories.of_rows(drawn)
+                histories = histories.of_rows(drawn_rows(shard, len(histories.train_end), self.row_share))
             yield _following(histories.training(self.include_valid))
 
 

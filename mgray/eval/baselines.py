@@ -6,8 +6,7 @@ few settings are chosen by the validation part, among a stated grid, on a sample
 Legend: `T` histories, `V` items (1..V; 0 is padding).
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -19,13 +18,14 @@ from torch import Tensor
 
 from mgray.config import EvaluateConfig
 from mgray.data.dataset import Dataset, Part, Query
-from mgray.data.pair_table import count_pairs
+from mgray.data.pair_table import count_pairs, log_ratios
 from mgray.distributed import failing_together, sum_over_ranks
 from mgray.eval.metrics import query_metrics
 from mgray.eval.ranking import part_batches
 from mgray.schema import PAD, UNKNOWN
 from mgray.serve.catalogue import MISS
 from mgray.serve.model_folder import Vocabulary
+from mgray.serve.score_blocks import AddedScores, WholeScores
 from mgray.serve.scorer import HistoryList, Scorer, popularity_row
 
 LAST_EVENTS = 50  # of a history that co-occurrence reads; 0.9 ** 50 is 0.005
@@ -75,13 +75,12 @@ class CooccurrenceScorer:
         tau: float = TAUS[0],
     ) -> None:
         """counts: [V + 1, V + 1] weight of column's item following row's."""
-        weights = np.log1p(counts.data * (np.float32(counts.shape[0] - 1) / np.float32(tau)), dtype=np.float32)
-        self.followers = sparse.csr_matrix((weights, counts.indices, counts.indptr), shape=counts.shape)
+        self.followers = log_ratios(counts, tau)
         self.decay, self.tie_break = decay, tie_break_row(popularity)
 
-    def __call__(self, histories: HistoryList) -> "SparseScores":
+    def __call__(self, histories: HistoryList) -> AddedScores:
         recent = weigh_events(histories, self.decay, len(self.tie_break), LAST_EVENTS)
-        return SparseScores((recent @ self.followers).tocsr(), self.tie_break)
+        return sparse_scores((recent @ self.followers).tocsr(), self.tie_break)
 
 
 class RepeatScorer:
@@ -90,8 +89,8 @@ class RepeatScorer:
     def __init__(self, popularity: npt.NDArray[np.int64], decay: float = REPEAT_DECAYS[0]) -> None:
         self.decay, self.tie_break = decay, tie_break_row(popularity)
 
-    def __call__(self, histories: HistoryList) -> "SparseScores":
-        return SparseScores(weigh_events(histories, self.decay, len(self.tie_break)), self.tie_break)
+    def __call__(self, histories: HistoryList) -> AddedScores:
+        return sparse_scores(weigh_events(histories, self.decay, len(self.tie_break)), self.tie_break)
 
 
 def tie_break_row(popularity: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -118,26 +117,10 @@ def weigh_events(histories: HistoryList, decay: float, num_columns: int, last: i
     return found
 
 
-class SparseScores:
-    """Scores of T histories, of which most are zero, and what breaks the ties: ScoreBlocks."""
-
-    dtype, device = torch.float32, torch.device("cpu")
-
-    def __init__(self, scores: sparse.csr_matrix, tie_break: npt.NDArray[np.float32]) -> None:
-        """scores: [T, V + 1], tie_break: [V + 1]."""
-        self.scores, self.tie_break = scores, tie_break
-        self.num_rows, self.num_columns = scores.shape
-
-    @cached_property
-    def _by_item(self) -> sparse.csc_matrix:
-        return self.scores.tocsc()  # a block of items is cut from it without a look at the others
-
-    def rows(self, chosen: slice) -> "SparseScores":
-        return SparseScores(self.scores[chosen], self.tie_break)
-
-    def fill(self, out: Tensor, items: slice | Tensor) -> None:
-        columns = items if isinstance(items, slice) else items.numpy()
-        out.copy_(torch.from_numpy(self._by_item[:, columns].toarray() + self.tie_break[columns]))
+def sparse_scores(scores: sparse.csr_matrix, tie_break: npt.NDArray[np.float32]) -> AddedScores:
+    """Scores of T histories, [T, V + 1], of which most are zero, and what breaks the ties, [V + 1]."""
+    row = torch.from_numpy(tie_break).expand(scores.shape[0], -1)  # one row in memory
+    return AddedScores(WholeScores(row), scores)
 
 
 def sparse_ranks(scores: sparse.csr_matrix, batch: Sequence[Query], remove_seen: bool) -> IntArray:
@@ -185,7 +168,7 @@ class Chooser:
         total = 0.0
         for batch in self.batches:
             if batch:
-                scores = scorer([query.history for query in batch]).scores
+                scores = scorer([query.history for query in batch]).added
                 ranks = sparse_ranks(scores, batch, self.config.remove_seen)
                 total += float(query_metrics(ranks, self.config.k)[:, 1].sum())
         return total
@@ -236,7 +219,5 @@ def baseline_makers(dataset: Dataset, part: Part, config: EvaluateConfig) -> dic
 
 def make_baselines(dataset: Dataset, config: EvaluateConfig | None = None) -> dict[str, Scorer]:
     """Name -> scorer, for figures of the test part."""
-    makers: Iterable[tuple[str, Callable[[], Baseline]]] = baseline_makers(
-        dataset, "test", config or EvaluateConfig()
-    ).items()
-    return {name: make().scorer for name, make in makers}
+    makers = baseline_makers(dataset, "test", config or EvaluateConfig())
+    return {name: make().scorer for name, make in makers.items()}

@@ -25,7 +25,7 @@ from scipy import sparse
 from mgray.config.memory_kernel import Age, Elapsed, Kernel, parse
 from mgray.config.model import MemoryKind
 from mgray.data.inputs import Inputs
-from mgray.data.pair_table import PairTable
+from mgray.data.pair_table import PairTable, log_ratios
 from mgray.record import Record
 from mgray.schema import PAD, OptionalColumn
 
@@ -134,10 +134,7 @@ class Lookup:
         """kernels: of each kind that is looked up; table: what `pairs` look up, None: they are not."""
         self.kernels = {kind: [parse(kernel) for kernel in own] for kind, own in kernels.items()}
         self.size = num_items + 1
-        self.pairs: sparse.csr_matrix | None = None
-        if table is not None:
-            brought = np.log1p(table.weights * np.float32(num_items / PAIR_SCALE))
-            self.pairs = sparse.csr_matrix((brought, table.items, table.offsets), (self.size, self.size), copy=False)
+        self.pairs = None if table is None else log_ratios(table.csr(), PAIR_SCALE)
 
     @property
     def columns(self) -> frozenset[OptionalColumn]:

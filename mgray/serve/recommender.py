@@ -26,7 +26,7 @@ from mgray.serve.explain import explain
 from mgray.serve.model_folder import load_memory, load_model
 from mgray.serve.rater import ModelRater, RatingQuery
 from mgray.serve.request import HistoryEncoder, Lists
-from mgray.serve.score_blocks import ModelScores, RememberedScores, ScoreBlocks
+from mgray.serve.score_blocks import AddedScores, ModelScores, ScoreBlocks
 from mgray.serve.scorer import ModelScorer
 from mgray.serve.top_k import BATCH_EVENTS, Items, best_items, rank_lists
 
@@ -231,7 +231,7 @@ class Recommender:
         nothing = Columns(np.zeros(0, np.int32), times=np.zeros(0) if self.memory.columns else None)
         recent = [nothing if user.recent is None else user.recent for user in users]
         events = left_pad(recent, self.info.max_length, self.memory.columns)
-        return RememberedScores(learned, self.memory.scores(events))
+        return AddedScores(learned, self.memory.scores(events))
 
     def empty_request(self) -> dict[str, list[list[Any]]]:
         """One user without a history, in every column that the model reads."""

@@ -68,23 +68,23 @@ class ModelScores:
             out[self.empty_rows] = self.popularity[items]
 
 
-class RememberedScores:
-    """Scores, and what memory adds to a few items of each row."""
+class AddedScores:
+    """Scores, and what is added to a few items of each row: by memory, or by a baseline of pairs or repeats."""
 
     dtype = torch.float32
 
-    def __init__(self, learned: ScoreBlocks, added: sparse.csr_matrix) -> None:
+    def __init__(self, base: ScoreBlocks, added: sparse.csr_matrix) -> None:
         """added: [T, V + 1]."""
-        self.learned, self.added = learned, added
-        self.num_rows, self.num_columns = learned.num_rows, learned.num_columns
-        self.device = learned.device
+        self.base, self.added = base, added
+        self.num_rows, self.num_columns = base.num_rows, base.num_columns
+        self.device = base.device
         self._by_item: sparse.csc_matrix | None = None  # of a first block, for all of them
 
-    def rows(self, chosen: slice) -> "RememberedScores":
-        return RememberedScores(self.learned.rows(chosen), self.added[chosen])
+    def rows(self, chosen: slice) -> "AddedScores":
+        return AddedScores(self.base.rows(chosen), self.added[chosen])
 
     def fill(self, out: Tensor, items: slice | Tensor) -> None:
-        self.learned.fill(out, items)
+        self.base.fill(out, items)
         if isinstance(items, Tensor):
             out += torch.from_numpy(self.added[:, items.cpu().numpy()].toarray()).to(self.device)
             return

@@ -18,7 +18,7 @@ from mgray.model.ensemble import Model
 from mgray.model.fusion import AttentionFusion
 from mgray.model.memory import Memory
 from mgray.schema import PAD
-from mgray.serve.score_blocks import ModelScores, RememberedScores, ScoreBlocks
+from mgray.serve.score_blocks import AddedScores, ModelScores, ScoreBlocks
 
 HistoryList = Sequence[Columns]
 Scorer = Callable[[HistoryList], ScoreBlocks | Tensor]  # T histories -> their scores, by blocks or whole [T, V + 1]
@@ -56,7 +56,7 @@ class ModelScorer:
     def score_padded(self, inputs: Inputs) -> ScoreBlocks:
         """Score T padded histories, [T, L]."""
         learned = self.learned_scores(inputs)
-        return learned if self.memory is None else RememberedScores(learned, self.memory.scores(inputs))
+        return learned if self.memory is None else AddedScores(learned, self.memory.scores(inputs))
 
     @torch.no_grad()
     def learned_scores(self, inputs: Inputs) -> ModelScores:

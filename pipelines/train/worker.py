@@ -299,10 +299,9 @@ class RankRun:
         if not model.memory or (train.include_valid and not held_out):  # nothing to fit, or nothing to fit to
             return
         started = time.perf_counter()
-        scorer = self._evaluation("valid").scorer
         with self._best_weights():
             try:
-                self.memory = fit_on_rank_0(scorer, self.dataset, model, self.config.evaluate, held_out)
+                self.memory = fit_on_rank_0(self.valid.scorer, self.dataset, model, self.config.evaluate, held_out)
             except Exception as error:  # on every rank; hours of training come first
                 logger.warning("memory was not fitted", exc_info=True)
                 self.memory_failure = f"{type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from mgray.serve.catalogue import BlockSize, top_k
 from mgray.serve.explain import explain
 from mgray.serve.model_folder import load_info, save_table
 from mgray.serve.recommender import Recommender
-from mgray.serve.score_blocks import RememberedScores, WholeScores, whole
+from mgray.serve.score_blocks import AddedScores, WholeScores, whole
 from tests.models import model_config, write_model
 from tests.perturbed import make_model
 
@@ -82,7 +82,7 @@ def test_blocks_give_the_whole_rows(size: BlockSize) -> None:
         torch.tensor([[0, 1], [3, 1], [0, 0], [5, 5], [1, 3]]), times=torch.zeros(5, 2, dtype=torch.float64)
     )
     added = MEMORY.scores(events)
-    scores = RememberedScores(WholeScores(learned), added)
+    scores = AddedScores(WholeScores(learned), added)
     expected = learned + torch.from_numpy(added.toarray())
     assert torch.equal(whole(scores), expected)
     chosen = torch.tensor([4, 0, 2])
